@@ -1,0 +1,14 @@
+//! The messages between the manager, the servers, the clients and the command line.
+//!
+//! Plain data with JSON forms. HTTP is a thin shell over these types (section 10 of the design): the manager answers
+//! a [`Request`](request::Request) with a [`Response`](request::Response), whatever carried it. No I/O, no clock.
+
+pub mod control;
+pub mod error;
+pub mod mount;
+pub mod order;
+pub mod request;
+pub mod server;
+pub mod view;
+
+pub use error::{ErrorKind, Refusal};

@@ -1,0 +1,482 @@
+//! Requests to the manager. `docs/protocol.md` and the OpenAPI document list the HTTP paths.
+
+use serde::{Deserialize, Serialize};
+use sublet_types::{Address, AreaId, Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId, Way};
+
+use crate::error::Refusal;
+use crate::mount::{MountingInformation, UnmountingInformation};
+use crate::view::{PathState, TaskView, VolumeView};
+
+/// `POST /v1/volumes`: define a free volume (the administrator's way to set usage ways).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// Chosen by the caller, so that a repeated request is the same task.
+    pub task: TaskId,
+    /// The new volume's name.
+    pub name: Name,
+    /// The usage way.
+    pub way: Way,
+    /// The areas, in the order of the volume. `doubled`: consecutive groups of `copies` areas are the legs of one segment.
+    pub on: Vec<AreaShare>,
+    /// Copies of each segment; only for `doubled`.
+    #[serde(default = "two")]
+    pub copies: u32,
+}
+
+const fn two() -> u32 {
+    2
+}
+
+/// An area, or so much of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AreaShare {
+    /// Name or id of the area.
+    pub area: String,
+    /// Bytes; none takes all of an unused area, or the longest free stretch of a used one.
+    #[serde(default)]
+    pub size: Option<u64>,
+}
+
+/// `POST /v1/volumes/{volume}/set-way`: give a free defined volume another usage way or other areas.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetWay {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// The usage way.
+    pub way: Way,
+    /// The areas; empty keeps the present ones.
+    #[serde(default)]
+    pub on: Vec<AreaShare>,
+    /// Copies of each segment; only for `doubled`.
+    #[serde(default = "two")]
+    pub copies: u32,
+}
+
+/// `POST /v1/borrow`: enter a server as the borrower of a volume (seed: S1, S5, S8).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Borrow {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// Who borrows.
+    pub server: ServerId,
+    /// Without `size`: exactly that free volume. With it: the name of the volume to be carved.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Bytes needed.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// The usage way; none is `auto`: the simplest that fits.
+    #[serde(default)]
+    pub way: Option<Way>,
+    /// Copies on different servers; more than 1 means doubled.
+    #[serde(default)]
+    pub copies: Option<u32>,
+    /// Allow the borrower's own areas.
+    #[serde(default)]
+    pub local: bool,
+}
+
+/// `POST /v1/volumes/{volume}/mount` (seed: S2, S4, S34).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// Who mounts: only the borrower may.
+    pub server: ServerId,
+    /// Refuse writes at every lender.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// `POST /v1/volumes/{volume}/unmount` (seed: S3, S32).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Unmount {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// Who unmounts; none with `force`, which is the administrator's.
+    #[serde(default)]
+    pub server: Option<ServerId>,
+    /// The epoch to close; none with `force`: the present one.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
+    /// Fence the borrower, whether or not it agrees (F3).
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `POST /v1/volumes/{volume}/return`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Return {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// Who returns it: the borrower; none is the administrator, who may also delete a free defined volume this way.
+    #[serde(default)]
+    pub server: Option<ServerId>,
+    /// Dissolve a defined volume instead of making it free again.
+    #[serde(default)]
+    pub dissolve: bool,
+}
+
+/// `POST /v1/volumes/{volume}/transfer`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Transfer {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// Name or id of the new borrower.
+    pub to: String,
+    /// Fence the present borrower first if it is mounted.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `POST /v1/areas/{area}/reclaim`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reclaim {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+}
+
+/// `POST /v1/servers|areas|volumes/{it}/rename`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    /// The new name.
+    pub name: Name,
+}
+
+/// The answer to a request that is a task. The caller repeats the same request until it is no longer running.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TaskAnswer {
+    /// The task.
+    pub task: TaskView,
+    /// How it ended, if it has.
+    pub outcome: TaskOutcome,
+}
+
+/// See [`TaskAnswer`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum TaskOutcome {
+    /// Not yet.
+    Running,
+    /// Refused or failed; what had been begun was undone.
+    Failed {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Done, with nothing to say.
+    Done,
+    /// A volume was created, borrowed, transferred or changed.
+    Volume {
+        /// Its row.
+        volume: Box<VolumeView>,
+    },
+    /// A volume was mounted.
+    Mounted {
+        /// What the client needs.
+        mounting: Box<MountingInformation>,
+    },
+    /// A volume was unmounted.
+    Unmounted {
+        /// What was closed.
+        unmounting: UnmountingInformation,
+    },
+}
+
+/// `POST /v1/volumes/{volume}/client`: the client of a mounted volume tells how its path is. With `hold`, the manager
+/// keeps the answer until something changed or `POLL_INTERVAL` is over; the end of a held request without an answer is
+/// how the manager sees at once that a client died.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientReport {
+    /// The client's epoch.
+    pub epoch: Epoch,
+    /// How the path is.
+    pub path: PathState,
+    /// What is the matter, for people; names the missing lender.
+    #[serde(default)]
+    pub reason: String,
+    /// Resyncs that the client is doing.
+    #[serde(default)]
+    pub resyncs: Vec<ResyncReport>,
+    /// See above.
+    #[serde(default)]
+    pub hold: bool,
+    /// The client is about to end by itself: its disappearance is no loss.
+    #[serde(default)]
+    pub leaving: bool,
+}
+
+/// How far the copying to a stale leg is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResyncReport {
+    /// The leg.
+    pub slice: SliceId,
+    /// Bytes copied.
+    pub done: u64,
+    /// Bytes to copy.
+    pub total: u64,
+}
+
+/// The answer to a client's report.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ClientAnswer {
+    /// Where the lenders can be reached now.
+    pub lenders: Vec<LenderAddresses>,
+    /// Where the manager can be reached now.
+    pub urls: Vec<String>,
+}
+
+/// Addresses of one lender.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LenderAddresses {
+    /// The lender.
+    pub server: ServerId,
+    /// Its storage addresses, tried in this order.
+    pub addresses: Vec<Address>,
+    /// Whether the manager hears from it.
+    pub up: bool,
+}
+
+/// `POST /v1/volumes/{volume}/legs`: the holder of the lease changes a segment's in-sync set (S1, S2, S5). Compare-and-set on
+/// (volume, epoch, generation): refused as `stale_epoch` or `conflict` if either is no longer the present one. A repeated
+/// request that has already been carried out is answered with the generation that it made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeLeg {
+    /// The client's epoch.
+    pub epoch: Epoch,
+    /// Which segment, counted from 0.
+    pub segment: u32,
+    /// The leg.
+    pub slice: SliceId,
+    /// The generation that the client knows as the present one.
+    pub generation: Generation,
+    /// What happens to the leg.
+    pub change: LegChange,
+}
+
+/// See [`ChangeLeg`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LegChange {
+    /// It leaves the in-sync set (S1): committed as generation g+1 without it. The last leg never leaves.
+    Stale,
+    /// A resync is about to end: issue the generation g+1 that the target's label gets before the commit (S5).
+    Returning,
+    /// It joins the in-sync set (S5): commits the generation issued by `Returning`.
+    InSync,
+    /// As long as nothing was acknowledged without it, its leaving is withdrawn (S1).
+    Withdrawn,
+}
+
+/// The answer to [`ChangeLeg`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LegAnswer {
+    /// The generation that was committed, or (for `Returning`) issued.
+    pub generation: Generation,
+    /// Which legs of the segment are in sync now, in the order of the legs.
+    pub in_sync: Vec<bool>,
+}
+
+/// `POST /v1/servers/{server}/areas/check`: may this server register an area of that name?
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckArea {
+    /// The wished name; none asks for a proposal.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// The area's id, if its label already has one.
+    #[serde(default)]
+    pub area: Option<AreaId>,
+}
+
+/// The answer to [`CheckArea`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AreaName {
+    /// The name to use.
+    pub name: Name,
+}
+
+/// Everything that can be asked of a manager. The HTTP shell and the simulator make these; the manager's core answers each
+/// with one [`Response`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// `GET /v1/pool`.
+    Pool,
+    /// `GET /v1/table?after=REVISION&wait_ms=N`: held until the revision is higher than `after`, at most so long.
+    Table {
+        /// The revision that the caller has; none answers at once.
+        after: Option<u64>,
+        /// How long to hold, in milliseconds.
+        wait_ms: u64,
+    },
+    /// `GET /v1/servers`.
+    Servers,
+    /// `GET /v1/areas`.
+    Areas,
+    /// `GET /v1/volumes`.
+    Volumes,
+    /// `GET /v1/volumes/{volume}`: name or id.
+    Volume(String),
+    /// `GET /v1/tasks`.
+    Tasks,
+    /// `GET /v1/events?after=NUMBER&limit=N`.
+    Events {
+        /// Only events with a higher number.
+        after: u64,
+        /// At most so many: the newest.
+        limit: usize,
+    },
+    /// `POST /v1/servers`.
+    Register(crate::server::Register),
+    /// `POST /v1/servers/{server}/poll`.
+    Poll {
+        /// Who polls.
+        server: ServerId,
+        /// The heartbeat.
+        poll: crate::server::Poll,
+    },
+    /// `POST /v1/servers/{server}/rename`.
+    RenameServer {
+        /// Name or id.
+        server: String,
+        /// The new name.
+        rename: Rename,
+    },
+    /// `POST /v1/servers/{server}/leave`: refused while it lends or borrows.
+    LeaveServer {
+        /// Name or id.
+        server: String,
+    },
+    /// `POST /v1/servers/{server}/areas/check`.
+    CheckArea {
+        /// Who lends.
+        server: ServerId,
+        /// What.
+        check: CheckArea,
+    },
+    /// `POST /v1/areas/{area}/rename`.
+    RenameArea {
+        /// Name or id.
+        area: String,
+        /// The new name.
+        rename: Rename,
+    },
+    /// `POST /v1/areas/{area}/reclaim`.
+    Reclaim {
+        /// Name or id.
+        area: String,
+        /// The task.
+        reclaim: Reclaim,
+    },
+    /// `POST /v1/volumes`.
+    CreateVolume(CreateVolume),
+    /// `POST /v1/volumes/{volume}/set-way`.
+    SetWay {
+        /// Name or id.
+        volume: String,
+        /// The new way.
+        set_way: SetWay,
+    },
+    /// `POST /v1/volumes/{volume}/rename`.
+    RenameVolume {
+        /// Name or id.
+        volume: String,
+        /// The new name.
+        rename: Rename,
+    },
+    /// `POST /v1/borrow`.
+    Borrow(Borrow),
+    /// `POST /v1/volumes/{volume}/mount`.
+    Mount {
+        /// Name or id.
+        volume: String,
+        /// The task.
+        mount: Mount,
+    },
+    /// `POST /v1/volumes/{volume}/unmount`.
+    Unmount {
+        /// Name or id.
+        volume: String,
+        /// The task.
+        unmount: Unmount,
+    },
+    /// `POST /v1/volumes/{volume}/return`.
+    Return {
+        /// Name or id.
+        volume: String,
+        /// The task.
+        give_back: Return,
+    },
+    /// `POST /v1/volumes/{volume}/transfer`.
+    Transfer {
+        /// Name or id.
+        volume: String,
+        /// The task.
+        transfer: Transfer,
+    },
+    /// `POST /v1/volumes/{volume}/client`.
+    ClientReport {
+        /// The volume.
+        volume: VolumeId,
+        /// The report.
+        report: ClientReport,
+    },
+    /// `POST /v1/volumes/{volume}/legs`.
+    ChangeLeg {
+        /// The volume.
+        volume: VolumeId,
+        /// The change.
+        change: ChangeLeg,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Response {
+    /// To `Pool`.
+    Pool(crate::view::PoolView),
+    /// To `Table`.
+    Table(Box<crate::view::TableView>),
+    /// To `Servers`.
+    Servers(Vec<crate::view::ServerView>),
+    /// To `Areas`.
+    Areas(Vec<crate::view::AreaView>),
+    /// To `Volumes`.
+    Volumes(Vec<VolumeView>),
+    /// To `Volume` and `RenameVolume`.
+    Volume(Box<VolumeView>),
+    /// To `Tasks`.
+    Tasks(Vec<TaskView>),
+    /// To `Events`.
+    Events(Vec<crate::view::EventView>),
+    /// To `Register`.
+    Registered(crate::server::Registered),
+    /// To `Poll`.
+    Poll(crate::server::PollAnswer),
+    /// To `CheckArea`.
+    AreaName(AreaName),
+    /// To `RenameServer` and `LeaveServer`.
+    Server(Box<crate::view::ServerView>),
+    /// To `RenameArea`.
+    Area(Box<crate::view::AreaView>),
+    /// To every request that is a task.
+    Task(Box<TaskAnswer>),
+    /// To `ClientReport`.
+    Client(ClientAnswer),
+    /// To `ChangeLeg`.
+    Leg(LegAnswer),
+    /// To any request that was refused.
+    Refused(Refusal),
+}

@@ -1,0 +1,217 @@
+//! Buffers that an I/O operation owns while it runs: aligned for direct I/O, pooled per thread.
+//!
+//! [`Buffer`] is unique and writable; [`Buffer::freeze`] makes it a [`Chunk`], which is immutable and cheap to clone, so
+//! that one payload goes to several lenders without a copy (W3: nobody can change it any more).
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::{Deref, DerefMut, Range};
+use std::rc::Rc;
+
+/// Alignment of every buffer in bytes: what direct I/O may ask for.
+pub const ALIGNMENT: usize = 4096;
+/// Buffers up to this size are pooled by power of two.
+const POOLED_SIZE_MAX: usize = 2 << 20;
+/// Bytes that a thread's pool keeps at most.
+const POOL_BYTES_MAX: usize = 32 << 20;
+
+/// One aligned page of a buffer.
+#[derive(Clone, Copy)]
+#[repr(C, align(4096))]
+struct Page([u8; ALIGNMENT]);
+
+type Pages = Box<[Page]>;
+
+#[derive(Default)]
+struct Pool {
+    /// `classes[k]` holds allocations of 2^k pages.
+    classes: [Vec<Pages>; 10],
+    bytes: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+fn class_of(pages: usize) -> Option<usize> {
+    let class = pages.next_power_of_two().trailing_zeros() as usize;
+    (pages << 12 <= POOLED_SIZE_MAX && class < 10).then_some(class)
+}
+
+fn allocate(pages: usize) -> Pages {
+    let class = class_of(pages);
+    let pooled = class.and_then(|class| {
+        POOL.with_borrow_mut(|pool| {
+            let found = pool.classes.get_mut(class)?.pop()?;
+            pool.bytes -= found.len() * ALIGNMENT;
+            Some(found)
+        })
+    });
+    let count = class.map_or(pages, |class| 1 << class);
+    pooled.unwrap_or_else(|| vec![Page([0; ALIGNMENT]); count].into_boxed_slice())
+}
+
+fn release(pages: Pages) {
+    let bytes = pages.len() * ALIGNMENT;
+    let Some(class) = class_of(pages.len()).filter(|class| 1 << class == pages.len()) else { return };
+    // At the end of a thread its pool may be gone already; the memory is simply freed then.
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.bytes + bytes <= POOL_BYTES_MAX {
+            pool.bytes += bytes;
+            if let Some(list) = pool.classes.get_mut(class) {
+                list.push(pages);
+            }
+        }
+    });
+}
+
+/// A unique, writable, aligned run of bytes.
+pub struct Buffer {
+    pages: Option<Pages>,
+    length: usize,
+}
+
+impl Buffer {
+    /// `length` bytes of any content (initialised memory, but perhaps of an earlier use): for data that is about to be read.
+    pub fn new(length: usize) -> Self {
+        Self { pages: Some(allocate(length.div_ceil(ALIGNMENT).max(1))), length }
+    }
+
+    /// `length` zero bytes.
+    pub fn zeroed(length: usize) -> Self {
+        let mut buffer = Self::new(length);
+        buffer.fill(0);
+        buffer
+    }
+
+    /// A copy of these bytes (W3).
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = Self::new(bytes.len());
+        buffer.copy_from_slice(bytes);
+        buffer
+    }
+
+    /// Immutable from now on, and shareable within the thread.
+    pub fn freeze(self) -> Chunk {
+        let range = 0..self.length;
+        Chunk { buffer: Rc::new(self), range }
+    }
+
+    /// Makes it shorter; the bytes behind stay allocated.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(pages) = self.pages.take() {
+            release(pages);
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    #[allow(unsafe_code, reason = "a slice of pages is a slice of bytes")]
+    fn deref(&self) -> &[u8] {
+        let pages: &[Page] = self.pages.as_deref().unwrap_or(&[]);
+        // SAFETY: `Page` is `repr(C)` over an array of bytes, has no padding and any content is valid; `length` never
+        // exceeds the size of the pages (set in `new`, only made smaller by `truncate`).
+        unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), self.length) }
+    }
+}
+
+impl DerefMut for Buffer {
+    #[allow(unsafe_code, reason = "a slice of pages is a slice of bytes")]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let pages: &mut [Page] = self.pages.as_deref_mut().unwrap_or(&mut []);
+        // SAFETY: as in `deref`, and the buffer is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), self.length) }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.length)
+    }
+}
+
+/// An immutable part of a frozen buffer; clones share the memory.
+#[derive(Clone)]
+pub struct Chunk {
+    buffer: Rc<Buffer>,
+    range: Range<usize>,
+}
+
+impl Chunk {
+    /// A part of this chunk, sharing the memory.
+    ///
+    /// # Panics
+    /// If the range does not lie in the chunk.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "the part lies in the chunk");
+        Self { buffer: Rc::clone(&self.buffer), range: self.range.start + range.start..self.range.start + range.end }
+    }
+
+    /// The buffer again, if this is its only chunk (whole, whatever part this was).
+    ///
+    /// # Errors
+    /// The chunk itself if others share it.
+    pub fn thaw(self) -> Result<Buffer, Chunk> {
+        let range = self.range;
+        Rc::try_unwrap(self.buffer).map_err(|buffer| Chunk { buffer, range })
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.buffer.get(self.range.clone()).unwrap_or(&[])
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chunk({} bytes)", self.len())
+    }
+}
+
+impl From<Vec<u8>> for Chunk {
+    fn from(bytes: Vec<u8>) -> Self {
+        Buffer::copy_of(&bytes).freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_whatever_their_size() {
+        for length in [0, 1, 64, 4096, 4097, 1 << 20, 3 << 20] {
+            let buffer = Buffer::zeroed(length);
+            assert_eq!(buffer.as_ptr() as usize % ALIGNMENT, 0);
+            assert_eq!(buffer.len(), length);
+            assert!(buffer.iter().all(|b| *b == 0));
+        }
+    }
+
+    #[test]
+    fn a_zeroed_buffer_is_zero_although_the_pool_had_a_used_one() {
+        drop(Buffer::copy_of(&[7; 5000]));
+        assert!(Buffer::zeroed(5000).iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn parts_share_and_the_last_one_thaws() {
+        let chunk = Buffer::copy_of(b"0123456789").freeze();
+        let part = chunk.part(2..6).part(1..3);
+        assert_eq!(&*part, b"34");
+        let chunk = chunk.thaw().unwrap_err();
+        drop(part);
+        assert_eq!(&*chunk.thaw().unwrap(), b"0123456789");
+    }
+}

@@ -1,0 +1,27 @@
+//! The four doors: `Disk`, `Net`, `Clock`, `Rng`. All non-determinism of the data path and of the decisions passes through
+//! them, so that a simulator can take the place of the machine.
+//!
+//! Everything is single-threaded (`!Send`) and owns its buffers while an operation is under way, as completion-based I/O
+//! needs it. [`real`] is the only place that touches the operating system for data.
+
+pub mod buffer;
+pub mod clock;
+pub mod disk;
+pub mod local;
+pub mod net;
+pub mod real;
+pub mod rng;
+
+use std::future::Future;
+
+pub use buffer::{Buffer, Chunk};
+pub use clock::{Clock, Tick};
+pub use disk::{Disk, DiskFile, FileFacts, OpenHow};
+pub use net::{Conn, ConnReader, ConnWriter, Endpoint, Listener, Net};
+pub use rng::Rng;
+
+/// All four doors of one thread, and the means to start tasks on it. Clones are the same doors.
+pub trait Doors: Disk + Net + Clock + Rng + Clone + 'static {
+    /// Starts a task on this thread. It ends by itself; a task that has to be stopped is told through its own channel.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+}
