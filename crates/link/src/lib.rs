@@ -1,1 +1,19 @@
-//! To be written.
+//! Blocking links of the processes of one machine: HTTP to the manager, JSON lines to the local control sockets, and the
+//! paths of a state directory (`SUBLET_HOME`).
+//!
+//! Nothing here is on the data path. Callers are plain threads of the server, the client and the command line.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod home;
+pub mod lines;
+pub mod manager;
+pub mod private;
+pub mod route;
+pub mod socket;
+
+pub use home::{Home, MountHome};
+pub use lines::{AnswerLine, LineConn, ask};
+pub use manager::ManagerLink;
+pub use private::{PidFile, read_json, write_private};
+pub use socket::{connect, listen, socket_path};

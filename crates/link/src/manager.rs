@@ -1,0 +1,422 @@
+//! The link to the manager: blocking HTTP with JSON bodies.
+
+use std::io::Read as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use sublet_api::request::{
+    AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, CreateVolume, LegAnswer, Mount, Reclaim, Rename, Request, Return,
+    SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
+};
+use sublet_api::server::{Poll, PollAnswer, Register, Registered};
+use sublet_api::view::{AreaView, EventView, PoolView, ServerView, TableView, TaskView, VolumeView};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_types::limits::{MANAGER_PORT, POLL_INTERVAL};
+use sublet_types::{Address, ServerId, VolumeId};
+
+use crate::route::route;
+
+/// How long a connection to the manager may take.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long an answer may take, beyond the time for which the manager was asked to hold it. The manager holds a request
+/// for [`POLL_INTERVAL`] at most.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+/// The largest answer that is read, in bytes: a table of the largest pool is far smaller.
+const ANSWER_SIZE_MAX: u64 = 256 << 20;
+/// The pause between two tries while nobody answers.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// A task that was accepted outlives the manager's process: its caller waits for a restarted manager at least so long.
+const TASK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A manager, by one or more URLs. Clones share what is learned about its addresses.
+#[derive(Clone, Debug)]
+pub struct ManagerLink {
+    urls: Arc<Mutex<Vec<String>>>,
+    agent: ureq::Agent,
+    patience: Duration,
+}
+
+/// One try failed.
+enum Fault {
+    /// Nobody answered: another URL or a later time may help.
+    Connection(String),
+    /// The manager answered with a refusal, or with nonsense.
+    Final(Refusal),
+}
+
+/// Completes `host`, `host:port` and `http://host:port` to a base URL without a slash at its end.
+///
+/// # Errors
+/// `BadRequest` for other schemes and for what is no address.
+pub fn base_url(text: &str) -> Result<String, Refusal> {
+    let text = text.trim().trim_end_matches('/');
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    if scheme != "http" {
+        return Err(Refusal::new(ErrorKind::BadRequest, format!("'{text}' is not a manager's URL: {scheme} is not supported"))
+            .hint(format!("write http://HOST:{MANAGER_PORT}")));
+    }
+    let address = Address::parse_with_port(rest, MANAGER_PORT)
+        .map_err(|e| Refusal::new(ErrorKind::BadRequest, e.to_string()).hint(format!("write http://HOST:{MANAGER_PORT}")))?;
+    Ok(format!("http://{address}"))
+}
+
+impl ManagerLink {
+    /// A link to the manager at these URLs, tried in this order. Host names are resolved anew for every connection. A text
+    /// that is no URL is kept and fails when it is tried; check user input with [`base_url`].
+    pub fn new(urls: Vec<String>) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIME_MAX))
+            .timeout_resolve(Some(CONNECT_TIME_MAX))
+            .user_agent(concat!("sublet/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { urls: Arc::new(Mutex::new(urls)), agent: config.into(), patience: Duration::ZERO }
+    }
+
+    /// The same link, going on for so long while nobody answers. Without it one round through the URLs is made.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self { patience, ..self.clone() }
+    }
+
+    /// The URLs in the order in which they will be tried.
+    pub fn urls(&self) -> Vec<String> {
+        self.urls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The manager told where it can be reached: its URLs come first now. Those that were known before stay as the last
+    /// resort: an operator typed them, and they may be names. True if the list changed.
+    pub fn learn(&self, urls: &[String]) -> bool {
+        /// More would only slow down the search for a manager that is gone.
+        const URLS_MAX: usize = 16;
+        let mut known = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh: Vec<String> = Vec::new();
+        // The one that answered last stays first if the manager still names it.
+        let first = known.first().filter(|url| urls.contains(url)).cloned();
+        for url in first.iter().chain(urls).chain(known.iter()) {
+            if !fresh.contains(url) && fresh.len() < URLS_MAX {
+                fresh.push(url.clone());
+            }
+        }
+        let changed = *known != fresh;
+        *known = fresh;
+        changed
+    }
+
+    fn promote(&self, url: &str) {
+        let mut known = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = known.iter().position(|u| u == url).filter(|at| *at > 0) {
+            let url = known.remove(at);
+            known.insert(0, url);
+        }
+    }
+
+    fn try_once(&self, url: &str, path: &str, body: Option<&[u8]>, limit: Duration) -> Result<(u16, Vec<u8>), Fault> {
+        let base = base_url(url).map_err(Fault::Final)?;
+        let fault = |e: ureq::Error| Fault::Connection(format!("{base}: {e}"));
+        let target = format!("{base}{path}");
+        let response = match body {
+            None => self.agent.get(&target).config().timeout_global(Some(limit)).build().call(),
+            Some(body) => {
+                let request = self.agent.post(&target).config().timeout_global(Some(limit)).build();
+                request.header("content-type", "application/json").send(body)
+            }
+        };
+        let mut response = response.map_err(fault)?;
+        let status = response.status().as_u16();
+        let mut bytes = Vec::new();
+        let mut reader = response.body_mut().with_config().limit(ANSWER_SIZE_MAX).reader();
+        reader.read_to_end(&mut bytes).map_err(|e| Fault::Connection(format!("{base}: its answer broke off: {e}")))?;
+        Ok((status, bytes))
+    }
+
+    fn round(&self, path: &str, body: Option<&[u8]>, limit: Duration) -> Result<(u16, Vec<u8>), Fault> {
+        let urls = self.urls();
+        let mut faults = Vec::new();
+        for url in &urls {
+            match self.try_once(url, path, body, limit) {
+                Ok(answer) => {
+                    self.promote(url);
+                    return Ok(answer);
+                }
+                Err(Fault::Connection(fault)) => faults.push(fault),
+                // A URL that is none must not hide the next one.
+                Err(Fault::Final(refusal)) if urls.len() > 1 => faults.push(refusal.message),
+                Err(fault) => return Err(fault),
+            }
+        }
+        if urls.is_empty() {
+            return Err(Fault::Final(
+                Refusal::new(ErrorKind::BadRequest, "no manager is named").hint("use --manager URL or set SUBLET_MANAGER"),
+            ));
+        }
+        Err(Fault::Connection(faults.join("; ")))
+    }
+
+    /// Sends a request and reads the answer as `T`, which must be the type that belongs to the request.
+    ///
+    /// # Errors
+    /// The manager's refusal, or `Unreachable` if nobody answered within the patience.
+    pub fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Refusal> {
+        let hold = match request {
+            Request::Table { wait_ms, .. } => Duration::from_millis(*wait_ms),
+            _ => POLL_INTERVAL,
+        };
+        let route = route(request)?;
+        let begun = Instant::now();
+        loop {
+            match self.round(&route.path, route.body.as_deref(), hold + ANSWER_TIME_MAX) {
+                Ok((status, bytes)) => return read_answer(status, &bytes),
+                Err(Fault::Final(refusal)) => return Err(refusal),
+                Err(Fault::Connection(fault)) => {
+                    if begun.elapsed() >= self.patience {
+                        return Err(Refusal::new(ErrorKind::Unreachable, format!("the manager does not answer: {fault}"))
+                            .hint("check that `sublet manager` runs and that its URL is right (--manager, SUBLET_MANAGER)"));
+                    }
+                    tracing::debug!(%fault, "the manager does not answer; trying again");
+                    thread::sleep(RETRY_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Sends a request that is a task, and repeats it (same task id, so it is the same task) until the task has ended.
+    /// `on_progress` hears how far it is.
+    ///
+    /// # Errors
+    /// The manager's refusal, also that of a task which failed; `Unreachable` if nobody answered within the patience.
+    pub fn task(&self, request: &Request, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        let mut link = self.clone();
+        loop {
+            let answer: TaskAnswer = link.call(request)?;
+            match answer.outcome {
+                TaskOutcome::Running => on_progress(&answer.task),
+                TaskOutcome::Failed { refusal } => return Err(refusal),
+                _ => return Ok(answer),
+            }
+            link.patience = link.patience.max(TASK_PATIENCE);
+        }
+    }
+}
+
+fn read_answer<T: DeserializeOwned>(status: u16, bytes: &[u8]) -> Result<T, Refusal> {
+    let nonsense = |what: String| {
+        Refusal::new(ErrorKind::Internal, format!("the manager's answer (HTTP {status}) cannot be read: {what}"))
+            .hint("check that the URL is a Sublet manager's and that its version is not newer than this program's")
+    };
+    if (200..300).contains(&status) {
+        serde_json::from_slice(bytes).map_err(|e| nonsense(e.to_string()))
+    } else {
+        Err(serde_json::from_slice::<Refusal>(bytes).unwrap_or_else(|e| nonsense(e.to_string())))
+    }
+}
+
+/// One method per question; the errors of all of them are those of [`ManagerLink::call`].
+impl ManagerLink {
+    /// Who the manager is.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn pool(&self) -> Result<PoolView, Refusal> {
+        self.call(&Request::Pool)
+    }
+
+    /// The whole table; with `after`, held until it has a higher revision, at most `wait`.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn table(&self, after: Option<u64>, wait: Duration) -> Result<TableView, Refusal> {
+        self.call(&Request::Table { after, wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) })
+    }
+
+    /// The servers.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn servers(&self) -> Result<Vec<ServerView>, Refusal> {
+        self.call(&Request::Servers)
+    }
+
+    /// The areas.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn areas(&self) -> Result<Vec<AreaView>, Refusal> {
+        self.call(&Request::Areas)
+    }
+
+    /// The volumes.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn volumes(&self) -> Result<Vec<VolumeView>, Refusal> {
+        self.call(&Request::Volumes)
+    }
+
+    /// One volume, by name or id.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn volume(&self, volume: &str) -> Result<VolumeView, Refusal> {
+        self.call(&Request::Volume(volume.into()))
+    }
+
+    /// The tasks.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn tasks(&self) -> Result<Vec<TaskView>, Refusal> {
+        self.call(&Request::Tasks)
+    }
+
+    /// Events after a number, the newest `limit` of them.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn events(&self, after: u64, limit: usize) -> Result<Vec<EventView>, Refusal> {
+        self.call(&Request::Events { after, limit })
+    }
+
+    /// Introduces a server.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn register(&self, register: Register) -> Result<Registered, Refusal> {
+        self.call(&Request::Register(register))
+    }
+
+    /// A server's heartbeat; held by the manager.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn poll(&self, server: ServerId, poll: Poll) -> Result<PollAnswer, Refusal> {
+        self.call(&Request::Poll { server, poll })
+    }
+
+    /// May this server register an area of that name?
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn check_area(&self, server: ServerId, check: CheckArea) -> Result<AreaName, Refusal> {
+        self.call(&Request::CheckArea { server, check })
+    }
+
+    /// Renames a server.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn rename_server(&self, server: &str, rename: Rename) -> Result<ServerView, Refusal> {
+        self.call(&Request::RenameServer { server: server.into(), rename })
+    }
+
+    /// Takes a server out of the pool.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn leave_server(&self, server: &str) -> Result<ServerView, Refusal> {
+        self.call(&Request::LeaveServer { server: server.into() })
+    }
+
+    /// Renames an area.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn rename_area(&self, area: &str, rename: Rename) -> Result<AreaView, Refusal> {
+        self.call(&Request::RenameArea { area: area.into(), rename })
+    }
+
+    /// Renames a volume.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn rename_volume(&self, volume: &str, rename: Rename) -> Result<VolumeView, Refusal> {
+        self.call(&Request::RenameVolume { volume: volume.into(), rename })
+    }
+
+    /// A client tells how its path is.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn client_report(&self, volume: VolumeId, report: ClientReport) -> Result<ClientAnswer, Refusal> {
+        self.call(&Request::ClientReport { volume, report })
+    }
+
+    /// The holder of the lease changes an in-sync set.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn change_leg(&self, volume: VolumeId, change: ChangeLeg) -> Result<LegAnswer, Refusal> {
+        self.call(&Request::ChangeLeg { volume, change })
+    }
+}
+
+/// The tasks; the errors of all of them are those of [`ManagerLink::task`].
+impl ManagerLink {
+    /// Defines a free volume.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn create_volume(&self, create: CreateVolume, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::CreateVolume(create), on_progress)
+    }
+
+    /// Gives a free volume another way.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn set_way(&self, volume: &str, set_way: SetWay, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::SetWay { volume: volume.into(), set_way }, on_progress)
+    }
+
+    /// Enters a server as borrower.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn borrow_volume(&self, borrow: Borrow, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::Borrow(borrow), on_progress)
+    }
+
+    /// Opens the leases of a volume.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn mount(&self, volume: &str, mount: Mount, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::Mount { volume: volume.into(), mount }, on_progress)
+    }
+
+    /// Closes the path of a volume.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn unmount(&self, volume: &str, unmount: Unmount, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::Unmount { volume: volume.into(), unmount }, on_progress)
+    }
+
+    /// Returns a volume.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn give_back(&self, volume: &str, give_back: Return, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::Return { volume: volume.into(), give_back }, on_progress)
+    }
+
+    /// Hands a volume to another borrower.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn transfer(&self, volume: &str, transfer: Transfer, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::Transfer { volume: volume.into(), transfer }, on_progress)
+    }
+
+    /// Takes an area back.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::task`].
+    pub fn reclaim(&self, area: &str, reclaim: Reclaim, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+        self.task(&Request::Reclaim { area: area.into(), reclaim }, on_progress)
+    }
+}

@@ -1,0 +1,118 @@
+//! Small private files: written whole or not at all, readable by their owner only.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
+use sublet_api::{ErrorKind, Refusal};
+
+/// Replaces the file at `path` by `bytes`, mode 0600. After a crash at any moment the file has the old or the new content.
+///
+/// # Errors
+/// What the operating system says, with the path named.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| named(io::ErrorKind::InvalidInput.into()))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.new", std::process::id()));
+    let temporary = dir.join(temporary);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(named)
+}
+
+/// Reads a JSON record; none if there is no such file.
+///
+/// # Errors
+/// `Io` if it cannot be read, `Internal` if it is damaged.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Refusal> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Refusal::new(ErrorKind::Internal, format!("{} is damaged: {e}", path.display()))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Refusal::new(ErrorKind::Io, format!("{} cannot be read: {e}", path.display()))),
+    }
+}
+
+/// A file with this process's id, locked while the process lives and removed when this is dropped: a second process in the
+/// same directory is refused.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    _locked: File,
+}
+
+impl PidFile {
+    /// Writes the process id to `path`, unless a living process holds it. `what` names that process for the refusal.
+    ///
+    /// # Errors
+    /// `Conflict` if it is held; `Io` if it cannot be written.
+    pub fn take(path: &Path, what: &str) -> Result<Self, Refusal> {
+        let io = |e: io::Error| Refusal::new(ErrorKind::Io, format!("{} cannot be written: {e}", path.display()));
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        if let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if e != rustix::io::Errno::WOULDBLOCK {
+                return Err(io(e.into()));
+            }
+            let pid = fs::read_to_string(path).unwrap_or_default();
+            return Err(Refusal::new(ErrorKind::Conflict, format!("{what} already runs here as process {} ({})", pid.trim(), path.display()))
+                .hint("stop it first, or use another directory"));
+        }
+        file.set_len(0).map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(Self { path: path.to_path_buf(), _locked: file })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Nothing to do if it is gone already: the lock goes with the file.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_private_file_is_replaced_whole_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        write_private(&path, b"[1]").unwrap();
+        write_private(&path, b"[2,3]").unwrap();
+        assert_eq!(read_json::<Vec<u8>>(&path).unwrap(), Some(vec![2, 3]));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(read_json::<Vec<u8>>(&dir.path().join("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_second_process_in_the_same_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let first = PidFile::take(&path, "a server").unwrap();
+        let refusal = PidFile::take(&path, "a server").unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::Conflict);
+        assert!(refusal.message.contains(&std::process::id().to_string()), "{refusal}");
+        drop(first);
+        assert!(!path.exists());
+        PidFile::take(&path, "a server").unwrap();
+    }
+}
