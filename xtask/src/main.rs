@@ -1,1 +1,49 @@
-fn main() {}
+//! `cargo xtask demo | test | tidy`: what a newcomer types. No dependencies, so that it builds in seconds.
+
+mod packages;
+mod run;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo [ARGS]       install what is missing (apt), build, and run `sublet demo`
+  test [--fast]     install what is missing (apt), then formatting, lints, tidy, unit tests, end-to-end tests;
+                    --fast leaves the end-to-end tests out
+  tidy [--bless]    dependency directions, file sizes, ASCII sources, links and fingerprints of the documents;
+                    --bless renews the fingerprints after the documents were brought up to date
+  soak [SECONDS]    the end-to-end tests that take long (default 600 seconds each)
+";
+
+/// The top of the repository.
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["demo", rest @ ..] => run::demo(&top(), rest),
+        ["test"] => run::test(&top(), true),
+        ["test", "--fast"] => run::test(&top(), false),
+        ["soak"] => run::soak(&top(), "600"),
+        ["soak", seconds] => run::soak(&top(), seconds),
+        ["tidy"] => tidy::tidy(&top(), false),
+        ["tidy", "--bless"] => tidy::tidy(&top(), true),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
