@@ -1,1 +1,11 @@
-//! To be written.
+//! The virtual disk management table, and the manager as a synchronous state machine over it.
+//!
+//! [`Core`] takes an [`Event`] and answers with [`Action`]s. It reads no clock, draws no random numbers and does no I/O
+//! except through its [`Store`]: the shell (crate `sublet-manager`, or a simulator) hands it the time and the random bits.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod core;
+pub mod store;
+
+pub use crate::core::{Action, Core, Event, Outside};
+pub use crate::store::{MemoryStore, RedbStore, Store, StoreError};
