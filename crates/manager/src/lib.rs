@@ -1,1 +1,21 @@
-//! To be written.
+//! The management server: the shell around the table (seed: 20, 21, 23).
+//!
+//! Everything that is decided is decided in `sublet-table`'s core, a synchronous state machine without a clock. This
+//! crate gives it what it lacks: HTTP, time, randomness, a data directory, and a thread of its own. A request becomes
+//! an event for the core; the core's reply becomes the answer; a connection that ends early becomes an event as well.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod announce;
+mod clock;
+mod data_dir;
+mod drive;
+mod http;
+mod inbox;
+mod listen;
+mod machine;
+mod run;
+mod serve;
+
+pub use http::openapi::document as openapi_document;
+pub use run::{ManagerArgs, run};

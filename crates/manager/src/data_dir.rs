@@ -1,0 +1,156 @@
+//! The manager's data directory: made private, locked, and told to others by `pid` and `manager.json`.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use sublet_api::{ErrorKind, Refusal};
+
+/// The directory, held by this process until dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// The lock goes with the open file, so a killed manager leaves none behind.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if it is missing (0700: the table holds lease secrets), and locks it.
+    ///
+    /// # Errors
+    /// `conflict` if another manager holds it; `io` if it cannot be made or opened.
+    pub(crate) fn open(path: &Path) -> Result<Self, Refusal> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| failed("make the data directory", path, &error).hint("name another one with --data"))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(|error| failed("open", &lock_path, &error))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use(path)),
+            Err(error) => return Err(failed("lock", &lock_path, &error.into())),
+        }
+        let this = Self { path: path.to_owned(), _lock: lock };
+        // Left by a manager that was killed: nobody must take them for this one's.
+        this.forget()?;
+        Ok(this)
+    }
+
+    /// The table's file, made private before anything is in it.
+    ///
+    /// # Errors
+    /// `io` if it cannot be made.
+    pub(crate) fn table(&self) -> Result<PathBuf, Refusal> {
+        let path = self.path.join("table.redb");
+        let open = || -> io::Result<()> {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))
+        };
+        open().map_err(|error| failed("make", &path, &error))?;
+        Ok(path)
+    }
+
+    /// Writes `manager.json` and then `pid`: from now on the manager answers.
+    ///
+    /// # Errors
+    /// `io` if they cannot be written.
+    pub(crate) fn tell(&self, urls: &[String]) -> Result<(), Refusal> {
+        let pid = std::process::id();
+        let json = serde_json::json!({ "urls": urls, "pid": pid });
+        self.write("manager.json", &format!("{json}\n"))?;
+        self.write("pid", &format!("{pid}\n"))
+    }
+
+    /// Takes back what [`DataDir::tell`] wrote.
+    ///
+    /// # Errors
+    /// `io` if it cannot be removed.
+    pub(crate) fn forget(&self) -> Result<(), Refusal> {
+        for name in ["pid", "manager.json"] {
+            let path = self.path.join(name);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path, &error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole or not at all: readers wait for these files and must not see half of one.
+    fn write(&self, name: &str, text: &str) -> Result<(), Refusal> {
+        let path = self.path.join(name);
+        let part = self.path.join(format!("{name}.part"));
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
+            file.write_all(text.as_bytes())?;
+            std::fs::rename(&part, &path)
+        };
+        write().map_err(|error| failed("write", &path, &error))
+    }
+}
+
+fn in_use(path: &Path) -> Refusal {
+    let holder = std::fs::read_to_string(path.join("pid")).unwrap_or_default();
+    let holder = match holder.trim().parse::<u32>() {
+        Ok(pid) => format!("another manager (process {pid})"),
+        Err(_) => "another manager".to_owned(),
+    };
+    Refusal::new(ErrorKind::Conflict, format!("{holder} is using the data directory {}", path.display()))
+        .hint("stop that one, or name another directory with --data")
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> Refusal {
+    Refusal::new(ErrorKind::Io, format!("cannot {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_directory_and_the_table_are_private() {
+        let outer = tempfile::tempdir().unwrap();
+        let path = outer.path().join("a/b");
+        let data = DataDir::open(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        std::fs::write(path.join("table.redb"), "").unwrap();
+        std::fs::set_permissions(path.join("table.redb"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(mode(&data.table().unwrap()), 0o600);
+    }
+
+    #[test]
+    fn a_second_holder_is_refused_and_told_who_holds_it() {
+        let outer = tempfile::tempdir().unwrap();
+        let data = DataDir::open(outer.path()).unwrap();
+        data.tell(&["http://127.0.0.1:1".to_owned()]).unwrap();
+        let refusal = DataDir::open(outer.path()).unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::Conflict);
+        assert!(refusal.message.contains(&format!("process {}", std::process::id())), "{refusal}");
+        drop(data);
+        DataDir::open(outer.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_manager_left_is_taken_away_at_the_next_start() {
+        let outer = tempfile::tempdir().unwrap();
+        DataDir::open(outer.path()).unwrap().tell(&[]).unwrap();
+        assert!(outer.path().join("manager.json").exists());
+        let _data = DataDir::open(outer.path()).unwrap();
+        assert!(!outer.path().join("manager.json").exists());
+        assert!(!outer.path().join("pid").exists());
+    }
+}

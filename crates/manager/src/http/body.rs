@@ -1,0 +1,99 @@
+//! Request bodies: JSON, bounded in size and time.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::FromRequest;
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use hyper::body::Body as _;
+use serde::de::DeserializeOwned;
+use sublet_api::{ErrorKind, Refusal};
+
+use super::answer::{Answer, bad_request};
+
+/// The longest body in bytes. The largest message is a server's report of its areas, some hundred bytes a slice.
+pub(crate) const BODY_MAX: usize = 1 << 20;
+/// A body that is too long is read on, and thrown away, for so many bytes, so that the refusal reaches a caller that sends
+/// first and reads then.
+const DISCARD_MAX: u64 = 16 << 20;
+/// A body must have arrived after so long.
+const BODY_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// A JSON body of that type.
+#[derive(Debug)]
+pub(crate) struct Payload<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Payload<T> {
+    type Rejection = Answer;
+
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Answer> {
+        let (parts, body) = request.into_parts();
+        let waits_for_leave = parts.headers.contains_key(header::EXPECT);
+        let is_json = is_json(&parts.headers);
+        let bytes = match tokio::time::timeout(BODY_WAIT_MAX, read(body, waits_for_leave)).await {
+            Ok(bytes) => bytes?,
+            Err(_) => return Err(too_slow()),
+        };
+        if !is_json {
+            return Err(not_json());
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Self(value)),
+            Err(error) => Err(bad_request(format!("the request's body is not what this path takes: {error}"))),
+        }
+    }
+}
+
+async fn read(mut body: Body, waits_for_leave: bool) -> Result<Vec<u8>, Answer> {
+    let announced = body.size_hint().lower();
+    if announced > DISCARD_MAX || (waits_for_leave && announced > BODY_MAX as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut total = 0;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|error| bad_request(format!("the request's body did not arrive whole: {error}")))?;
+        // A frame without data holds trailers, which nobody needs.
+        let Ok(data) = frame.into_data() else { continue };
+        total += data.len() as u64;
+        if total > DISCARD_MAX {
+            return Err(too_large());
+        }
+        if total <= BODY_MAX as u64 {
+            bytes.extend_from_slice(&data);
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    if total > BODY_MAX as u64 { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// `application/json`, with or without parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(text)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else { return false };
+    text.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn not_json() -> Answer {
+    Answer::refused(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        &Refusal::new(ErrorKind::BadRequest, "the request's body is not declared as JSON")
+            .hint("send it with 'Content-Type: application/json'"),
+    )
+}
+
+fn too_large() -> Answer {
+    Answer::refused(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        &Refusal::new(ErrorKind::BadRequest, format!("the request's body is larger than {BODY_MAX} bytes")),
+    )
+}
+
+fn too_slow() -> Answer {
+    Answer::refused(
+        StatusCode::REQUEST_TIMEOUT,
+        &Refusal::new(ErrorKind::BadRequest, format!("the request's body did not arrive within {} s", BODY_WAIT_MAX.as_secs())),
+    )
+}

@@ -1,0 +1,123 @@
+//! Connections: accepted, bounded, and ended when the manager stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Connections at one time. A server holds one for its polls, a mounted volume one for its reports; beyond this number
+/// new ones wait to be accepted.
+pub(crate) const CONNECTIONS_MAX: usize = 4096;
+/// A connection on which no whole request head arrives for so long is closed, idle ones too.
+const HEAD_WAIT_MAX: Duration = Duration::from_secs(30);
+/// When accepting fails (most likely no file descriptors are left), it is tried again after this pause.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A peer whose machine has died sends nothing: probe a silent connection after so long, so often, and so many times.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// What all listeners share.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    router: Router,
+    slots: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+    head_wait_max: Duration,
+}
+
+impl Serving {
+    /// Serves the router until `stop` becomes true.
+    pub(crate) fn new(router: Router, stop: watch::Receiver<bool>) -> Self {
+        Self { router, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), stop, head_wait_max: HEAD_WAIT_MAX }
+    }
+
+    #[cfg(test)]
+    fn head_wait_max(mut self, head_wait_max: Duration) -> Self {
+        self.head_wait_max = head_wait_max;
+        self
+    }
+
+    /// Accepts until told to stop, then waits for the connections to end.
+    pub(crate) async fn listen(self, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        let mut stop = self.stop.clone();
+        loop {
+            // Reaped here, so that ended connections do not pile up.
+            while connections.try_join_next().is_some() {}
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => break,
+                accepted = self.accept(&listener) => {
+                    if let Some((stream, slot)) = accepted {
+                        let serving = self.clone();
+                        connections.spawn(async move {
+                            serving.connection(stream).await;
+                            drop(slot);
+                        });
+                    }
+                }
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+        match listener.accept().await {
+            Ok((stream, _)) => Some((stream, slot)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+
+    async fn connection(mut self, stream: TcpStream) {
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!(%error, "the connection ended before it began");
+            return;
+        }
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.head_wait_max)
+            // The default, and what the core relies on: when the peer is gone, the handler's future is dropped.
+            .half_close(false)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped(&mut self.stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
+/// Ends when the manager stops, or its main task is gone, which is the same.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
