@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sublet_api::request::Response;
+use sublet_table::{Action, Event, Outside};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Item, Taken};
-use crate::machine::{Action, Event, Machine, Outside};
+use crate::machine::Machine;
 
 /// The shortest pause between two ticks, so that a wake-up time in the past cannot make the thread spin.
 const TICK_PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -32,7 +33,10 @@ pub(crate) fn drive(mut machine: impl Machine, inbox: &Inbox, clock: Clock) {
                 Event::Tick
             }
             Taken::Item(Item::Gone { conn }) => {
-                replies.remove(&conn);
+                // Answered in the moment in which its caller left: for the core it is over already.
+                if replies.remove(&conn).is_none() {
+                    continue;
+                }
                 Event::Gone { conn }
             }
             Taken::Item(Item::Request { conn, request, reply }) => {

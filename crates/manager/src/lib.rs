@@ -16,6 +16,8 @@ mod listen;
 mod machine;
 mod run;
 mod serve;
+#[cfg(test)]
+mod testing;
 
 pub use http::openapi::document as openapi_document;
 pub use run::{ManagerArgs, run};

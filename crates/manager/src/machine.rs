@@ -1,21 +1,11 @@
-//! What the thread of the core drives.
+//! What the thread of the core drives: the manager's core, or a test's stand-in.
 
-use sublet_api::request::{Request, Response};
+use std::path::Path;
 
-pub(crate) enum Event {
-    Request { conn: u64, request: Request },
-    Gone { conn: u64 },
-    Tick,
-}
-pub(crate) enum Action {
-    Reply { conn: u64, response: Response },
-}
-pub(crate) struct Outside<'a> {
-    pub now_ms: u64,
-    pub random: &'a mut dyn FnMut() -> u128,
-}
+use sublet_api::{ErrorKind, Refusal};
+use sublet_table::{Action, Core, Event, Outside, RedbStore, Store};
 
-/// A synchronous state machine: the manager's core, or a test's.
+/// A synchronous state machine with the core's shape.
 pub(crate) trait Machine {
     /// Takes one event and says what to do.
     fn apply(&mut self, outside: &mut Outside<'_>, event: Event) -> Vec<Action>;
@@ -23,15 +13,25 @@ pub(crate) trait Machine {
     fn next_wake_ms(&self) -> Option<u64>;
 }
 
-pub(crate) fn load(_: &std::path::Path, _: &mut Outside<'_>, _: Vec<String>) -> Result<Nothing, sublet_api::Refusal> {
-    Ok(Nothing)
-}
-pub(crate) struct Nothing;
-impl Machine for Nothing {
-    fn apply(&mut self, _: &mut Outside<'_>, _: Event) -> Vec<Action> {
-        Vec::new()
+impl<S: Store> Machine for Core<S> {
+    fn apply(&mut self, outside: &mut Outside<'_>, event: Event) -> Vec<Action> {
+        Core::apply(self, outside, event)
     }
+
     fn next_wake_ms(&self) -> Option<u64> {
-        None
+        Core::next_wake_ms(self)
     }
+}
+
+/// The manager's core over the table in this file.
+///
+/// # Errors
+/// `internal` if the file is no table, or cannot be read.
+pub(crate) fn load(table: &Path, outside: &mut Outside<'_>, urls: Vec<String>) -> Result<Core<RedbStore>, Refusal> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Refusal::new(ErrorKind::Internal, format!("cannot read the table {}: {error}", table.display()))
+            .hint("nothing was changed; look at the file before you try anything else")
+    };
+    let store = RedbStore::open(table).map_err(|error| failed(&error))?;
+    Core::load(store, outside, urls).map_err(|error| failed(&error))
 }

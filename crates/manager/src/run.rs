@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sublet_api::{ErrorKind, Refusal};
+use sublet_table::Outside;
 use sublet_types::Address;
 use sublet_types::limits::MANAGER_PORT;
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use crate::drive::{drive, random_u128};
 use crate::http;
 use crate::inbox::Inbox;
 use crate::listen::{Bound, listen_on};
-use crate::machine::{self, Machine, Outside};
+use crate::machine::{self, Machine};
 use crate::serve::Serving;
 
 /// After a signal, connections get so long to take their last answer.

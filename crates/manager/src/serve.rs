@@ -121,3 +121,42 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use axum::routing::get;
+
+    use super::*;
+
+    /// Sends, and reads until the other side ends the connection; what came, and when the end came.
+    fn sent(address: SocketAddr, bytes: &[u8]) -> (Vec<u8>, Duration) {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let began = Instant::now();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        (answer, began.elapsed())
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_or_half_of_something_do_not_stay() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let router = Router::new().route("/", get(async || "here"));
+        let serving = Serving::new(router, stopped).head_wait_max(Duration::from_millis(300));
+        let task = tokio::spawn(serving.listen(listener));
+        let whole = &b"GET / HTTP/1.1\r\nhost: m\r\n\r\n"[..];
+        for bytes in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nhost: m\r\n", whole] {
+            let (answer, after) = tokio::task::spawn_blocking(move || sent(address, bytes)).await.unwrap();
+            assert_eq!(answer.ends_with(b"here"), bytes == whole);
+            assert!(after >= Duration::from_millis(250), "{after:?}");
+        }
+        task.abort();
+    }
+}

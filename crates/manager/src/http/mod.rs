@@ -8,6 +8,8 @@ mod path;
 mod reading;
 mod routes;
 mod servers;
+#[cfg(test)]
+mod tests;
 mod volumes;
 
 use std::sync::Arc;
