@@ -1,0 +1,240 @@
+//! Serves the kernel's requests: from `/dev/fuse` to the engine and back, in one thread.
+
+use std::io;
+use std::rc::Rc;
+
+use sublet_doors::local::{Permit, Semaphore};
+use sublet_doors::real::{Device, RealDoors};
+use sublet_doors::{Buffer, Chunk, Doors};
+
+use super::protocol::{self, FILE, Header, PAYLOAD_MAX, RECEIVE_SIZE, ROOT, Span, WRITE_PAYLOAD_AT, op};
+use super::{FILE_NAME, FUSE_BYTES_MAX};
+use crate::device::{BlockDevice, DeviceError, DeviceErrorKind, ZeroFlags};
+
+/// Payloads up to this size are copied out of the receive buffer, which then takes the next request; larger ones keep it.
+const COPY_MAX: usize = 64 << 10;
+/// What a request without data counts.
+const REQUEST_BYTES_MIN: u64 = 4096;
+/// Reads of `/dev/fuse` under way at the same time, so that the next request is fetched while one is taken apart.
+const READERS: usize = 2;
+
+/// `fallocate` modes (`linux/falloc.h`).
+const KEEP_SIZE: u32 = 0x01;
+const PUNCH_HOLE: u32 = 0x02;
+const ZERO_RANGE: u32 = 0x10;
+
+/// What all tasks of a session share.
+struct Session<B> {
+    doors: RealDoors,
+    kernel: Device,
+    device: Rc<B>,
+    budget: Semaphore,
+}
+
+/// An answer: an errno, or a body and perhaps data behind it.
+type Answer = Result<(Vec<u8>, Option<Chunk>), i32>;
+
+/// Serves until the file system is unmounted.
+pub async fn serve<B: BlockDevice>(doors: RealDoors, kernel: Device, device: Rc<B>) {
+    let session = Rc::new(Session { doors, kernel, device, budget: Semaphore::new(FUSE_BYTES_MAX) });
+    let readers = (0..READERS).map(|_| read_requests(Rc::clone(&session)));
+    futures_util::future::join_all(readers).await;
+}
+
+async fn read_requests<B: BlockDevice>(session: Rc<Session<B>>) {
+    let mut spare = None;
+    loop {
+        let buffer = spare.take().unwrap_or_else(|| Buffer::new(RECEIVE_SIZE));
+        let (result, buffer) = session.kernel.read(buffer).await;
+        match result {
+            Ok(length) => spare = take(&session, buffer, length).await,
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return,
+            // ENOENT: the request was withdrawn before it was read.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)) => spare = Some(buffer),
+            Err(error) => {
+                tracing::error!(%error, "the kernel's FUSE requests cannot be read any more; the block device fails");
+                return;
+            }
+        }
+    }
+}
+
+/// Takes one request apart and starts it; returns the buffer if it is free again.
+async fn take<B: BlockDevice>(session: &Rc<Session<B>>, buffer: Buffer, length: usize) -> Option<Buffer> {
+    let packet = buffer.get(..length)?;
+    let Some(header) = Header::read(packet) else {
+        tracing::error!(length, "a malformed FUSE request was received");
+        return Some(buffer);
+    };
+    let span = match header.opcode {
+        op::READ | op::WRITE => protocol::read_span(packet),
+        op::FALLOCATE => protocol::fallocate_span(packet),
+        op::FSYNC | op::FLUSH => Some(Span { offset: 0, length: 0, mode: 0 }),
+        // Nothing to answer. An interrupted request ends by itself: the engine bounds its time (or the user chose to wait).
+        op::FORGET | op::BATCH_FORGET | op::INTERRUPT => return Some(buffer),
+        _ => {
+            let answer = session.describe(header, packet);
+            session.reply(header.unique, answer).await;
+            return Some(buffer);
+        }
+    };
+    let Some(span) = span.filter(|_| header.node == FILE) else {
+        session.reply(header.unique, Err(libc::EINVAL)).await;
+        return Some(buffer);
+    };
+    let carried = matches!(header.opcode, op::READ | op::WRITE);
+    if carried && span.length > PAYLOAD_MAX as u64 {
+        session.reply(header.unique, Err(libc::EINVAL)).await;
+        return Some(buffer);
+    }
+    let size = span.length as usize;
+    let (payload, rest) = match header.opcode {
+        op::WRITE if size <= COPY_MAX => match packet.get(WRITE_PAYLOAD_AT..WRITE_PAYLOAD_AT + size) {
+            Some(bytes) => (Some(Buffer::copy_of(bytes).freeze()), Some(buffer)),
+            None => (None, Some(buffer)),
+        },
+        // W3: read(2) has copied the pages into this buffer, and nobody else has it.
+        op::WRITE if packet.len() == WRITE_PAYLOAD_AT + size => {
+            (Some(buffer.freeze().part(WRITE_PAYLOAD_AT..WRITE_PAYLOAD_AT + size)), None)
+        }
+        _ => (None, Some(buffer)),
+    };
+    if header.opcode == op::WRITE && payload.is_none() {
+        session.reply(header.unique, Err(libc::EINVAL)).await;
+        return rest;
+    }
+    let bytes = if carried { span.length } else { 0 };
+    let permit = session.budget.acquire(bytes.max(REQUEST_BYTES_MIN)).await;
+    let own = Rc::clone(session);
+    session.doors.spawn(async move { own.execute(header, span, payload, permit).await });
+    rest
+}
+
+fn errno(error: &DeviceError) -> i32 {
+    match error.kind {
+        DeviceErrorKind::OutOfRange => libc::EINVAL,
+        DeviceErrorKind::NoSpace => libc::ENOSPC,
+        DeviceErrorKind::ReadOnly => libc::EROFS,
+        DeviceErrorKind::TooSlow => libc::EOPNOTSUPP,
+        DeviceErrorKind::ShutDown | DeviceErrorKind::Io => libc::EIO,
+    }
+}
+
+impl<B: BlockDevice> Session<B> {
+    /// Everything that is answered from what is known already.
+    fn describe(&self, header: Header, packet: &[u8]) -> Answer {
+        let (size, read_only) = (self.device.size(), self.device.read_only());
+        let known = matches!(header.node, ROOT | FILE);
+        let body = match header.opcode {
+            op::INIT => protocol::init(packet).ok_or(libc::EPROTO)?,
+            op::LOOKUP if header.node == ROOT && protocol::lookup_name(packet) == Some(FILE_NAME.as_bytes()) => {
+                protocol::entry(size, read_only)
+            }
+            op::LOOKUP => return Err(libc::ENOENT),
+            op::GETATTR if known => protocol::attr(header.node, size, read_only),
+            op::SETATTR => return Err(libc::EPERM),
+            op::OPEN if header.node == FILE => {
+                let flags = protocol::open_flags(packet).ok_or(libc::EINVAL)?.cast_signed();
+                if read_only && flags & libc::O_ACCMODE != libc::O_RDONLY {
+                    return Err(libc::EROFS);
+                }
+                protocol::open_file()
+            }
+            op::OPEN => return Err(libc::EISDIR),
+            op::OPENDIR if header.node == ROOT => protocol::open_directory(),
+            op::READDIR if header.node == ROOT => protocol::directory(packet).ok_or(libc::EINVAL)?,
+            op::OPENDIR | op::READDIR => return Err(libc::ENOTDIR),
+            op::STATFS => protocol::statfs(size),
+            op::RELEASE | op::RELEASEDIR | op::FSYNCDIR | op::ACCESS | op::DESTROY => Vec::new(),
+            _ => return Err(libc::ENOSYS),
+        };
+        Ok((body, None))
+    }
+
+    /// Carries out one request of the volume and answers it.
+    async fn execute(&self, header: Header, span: Span, payload: Option<Chunk>, permit: Permit) {
+        let answer = match (header.opcode, payload) {
+            (op::READ, _) => self.read(span).await,
+            (op::WRITE, Some(data)) => self.write(span, data).await,
+            (op::FALLOCATE, _) => self.fallocate(span).await,
+            _ => self.device.flush().await.map(|()| (Vec::new(), None)).map_err(|e| errno(&e)),
+        };
+        self.reply(header.unique, answer).await;
+        drop(permit);
+    }
+
+    async fn read(&self, span: Span) -> Answer {
+        let left = self.device.size().saturating_sub(span.offset);
+        let size = span.length.min(left) as usize;
+        if size == 0 {
+            return Ok((Vec::new(), None));
+        }
+        let (result, buffer) = self.device.read(span.offset, Buffer::new(size), 0..size).await;
+        result.map(|()| (Vec::new(), Some(buffer.freeze()))).map_err(|e| errno(&e))
+    }
+
+    async fn write(&self, span: Span, data: Chunk) -> Answer {
+        if self.device.read_only() {
+            return Err(libc::EROFS);
+        }
+        if !self.has(span) {
+            return Err(libc::ENOSPC);
+        }
+        let length = data.len();
+        if length > 0 {
+            self.device.write(span.offset, data, false).await.map_err(|e| errno(&e))?;
+        }
+        Ok((protocol::written(length), None))
+    }
+
+    async fn fallocate(&self, span: Span) -> Answer {
+        if self.device.read_only() {
+            return Err(libc::EROFS);
+        }
+        let zero = match span.mode & !KEEP_SIZE {
+            // Room is always allocated as far as the lender does so.
+            0 => None,
+            PUNCH_HOLE => Some(ZeroFlags::default()),
+            ZERO_RANGE => Some(ZeroFlags { no_hole: true, ..ZeroFlags::default() }),
+            _ => return Err(libc::EOPNOTSUPP),
+        };
+        if !self.has(span) {
+            return Err(libc::ENOSPC);
+        }
+        if let Some(flags) = zero.filter(|_| span.length > 0) {
+            self.device.write_zeroes(span.offset, span.length, flags).await.map_err(|e| errno(&e))?;
+        }
+        Ok((Vec::new(), None))
+    }
+
+    fn has(&self, span: Span) -> bool {
+        span.offset.checked_add(span.length).is_some_and(|end| end <= self.device.size())
+    }
+
+    async fn reply(&self, unique: u64, answer: Answer) {
+        let (error, body, data) = match answer {
+            Ok((body, data)) => (0, body, data),
+            Err(error) => (error, Vec::new(), None),
+        };
+        let length = body.len() + data.as_ref().map_or(0, |data| data.len());
+        let mut head = protocol::out_header(unique, error, length);
+        head.extend(body);
+        let mut packet = vec![Chunk::from(head)];
+        packet.extend(data);
+        if let Err(error) = self.kernel.write(packet).await {
+            // ENOENT: the request was aborted meanwhile; ENODEV: the file system is gone.
+            if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) {
+                tracing::error!(%error, "a FUSE request could not be answered");
+            }
+        }
+    }
+}
+
+/// Opens `/dev/fuse` for a session.
+///
+/// # Errors
+/// What the operating system says; `NotFound` means that this kernel has no FUSE.
+pub fn open_kernel() -> io::Result<std::os::fd::OwnedFd> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+    Ok(file.into())
+}
