@@ -1,0 +1,136 @@
+//! The mounts of this server, as their folders in `$SUBLET_HOME/mounts` tell.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sublet_api::control::{ClientAnswerLine, ClientRequest};
+use sublet_api::mount::MountingInformation;
+use sublet_api::{ErrorKind, Refusal};
+use sublet_link::{MountHome, ask, read_json};
+use sublet_types::Name;
+
+use crate::context::Context;
+
+/// What a client says once everything is up (`ready.json`).
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Ready {
+    /// The block device, if there is one.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// The client's process.
+    #[serde(default)]
+    pub pid: u32,
+}
+
+/// One mount of this server.
+pub(super) struct LocalMount {
+    /// Its folder.
+    pub home: MountHome,
+    /// The stored mounting information.
+    pub info: MountingInformation,
+}
+
+impl LocalMount {
+    /// What the client said when it was up; none if it never was.
+    pub fn ready(&self) -> Option<Ready> {
+        read_json(&self.home.dir().join("ready.json")).ok().flatten()
+    }
+
+    /// Asks the client; none if it is gone.
+    pub fn status(&self) -> Option<ClientAnswerLine> {
+        ask(&self.home.control_socket(), &ClientRequest::Status, &mut |_: ClientAnswerLine| {}).ok()
+    }
+
+    /// Where `mount` mounted the file system, if it did.
+    pub fn mountpoint(&self) -> Option<PathBuf> {
+        let text = std::fs::read_to_string(mountpoint_file(&self.home)).ok()?;
+        Some(PathBuf::from(text.trim_end_matches('\n')))
+    }
+}
+
+/// The file that remembers the mount point.
+pub(super) fn mountpoint_file(home: &MountHome) -> PathBuf {
+    home.dir().join("mountpoint")
+}
+
+/// All mounts of this server. A folder without readable mounting information is named on standard error and left alone.
+pub(super) fn all(c: &Context) -> Vec<LocalMount> {
+    let mut mounts = Vec::new();
+    for entry in std::fs::read_dir(c.home.mounts()).into_iter().flatten().flatten() {
+        let home = MountHome::new(entry.path());
+        match read_json::<MountingInformation>(&home.mount_json()) {
+            Ok(Some(info)) => mounts.push(LocalMount { home, info }),
+            Ok(None) => {}
+            Err(refusal) => eprintln!("sublet: {refusal}"),
+        }
+    }
+    mounts.sort_by(|a, b| a.info.name.cmp(&b.info.name));
+    mounts
+}
+
+/// The mount of a volume, by the name it had when it was mounted, or by id.
+pub(super) fn find(c: &Context, volume: &str) -> Option<LocalMount> {
+    all(c).into_iter().find(|m| m.info.name.as_str() == volume || m.info.volume.to_string() == volume)
+}
+
+/// The folder for a new mount.
+pub(super) fn folder(c: &Context, name: &Name) -> Result<MountHome, Refusal> {
+    use std::os::unix::fs::DirBuilderExt;
+    let home = c.home.mount(name);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(home.dir())
+        .map_err(|e| Refusal::new(ErrorKind::Io, format!("cannot make {}: {e}", home.dir().display())))?;
+    Ok(home)
+}
+
+/// One line of `/proc/self/mountinfo` (proc(5)): the mount point and the source.
+pub(super) fn mounts_of(device: &Path) -> Vec<PathBuf> {
+    let real = device.canonicalize().unwrap_or_else(|_| device.to_owned());
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = text.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let source = unescape(after.split(' ').nth(1)?);
+        let point = unescape(before.split(' ').nth(4)?);
+        let same = Path::new(&source) == device || Path::new(&source).canonicalize().is_ok_and(|s| s == real);
+        same.then(|| PathBuf::from(point))
+    });
+    points.collect()
+}
+
+/// True if something is mounted exactly there.
+pub(super) fn is_mount_point(dir: &Path) -> bool {
+    let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| Path::new(&unescape(point)) == real)
+}
+
+/// The kernel writes blanks and backslashes in paths as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        let digits: Vec<u8> = if b == b'\\' { bytes.clone().take(3).collect() } else { Vec::new() };
+        match std::str::from_utf8(&digits).ok().filter(|d| d.len() == 3).and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(code) => {
+                out.push(code);
+                bytes.nth(2);
+            }
+            None => out.push(b),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octal_escapes_of_mountinfo_are_read() {
+        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
+        assert_eq!(unescape("/plain"), "/plain");
+        assert_eq!(unescape("/odd\\0"), "/odd\\0");
+    }
+}

@@ -1,0 +1,60 @@
+//! One file for each group of commands.
+
+mod areas;
+mod contents;
+mod daemons;
+mod local;
+mod mount;
+mod reading;
+mod status;
+mod unmount;
+mod volumes;
+
+use sublet_api::Refusal;
+
+use crate::args::{Area, Cli, Command, Servers, Task, Volume};
+use crate::context::Context;
+use crate::{demo, playground};
+
+/// Carries out the command.
+///
+/// # Errors
+/// What happened, why, and what to do.
+pub fn run(cli: Cli) -> Result<(), Refusal> {
+    // The server's --data is its home.
+    let data = if let Command::Server(options) = &cli.command { options.data.clone() } else { None };
+    let context = Context::new(&cli.manager, data.or(cli.home), cli.json)?;
+    let c = &context;
+    match cli.command {
+        Command::Playground(options) => playground::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Manager(options) => daemons::manager(options),
+        Command::Client(options) => daemons::client(options),
+        Command::Server(mut options) => match options.command.take() {
+            None => daemons::server(c, options),
+            Some(Servers::Ls) => reading::servers(c),
+            Some(Servers::Rename { server, name }) => areas::rename_server(c, &server, name),
+            Some(Servers::Leave { server }) => areas::leave(c, server),
+        },
+        Command::Lend(options) => areas::lend(c, options),
+        Command::Reclaim { area } => areas::reclaim(c, &area),
+        Command::Area(Area::Ls) => reading::areas(c),
+        Command::Area(Area::Rename { area, name }) => areas::rename(c, &area, name),
+        Command::Volume(Volume::Create { name, way, on, copies }) => volumes::create(c, name, way, &on, copies),
+        Command::Volume(Volume::SetWay { volume, way, on, copies }) => volumes::set_way(c, &volume, way, &on, copies),
+        Command::Volume(Volume::Init { volume }) => contents::init(c, &volume),
+        Command::Volume(Volume::Ls) => reading::volumes(c),
+        Command::Volume(Volume::Show { volume }) => reading::volume(c, &volume),
+        Command::Volume(Volume::Rename { volume, name }) => volumes::rename(c, &volume, name),
+        Command::Borrow(options) => volumes::borrow(c, options),
+        Command::Transfer { volume, to, force } => volumes::transfer(c, &volume, to, force),
+        Command::Return { volume, dissolve } => volumes::give_back(c, &volume, dissolve),
+        Command::Mount(options) => mount::run(c, &options),
+        Command::Unmount { volume, force } => unmount::run(c, &volume, force),
+        Command::Search(options) => contents::search(c, &options),
+        Command::Table { watch } => reading::table(c, watch),
+        Command::Task(Task::Ls) => reading::tasks(c),
+        Command::Events { limit, after } => reading::events(c, after, limit),
+        Command::Status => status::run(c),
+    }
+}

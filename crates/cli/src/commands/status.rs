@@ -1,0 +1,131 @@
+//! `sublet status`: this server, and the volumes mounted on it.
+
+use serde::Serialize;
+use sublet_api::Refusal;
+use sublet_api::control::{ClientAnswerLine, Identity, ServerAnswer, ServerRequest};
+use sublet_api::mount::MountingInformation;
+use sublet_api::server::AreaReport;
+use sublet_types::ByteSize;
+
+use super::areas::ask_server;
+use super::local::{self, LocalMount};
+use crate::context::Context;
+use crate::output::{Columns, print, print_json};
+
+#[derive(Serialize)]
+struct Status {
+    /// None if the server's daemon does not run.
+    server: Option<Server>,
+    /// Why there is no server.
+    server_reason: String,
+    mounts: Vec<Mount>,
+}
+
+#[derive(Serialize)]
+struct Server {
+    identity: Identity,
+    areas: Vec<AreaReport>,
+    manager_reached: bool,
+    manager: String,
+    listen: Vec<String>,
+    sessions: usize,
+}
+
+#[derive(Serialize)]
+struct Mount {
+    name: String,
+    /// `open`, `idle`, `lost`; `client is gone` after a crash of the client.
+    path: String,
+    reason: String,
+    missing: Vec<String>,
+    socket: String,
+    device: Option<String>,
+    mountpoint: Option<String>,
+    pid: Option<u32>,
+    resync: Option<(u64, u64)>,
+    mounting: MountingInformation,
+}
+
+fn mount_status(mount: &LocalMount) -> Mount {
+    let ready = mount.ready();
+    let (path, reason, missing, resync) = match mount.status() {
+        Some(ClientAnswerLine::Status { path, reason, missing, resync, .. }) => {
+            (format!("{path:?}").to_lowercase(), reason, missing, resync)
+        }
+        _ => {
+            let hint = format!("mount it again to go on (sublet mount {0}), or sublet unmount {0}", mount.info.name);
+            ("client is gone".to_owned(), hint, Vec::new(), None)
+        }
+    };
+    Mount {
+        name: mount.info.name.to_string(),
+        path,
+        reason,
+        missing,
+        socket: mount.home.nbd_socket().to_string_lossy().into_owned(),
+        device: ready.as_ref().and_then(|ready| ready.device.clone()),
+        mountpoint: mount.mountpoint().filter(|p| local::is_mount_point(p)).map(|p| p.to_string_lossy().into_owned()),
+        pid: ready.map(|ready| ready.pid),
+        resync,
+        mounting: mount.info.printable(),
+    }
+}
+
+pub(super) fn run(c: &Context) -> Result<(), Refusal> {
+    let (server, server_reason) = match ask_server(c, &ServerRequest::Status) {
+        Ok(ServerAnswer::Status { identity, areas, manager_reached, manager, listen, sessions }) => {
+            (Some(Server { identity, areas, manager_reached, manager, listen, sessions }), String::new())
+        }
+        Ok(other) => (None, format!("it answered strangely: {other:?}")),
+        Err(refusal) => (None, refusal.to_string()),
+    };
+    let status = Status { server, server_reason, mounts: local::all(c).iter().map(mount_status).collect() };
+    if c.json {
+        print_json(&status);
+    } else {
+        print(&text(&status));
+    }
+    Ok(())
+}
+
+fn text(status: &Status) -> String {
+    let mut out = String::new();
+    match &status.server {
+        None => out += &format!("server: not running here ({})\n", status.server_reason),
+        Some(server) => {
+            let reached = if server.manager_reached { "reached" } else { "NOT reached" };
+            out += &format!("server   {} ({})\n", server.identity.name, server.identity.server);
+            out += &format!("manager  {} ({reached})\n", server.manager);
+            out += &format!("listens  {} ({} sessions of borrowers)\n", server.listen.join(", "), server.sessions);
+            if !server.areas.is_empty() {
+                let mut columns = Columns::new(&["AREA", "CAPACITY", "STATE", "PLACE"]);
+                for area in &server.areas {
+                    let state = area.offline.clone().map_or_else(|| "online".to_owned(), |why| format!("offline: {why}"));
+                    columns.row(vec![area.name.to_string(), ByteSize(area.capacity).to_string(), state, area.place.clone()]);
+                }
+                out += &format!("\n{}", columns.render());
+            }
+        }
+    }
+    if !status.mounts.is_empty() {
+        let mut columns = Columns::new(&["VOLUME", "SIZE", "STATUS", "EPOCH", "PATH", "DEVICE", "MOUNTED AT", "LENDERS"]);
+        for mount in &status.mounts {
+            let legs = mount.mounting.segments.iter().flat_map(|s| &s.legs);
+            let mut lenders: Vec<String> = legs.map(|leg| format!("{}:{}", leg.server_name, leg.area_name)).collect();
+            lenders.dedup();
+            let path = if mount.reason.is_empty() { mount.path.clone() } else { format!("{} ({})", mount.path, mount.reason) };
+            columns.row(vec![
+                mount.name.clone(),
+                ByteSize(mount.mounting.size).to_string(),
+                mount.mounting.status.to_string(),
+                mount.mounting.epoch.to_string(),
+                path,
+                mount.device.clone().unwrap_or_else(|| "-".to_owned()),
+                mount.mountpoint.clone().unwrap_or_else(|| "-".to_owned()),
+                lenders.join(", "),
+            ]);
+        }
+        out += &format!("\n{}", columns.render());
+    }
+    out
+}

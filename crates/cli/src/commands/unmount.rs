@@ -1,0 +1,185 @@
+//! `sublet unmount` (seed: S31, S32, S33): the path is closed, the status is 0, the mounting information is gone, and
+//! nothing is left behind, also after `kill -9` of the client.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sublet_api::control::{ClientAnswerLine, ClientRequest};
+use sublet_api::mount::{MountingInformation, UnmountingInformation};
+use sublet_api::request::{TaskOutcome, Unmount};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_link::ask;
+
+use super::local::{self, LocalMount};
+use super::mount::tool;
+use crate::context::{Context, new_task, with_progress};
+use crate::output::{print, print_json};
+
+pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal> {
+    let found = local::find(c, volume).or_else(|| {
+        // It may have been renamed since it was mounted.
+        let view = c.manager().volume(volume).ok()?;
+        local::find(c, &view.id.to_string())
+    });
+    let unmounting = match found {
+        Some(mount) => {
+            take_down_kernel(&mount, force)?;
+            close_path(c, volume, &mount.info, force)?
+        }
+        None if force => Some(release(c, volume, None, true)?),
+        None => return Err(not_here(c, volume)?),
+    };
+    match unmounting {
+        Some(unmounting) if c.json => print_json(&unmounting),
+        Some(unmounting) => {
+            let names = |list: &[sublet_types::Name]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let mut text = format!("unmounted {}; released: {}\n", unmounting.name, names(&unmounting.released));
+            if !unmounting.unreachable.is_empty() {
+                text += &format!("not reached, fenced when they return: {}\n", names(&unmounting.unreachable));
+            }
+            print(&text);
+        }
+        None if c.json => print_json(&serde_json::json!({ "name": volume, "status": 0, "fenced": true })),
+        None => print(&format!("{volume} had been taken from this server already; what was left of it here is removed\n")),
+    }
+    Ok(())
+}
+
+/// Why there is nothing to unmount here.
+fn not_here(c: &Context, volume: &str) -> Result<Refusal, Refusal> {
+    let view = c.manager().volume(volume)?;
+    let holder = view.borrower.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
+    let own = c.identity().ok().is_some_and(|identity| Some(identity.server) == view.borrower_id);
+    if view.status == 0 {
+        return Ok(Refusal::new(ErrorKind::Conflict, format!("{} is not mounted (borrowed by {holder})", view.name)));
+    }
+    let hint = if own { "clear it with: sublet unmount --force" } else { "unmount it there, or fence that server: sublet unmount --force" };
+    Ok(Refusal::new(ErrorKind::Conflict, format!("{} is not mounted here but on {holder}", view.name)).hint(hint))
+}
+
+/// Ends the local side and the path of a mount that may be half made; for undoing a mount.
+pub(super) fn take_down(
+    c: &Context,
+    volume: &str,
+    info: &MountingInformation,
+    force: bool,
+) -> Result<Option<UnmountingInformation>, Refusal> {
+    if let Some(mount) = local::find(c, volume) {
+        take_down_kernel(&mount, force)?;
+    }
+    close_path(c, volume, info, force)
+}
+
+/// Unmounts file systems, lets the client flush and end, and clears what is left.
+fn take_down_kernel(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
+    if let Some(device) = mount.ready().and_then(|ready| ready.device) {
+        for point in local::mounts_of(Path::new(&device)) {
+            unmount_file_system(&point, false).or_else(|refusal| if force { unmount_file_system(&point, true) } else { Err(refusal) })?;
+        }
+    }
+    let stopped = if mount.status().is_some() {
+        ask(&mount.home.control_socket(), &ClientRequest::Stop { force }, &mut |_: ClientAnswerLine| {}).map(drop)
+    } else {
+        Ok(())
+    };
+    if let Err(refusal) = stopped {
+        // A client that ended while it answered has ended all the same.
+        if mount.status().is_some() && !force {
+            return Err(refusal.hint("the volume's lenders do not answer; sublet unmount --force gives up what was not flushed"));
+        }
+    }
+    wait_for_end(mount, force)?;
+    clear_remains(mount, force)
+}
+
+/// The client's process, if it runs: its command line names the mount's folder.
+fn client_pid(mount: &LocalMount) -> Option<Pid> {
+    let text = std::fs::read_to_string(mount.home.pid_path()).ok()?;
+    let pid: i32 = text.trim().parse().ok()?;
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let names_it = command.split(|b| *b == 0).any(|word| word == mount.home.dir().as_os_str().as_encoded_bytes());
+    names_it.then(|| Pid::from_raw(pid)).flatten()
+}
+
+/// Waits until the client's process is gone; with `force` it is killed.
+fn wait_for_end(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
+    let limit = if force { Duration::from_secs(3) } else { Duration::from_secs(30) };
+    for signal in [None, Some(Signal::KILL)] {
+        if let (Some(signal), Some(pid)) = (signal, client_pid(mount)) {
+            if !force {
+                return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {} does not end", mount.info.name))
+                    .hint("sublet unmount --force kills it"));
+            }
+            // It may have ended by itself meanwhile.
+            let _ = kill_process(pid, signal);
+        }
+        let begun = Instant::now();
+        while client_pid(mount).is_some() && begun.elapsed() < limit {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    if client_pid(mount).is_some() {
+        return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {} cannot be killed", mount.info.name)));
+    }
+    Ok(())
+}
+
+/// Clears what a client that is gone has left: file systems on its device, the loop device, FUSE, links, sockets.
+pub(super) fn clear_remains(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
+    if let Some(device) = mount.ready().and_then(|ready| ready.device) {
+        for point in local::mounts_of(Path::new(&device)) {
+            unmount_file_system(&point, force)?;
+        }
+    }
+    if let Some(point) = mount.mountpoint()
+        && local::is_mount_point(&point)
+        && mount.ready().is_none()
+    {
+        unmount_file_system(&point, force)?;
+    }
+    sublet_client::clean_up(mount.home.dir())
+}
+
+fn unmount_file_system(point: &Path, lazily: bool) -> Result<(), Refusal> {
+    let mut command: Command = tool("umount");
+    if lazily {
+        command.arg("-l");
+    }
+    let output = command.arg(point).output().map_err(|e| Refusal::new(ErrorKind::Io, format!("cannot run umount: {e}")))?;
+    if output.status.success() || !local::is_mount_point(point) {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Refusal::new(ErrorKind::Conflict, text).hint("end the programs that use it (see fuser -vm DIR), or use --force"))
+}
+
+/// Tells the manager, and forgets the mounting information (S33). None if the volume had been fenced from here before.
+fn close_path(c: &Context, volume: &str, info: &MountingInformation, force: bool) -> Result<Option<UnmountingInformation>, Refusal> {
+    let answer = match release(c, &info.volume.to_string(), Some(info), false) {
+        Ok(unmounting) => Some(unmounting),
+        // Fenced, transferred or dissolved elsewhere meanwhile: nothing of it is ours any more.
+        Err(refusal) if matches!(refusal.kind, ErrorKind::StaleEpoch | ErrorKind::NotFound) => None,
+        Err(refusal) if force => Some(release(c, volume, None, true).map_err(|_| refusal)?),
+        Err(refusal) => return Err(refusal),
+    };
+    let dir = c.home.mount(&info.name);
+    match std::fs::remove_dir_all(dir.dir()) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Refusal::new(ErrorKind::Io, format!("cannot remove {}: {e}", dir.dir().display())))
+        }
+        _ => Ok(answer),
+    }
+}
+
+/// The manager's part.
+fn release(c: &Context, volume: &str, info: Option<&MountingInformation>, force: bool) -> Result<UnmountingInformation, Refusal> {
+    let unmount =
+        Unmount { task: new_task()?, server: info.map(|i| i.borrower), epoch: info.map(|i| i.epoch), force };
+    let answer = with_progress(|p| c.manager().with_patience(Duration::from_secs(5)).unmount(volume, unmount, p))?;
+    match answer.outcome {
+        TaskOutcome::Unmounted { unmounting } => Ok(unmounting),
+        other => Err(Refusal::new(ErrorKind::Internal, format!("the manager unmounted {volume} with a strange answer: {other:?}"))),
+    }
+}
