@@ -1,61 +1,227 @@
-//! An open area.
-use std::marker::PhantomData;
-use std::ops::Range;
+//! An open area: its state in memory, and the one way to change its label.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::rc::Rc;
 
-use sublet_api::order::{Lease, SliceFacts};
+use futures_channel::oneshot;
+use futures_util::lock::Mutex;
+use sublet_api::order::SliceFacts;
 use sublet_api::server::AreaReport;
-use sublet_doors::{Buffer, Chunk, Doors};
-use sublet_types::{AreaId, Epoch, Name, PoolId, SliceId};
-use sublet_wire::message::{DiskIdentity, Extent, Open, SetState};
+use sublet_doors::{Disk, DiskFile, Doors};
+use sublet_types::{AreaId, Generation, Name, SliceId};
+use sublet_wire::message::DiskIdentity;
 
+use crate::copies::write_both;
 use crate::error::{AreaError, AreaErrorKind};
-use crate::spec::{FormatSpec, PieceIdentity, PieceSpec};
+use crate::files::Held;
+use crate::label::AreaLabel;
+use crate::layout::{AREA_LABEL_AT, PieceMap};
+use crate::regions::Regions;
+use crate::spec::PieceSpec;
 
 /// An open area of one server: what is lent of it to whom, and its bytes. Everything happens on one thread.
+///
+/// Label changes, syncs and wipes run as tasks of their own: they go to their end although the caller has gone. Reads,
+/// writes and zeroes belong to their caller, who waits for them before it answers FENCE (F1).
 pub struct Area<D: Doors> {
-    doors: PhantomData<D>,
+    pub(crate) inner: Rc<Inner<D>>,
 }
 
-fn later<T>() -> Result<T, AreaError> {
-    Err(AreaError::new(AreaErrorKind::Busy, "skeleton"))
+/// An open piece.
+pub(crate) struct OpenPiece<D: Doors> {
+    pub spec: PieceSpec,
+    pub file: Held<<D as Disk>::File>,
+    /// Where its data begins in the file, in bytes.
+    pub data_at: u64,
+    /// Only on devices (P1).
+    pub regions: Option<Regions>,
 }
 
-#[allow(missing_docs, unused_variables)]
+/// What tasks share with the area.
+pub(crate) struct Inner<D: Doors> {
+    pub doors: D,
+    pub boot: u128,
+    pub map: PieceMap,
+    pub pieces: Vec<OpenPiece<D>>,
+    /// What both copies on the disk hold.
+    pub label: RefCell<Rc<AreaLabel>>,
+    /// Held during a label change.
+    pub changing: Mutex<()>,
+    /// Why nothing is written any more: after a failed sync or label write nobody knows what the disk holds (W7).
+    pub failed: RefCell<Option<String>>,
+    pub released: Cell<bool>,
+    pub syncing: Mutex<()>,
+    /// Flushes asked for, and the newest one that a finished sync covers.
+    pub flush_asked: Cell<u64>,
+    pub flush_done: Cell<u64>,
+    /// One wipe of a slice at a time.
+    pub wiping: RefCell<std::collections::HashMap<SliceId, Rc<Mutex<()>>>>,
+}
+
+/// Runs work to its end, even if the caller stops waiting.
+pub(crate) async fn to_the_end<D: Doors, T: 'static>(
+    doors: &D,
+    work: impl Future<Output = Result<T, AreaError>> + 'static,
+) -> Result<T, AreaError> {
+    let (sender, receiver) = oneshot::channel();
+    doors.spawn(async move {
+        // Nobody waits any more: the work is done all the same.
+        let _ = sender.send(work.await);
+    });
+    receiver.await.unwrap_or_else(|_| Err(AreaError::new(AreaErrorKind::Offline, "the server is stopping")))
+}
+
+impl<D: Doors> Inner<D> {
+    pub fn label(&self) -> Rc<AreaLabel> {
+        Rc::clone(&self.label.borrow())
+    }
+
+    /// The file of piece 0, where the area label lies, and where in it.
+    fn label_place(&self) -> Option<(&OpenPiece<D>, [u64; 2])> {
+        let piece = self.pieces.first()?;
+        Some((piece, AREA_LABEL_AT.map(|at| at + piece.spec.offset)))
+    }
+
+    /// Refuses what changes anything once that is not safe any more.
+    pub fn check_writable(&self) -> Result<(), AreaError> {
+        self.check_served()?;
+        match &*self.failed.borrow() {
+            None => Ok(()),
+            Some(why) => Err(AreaError::new(
+                AreaErrorKind::Io,
+                format!("area {} takes no writes since its disk failed: {why}", self.label().name),
+            )
+            .hint("check the disk, then restart `sublet server`")),
+        }
+    }
+
+    pub fn check_served(&self) -> Result<(), AreaError> {
+        if self.released.get() {
+            return Err(AreaError::new(AreaErrorKind::Offline, format!("area {} has been given back", self.label().name)));
+        }
+        Ok(())
+    }
+
+    /// Remembers a failure of the disk for ever (of this opening): the kernel reports it only once (W7).
+    pub fn fail(&self, what: &str, error: &std::io::Error) -> AreaError {
+        let failure = AreaError::io(what, error);
+        tracing::error!("area {}: {failure}", self.label().name);
+        self.failed.borrow_mut().get_or_insert_with(|| failure.to_string());
+        failure
+    }
+
+    /// Makes a label change: edits a copy, writes it with the next sequence (L1), and only then takes it over. Nothing is
+    /// written if the edit changed nothing.
+    async fn change_here<R>(&self, edit: impl FnOnce(&mut AreaLabel) -> Result<R, AreaError>) -> Result<R, AreaError> {
+        let _one_at_a_time = self.changing.lock().await;
+        self.check_writable()?;
+        let old = self.label();
+        let mut new = AreaLabel::clone(&old);
+        let answer = edit(&mut new)?;
+        if new == *old {
+            return Ok(answer);
+        }
+        new.sequence += 1;
+        if let Some((piece, at)) = self.label_place() {
+            let written = write_both(&*piece.file, at, &new.encode(), 0).await;
+            written.map_err(|error| self.fail(&format!("writing the label on {}", piece.spec), &error))?;
+        }
+        self.label.replace(Rc::new(new));
+        Ok(answer)
+    }
+}
+
 impl<D: Doors> Area<D> {
-    pub async fn format(doors: &D, spec: &FormatSpec) -> Result<(), AreaError> { later() }
-    pub async fn open(doors: &D, pieces: &[PieceSpec], pool: Option<PoolId>, boot: u128) -> Result<Rc<Self>, AreaError> { later() }
-    pub async fn read_identity(doors: &D, piece: &PieceSpec) -> Result<Option<PieceIdentity>, AreaError> { later() }
-    /// Removes any Sublet label from a piece (`lend --force` over another pool's label; a failed format).
-    pub async fn clear_label(doors: &D, piece: &PieceSpec) -> Result<(), AreaError> { later() }
-    pub fn id(&self) -> AreaId { AreaId::from_u128(0) }
-    pub fn name(&self) -> Name { unreachable!() }
-    pub fn capacity(&self) -> u64 { 0 }
-    pub fn sparse(&self) -> bool { false }
-    /// True if a piece lies on a copy-on-write file system (P2).
-    pub fn copy_on_write(&self) -> bool { false }
-    pub fn pieces(&self) -> Vec<PieceSpec> { vec![] }
-    pub fn identity(&self) -> DiskIdentity { unreachable!() }
-    pub fn report(&self, place: &str) -> AreaReport { unreachable!() }
-    pub async fn prepare_slice(&self, facts: &SliceFacts) -> Result<(), AreaError> { later() }
-    pub async fn open_lease(&self, slice: SliceId, lease: &Lease, facts: &SliceFacts) -> Result<(), AreaError> { later() }
-    pub async fn fence(&self, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> { later() }
-    pub fn check_open(&self, open: &Open) -> Result<(), AreaError> { later() }
+    /// Changes the label; durable in both copies when it returns (L1).
+    pub(crate) async fn change<R: 'static>(
+        &self,
+        edit: impl FnOnce(&mut AreaLabel) -> Result<R, AreaError> + 'static,
+    ) -> Result<R, AreaError> {
+        change(&self.inner, edit).await
+    }
+
+    /// Its id.
+    pub fn id(&self) -> AreaId {
+        self.inner.label.borrow().area
+    }
+
+    /// Its name in the label.
+    pub fn name(&self) -> Name {
+        self.inner.label.borrow().name.clone()
+    }
+
+    /// Room for data in bytes (a multiple of 4 MiB).
+    pub fn capacity(&self) -> u64 {
+        self.inner.map.capacity()
+    }
+
+    /// True if its files are not preallocated.
+    pub fn sparse(&self) -> bool {
+        self.inner.label.borrow().sparse
+    }
+
+    /// True if a piece lies on a copy-on-write file system, whose old blocks are not ours to erase (P2).
+    pub fn copy_on_write(&self) -> bool {
+        self.inner.pieces.iter().any(|piece| piece.file.facts().copy_on_write)
+    }
+
+    /// Its pieces in order.
+    pub fn pieces(&self) -> Vec<PieceSpec> {
+        self.inner.pieces.iter().map(|piece| piece.spec.clone()).collect()
+    }
+
+    /// The identity of this opening: it changes whenever unflushed writes may have been lost.
+    pub fn identity(&self) -> DiskIdentity {
+        // Joined disks have one sequence number each: any change of any of them must show.
+        let fold = |sum: u64, piece: &OpenPiece<D>| sum.rotate_left(7).wrapping_mul(31) ^ piece.file.facts().disk_sequence;
+        DiskIdentity {
+            open: self.inner.label.borrow().opening.open,
+            boot: self.inner.boot,
+            disk_sequence: self.inner.pieces.iter().fold(0, fold),
+        }
+    }
+
+    /// What the manager is told; `place` is for people.
+    pub fn report(&self, place: &str) -> AreaReport {
+        let label = self.inner.label();
+        let offline = if self.inner.released.get() { Some("it has been given back".to_owned()) } else { None };
+        AreaReport {
+            area: label.area,
+            pool: label.pool,
+            name: label.name.clone(),
+            capacity: self.capacity(),
+            place: place.to_owned(),
+            sparse: label.sparse,
+            offline: offline.or_else(|| self.inner.failed.borrow().clone()),
+            open: Some(label.opening.open),
+            sequence: label.sequence,
+            slices: label.slices.iter().map(crate::record::SliceRecord::report).collect(),
+        }
+    }
+
+    /// What the label says of a slice (L4).
+    pub fn slice_facts(&self, slice: SliceId) -> Option<SliceFacts> {
+        self.inner.label.borrow().find(slice).map(|record| record.facts.clone())
+    }
+
+    /// The generation in the label, and whether an earlier epoch was not closed cleanly: for the reply to OPEN.
+    pub fn slice_state(&self, slice: SliceId) -> Option<(Generation, bool)> {
+        self.inner.label.borrow().find(slice).map(|record| (record.facts.generation, record.unclean))
+    }
+
     /// True if the present lease of the slice refuses writes.
-    pub fn lease_read_only(&self, slice: SliceId) -> bool { false }
-    /// The generation and unclean flag that the label has, for the reply to OPEN.
-    pub fn slice_state(&self, slice: SliceId) -> Option<(sublet_types::Generation, bool)> { None }
-    /// What the label says of the slice (L4).
-    pub fn slice_facts(&self, slice: SliceId) -> Option<SliceFacts> { None }
-    pub async fn mark_open(&self, slice: SliceId, epoch: Epoch) -> Result<bool, AreaError> { later() }
-    pub async fn mark_closed(&self, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> { later() }
-    pub async fn set_state(&self, slice: SliceId, epoch: Epoch, state: &SetState) -> Result<(), AreaError> { later() }
-    pub async fn wipe_slice(&self, slice: SliceId, epoch: Epoch, drop: bool, progress: &dyn Fn(u64, u64)) -> Result<(), AreaError> { later() }
-    pub async fn rename(&self, name: &Name) -> Result<(), AreaError> { later() }
-    pub async fn release(&self) -> Result<(), AreaError> { later() }
-    pub async fn read(&self, slice: SliceId, offset: u64, buffer: Buffer, range: Range<usize>) -> (Result<(), AreaError>, Buffer) { (later(), buffer) }
-    pub async fn write(&self, slice: SliceId, offset: u64, data: Chunk) -> Result<(), AreaError> { later() }
-    pub async fn write_zeroes(&self, slice: SliceId, offset: u64, length: u64, keep_allocated: bool) -> Result<(), AreaError> { later() }
-    pub async fn flush(&self) -> Result<(), AreaError> { later() }
-    pub async fn extents(&self, slice: SliceId, offset: u64, length: u64) -> Result<Vec<Extent>, AreaError> { later() }
+    pub fn lease_read_only(&self, slice: SliceId) -> bool {
+        self.inner.label.borrow().find(slice).and_then(|record| record.lease.as_ref()).is_some_and(|lease| lease.read_only)
+    }
+}
+
+/// See [`Area::change`].
+pub(crate) async fn change<D: Doors, R: 'static>(
+    inner: &Rc<Inner<D>>,
+    edit: impl FnOnce(&mut AreaLabel) -> Result<R, AreaError> + 'static,
+) -> Result<R, AreaError> {
+    let own = Rc::clone(inner);
+    // A label write that is abandoned halfway could still land after the next one.
+    to_the_end(&inner.doors, async move { own.change_here(edit).await }).await
 }

@@ -62,7 +62,9 @@ impl AreaError {
         let kind = match self.kind {
             AreaErrorKind::NoSlice => ErrorKind::NotFound,
             AreaErrorKind::StaleEpoch => ErrorKind::StaleEpoch,
-            AreaErrorKind::NotYours | AreaErrorKind::Disagreement | AreaErrorKind::Overlap | AreaErrorKind::Busy => ErrorKind::Conflict,
+            AreaErrorKind::NotYours | AreaErrorKind::Disagreement | AreaErrorKind::Overlap | AreaErrorKind::Busy => {
+                ErrorKind::Conflict
+            }
             AreaErrorKind::Full => ErrorKind::NoSpace,
             AreaErrorKind::Io | AreaErrorKind::Format => ErrorKind::Io,
             AreaErrorKind::Offline => ErrorKind::LenderUnreachable,

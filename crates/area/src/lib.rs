@@ -8,10 +8,25 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod area;
+mod bytes;
+mod copies;
+mod data;
+mod envelope;
 mod error;
+mod files;
+mod format;
+mod join;
+mod label;
 pub mod layout;
+mod lease;
 pub mod lendable;
+mod open;
+mod record;
+mod regions;
 mod spec;
+#[cfg(test)]
+mod tests;
+mod wipe;
 
 pub use area::Area;
 pub use error::{AreaError, AreaErrorKind};

@@ -49,7 +49,12 @@ pub fn probe(path: &Path) -> Result<Target, Refusal> {
 ///
 /// # Errors
 /// Why not, and what to do.
-pub fn check_pieces(pieces: &[PieceSpec], areas: &[PieceSpec], pool: Option<PoolId>, force: bool) -> Result<Vec<String>, Refusal> {
+pub fn check_pieces(
+    pieces: &[PieceSpec],
+    areas: &[PieceSpec],
+    pool: Option<PoolId>,
+    force: bool,
+) -> Result<Vec<String>, Refusal> {
     let _ = (pieces, areas, pool, force);
     Ok(Vec::new())
 }

@@ -1,0 +1,153 @@
+//! Opening an area: locks, labels, a new opening (L2), region states.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use futures_util::lock::Mutex;
+use sublet_doors::{Disk, DiskFile, Doors};
+use sublet_types::limits::REGION_SIZE;
+use sublet_types::{OpenId, PoolId};
+
+use crate::area::{Area, Inner, OpenPiece};
+use crate::copies::{Winner, read_both, write_both};
+use crate::envelope::{AREA, PIECE};
+use crate::error::{AreaError, AreaErrorKind};
+use crate::files::{Held, hold};
+use crate::join::{check_area, check_opening, check_pieces, name_of, offline};
+use crate::label::{AreaLabel, Opening, PieceLabel};
+use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, PieceMap, data_size, metadata_size};
+use crate::regions::Regions;
+use crate::spec::PieceSpec;
+
+/// A piece on its way to being open.
+struct Found<F> {
+    file: Held<F>,
+    label: PieceLabel,
+    winner: Winner,
+}
+
+/// Locks a piece and reads its label.
+async fn find<D: Doors>(doors: &D, index: usize, pieces: &[PieceSpec]) -> Result<Found<<D as Disk>::File>, AreaError> {
+    let who = name_of(index, pieces);
+    let Some(piece) = pieces.get(index) else { return Err(offline(format!("{who} is not named"), "")) };
+    // F2: the label is read only after the lock is ours.
+    let file = hold(doors, piece).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => offline(format!("{who} is missing"), "attach the disk, or restore the file"),
+        _ => offline(format!("{who} cannot be opened: {error}"), "see that the disk is there and that nothing else uses it"),
+    })?;
+    if file.facts().size < piece.end() {
+        return Err(offline(
+            format!("{who} ends after {} bytes, before the piece does", file.facts().size),
+            "restore the disk or file to its size",
+        ));
+    }
+    let winner = read_both(&*file, PIECE_LABEL_AT.map(|at| at + piece.offset), PIECE, &who).await?;
+    let winner = winner.ok_or_else(|| {
+        offline(format!("{who} is missing: there is no Sublet label on it"), "attach the disk that belongs there")
+    })?;
+    let label = PieceLabel::decode(&winner.bytes)?;
+    Ok(Found { file, label, winner })
+}
+
+/// Reads the area label from piece 0.
+async fn find_area<F: DiskFile>(found: &Found<F>, piece: &PieceSpec) -> Result<(AreaLabel, Winner), AreaError> {
+    let winner =
+        read_both(&*found.file, AREA_LABEL_AT.map(|at| at + piece.offset), AREA, &piece.to_string()).await?.ok_or_else(|| {
+            let name = &found.label.identity.name;
+            AreaError::new(AreaErrorKind::Format, format!("{piece} carries a piece of area {name}, but the area label is gone"))
+        })?;
+    Ok((AreaLabel::decode(&winner.bytes)?, winner))
+}
+
+fn check_pool(label: &PieceLabel, pool: Option<PoolId>, piece: &PieceSpec) -> Result<(), AreaError> {
+    let own = label.identity.pool;
+    if pool.is_none_or(|pool| pool == own) {
+        return Ok(());
+    }
+    Err(AreaError::new(AreaErrorKind::Disagreement, format!("{piece} belongs to another pool ({})", own.short())))
+}
+
+impl<D: Doors> Area<D> {
+    /// Opens an area: waits for the locks of all its pieces (F2), checks that they belong together (L3), and begins a new
+    /// opening (L2).
+    ///
+    /// # Errors
+    /// Why it cannot be served, naming the piece. Nothing was changed then, except perhaps by an interrupted opening.
+    pub async fn open(doors: &D, pieces: &[PieceSpec], pool: Option<PoolId>, boot: u128) -> Result<Rc<Self>, AreaError> {
+        let mut found = Vec::with_capacity(pieces.len());
+        for index in 0..pieces.len() {
+            found.push(find(doors, index, pieces).await?);
+        }
+        let labels: Vec<PieceLabel> = found.iter().map(|found| found.label.clone()).collect();
+        let (Some(first), Some(first_piece)) = (found.first(), pieces.first()) else {
+            return Err(offline("the area has no pieces".to_owned(), ""));
+        };
+        check_pieces(&labels, pieces)?;
+        check_pool(&first.label, pool, first_piece)?;
+        let (mut area, winner) = find_area(first, first_piece).await?;
+        check_area(&area, &labels)?;
+        check_opening(&area, &labels, pieces)?;
+
+        // Region states first: an area that cannot be read is not marked as opened.
+        let mut regions = Vec::with_capacity(pieces.len());
+        for (index, (found, piece)) in found.iter().zip(pieces).enumerate() {
+            let count = (data_size(piece.length) / REGION_SIZE) as usize;
+            let who = name_of(index, pieces);
+            regions.push(match found.label.tracked {
+                true => Some(Regions::load(&*found.file, piece.offset, count, &who).await?),
+                false => None,
+            });
+        }
+        let open = OpenId::from_u128(doors.random_u128());
+        area.opening = Opening { number: area.opening.number + 1, open, previous: area.opening.open };
+        area.sequence += 1;
+        mark_opened(&found, pieces, &area, &winner).await?;
+
+        let open_pieces = found.into_iter().zip(pieces).zip(regions).map(|((found, piece), regions)| OpenPiece {
+            spec: piece.clone(),
+            file: found.file,
+            data_at: piece.offset + HEADER_SIZE + metadata_size(piece.length),
+            regions,
+        });
+        let inner = Inner {
+            doors: doors.clone(),
+            boot,
+            map: PieceMap::new(pieces.iter().map(|piece| data_size(piece.length))),
+            pieces: open_pieces.collect(),
+            label: RefCell::new(Rc::new(area)),
+            changing: Mutex::new(()),
+            failed: RefCell::default(),
+            released: Cell::new(false),
+            syncing: Mutex::new(()),
+            flush_asked: Cell::new(0),
+            flush_done: Cell::new(0),
+            wiping: RefCell::default(),
+        };
+        Ok(Rc::new(Self { inner: Rc::new(inner) }))
+    }
+}
+
+/// Enters the new opening into every piece, and then into the area label, which is what counts (see
+/// [`check_opening`]). The copy that is damaged or older is written first, so that the good one outlives a torn write.
+async fn mark_opened<F: DiskFile>(
+    found: &[Found<F>],
+    pieces: &[PieceSpec],
+    area: &AreaLabel,
+    winner: &Winner,
+) -> Result<(), AreaError> {
+    for (found, piece) in found.iter().zip(pieces) {
+        let mut label = found.label.clone();
+        label.sequence += 1;
+        label.opening = area.opening;
+        label.identity.name = area.name.clone();
+        let at = PIECE_LABEL_AT.map(|at| at + piece.offset);
+        let written = write_both(&*found.file, at, &label.encode(), found.winner.write_first).await;
+        written.map_err(|error| AreaError::io(format!("cannot write the label of {piece}"), &error))?;
+    }
+    if let (Some(found), Some(piece)) = (found.first(), pieces.first()) {
+        let at = AREA_LABEL_AT.map(|at| at + piece.offset);
+        let written = write_both(&*found.file, at, &area.encode(), winner.write_first).await;
+        written.map_err(|error| AreaError::io(format!("cannot write the area label on {piece}"), &error))?;
+    }
+    Ok(())
+}

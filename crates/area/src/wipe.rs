@@ -1,0 +1,156 @@
+//! Wiping a slice (P2): fence, overwrite with zeroes, make that durable, and only then forget it or free it.
+
+use std::rc::Rc;
+
+use futures_channel::mpsc;
+use futures_util::StreamExt;
+use sublet_doors::disk::Zero;
+use sublet_doors::{Buffer, DiskFile, Doors};
+use sublet_types::size::MIB;
+use sublet_types::{Epoch, SliceId};
+
+use crate::area::{Area, Inner, change, to_the_end};
+use crate::error::{AreaError, AreaErrorKind};
+use crate::layout::Stretch;
+use crate::lease::{check_wipe_epoch, fence_record};
+use crate::record::{SliceRecord, WipeRecord};
+
+/// How much is wiped between two notes in the label of how far it is.
+const STEP: u64 = 256 * MIB;
+/// How much is overwritten between two reports of progress.
+const PART: u64 = 16 * MIB;
+/// The size of one write of zeroes.
+const WRITE: u64 = MIB;
+
+impl<D: Doors> Area<D> {
+    /// Wipes a slice: fences it, overwrites it with zeroes, and makes that durable before its record is dropped or becomes
+    /// that of a free slice. Goes on where it was when it was interrupted; done already if the slice is gone.
+    /// `progress` is told bytes done and bytes in all. The caller has ended all sessions.
+    ///
+    /// # Errors
+    /// `StaleEpoch` if the slice was lent again since; or what the disk says. The slice stays "being wiped" then.
+    pub async fn wipe_slice(
+        &self,
+        slice: SliceId,
+        epoch: Epoch,
+        drop: bool,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(), AreaError> {
+        let own = Rc::clone(&self.inner);
+        let (sender, mut receiver) = mpsc::unbounded();
+        let work = to_the_end(&self.inner.doors, async move {
+            let gate = Rc::clone(own.wiping.borrow_mut().entry(slice).or_default());
+            let _one_at_a_time = gate.lock().await;
+            let result = wipe(&own, slice, epoch, drop, &sender).await;
+            // Nobody else waits for this gate: it can go.
+            if Rc::strong_count(&gate) == 2 {
+                own.wiping.borrow_mut().remove(&slice);
+            }
+            result
+        });
+        let report = async {
+            while let Some((done, total)) = receiver.next().await {
+                progress(done, total);
+            }
+        };
+        futures_util::future::join(work, report).await.0
+    }
+}
+
+async fn wipe<D: Doors>(
+    inner: &Rc<Inner<D>>,
+    slice: SliceId,
+    epoch: Epoch,
+    drop: bool,
+    progress: &mpsc::UnboundedSender<(u64, u64)>,
+) -> Result<(), AreaError> {
+    // Fenced and marked as being wiped in one label change: from here on only the wipe touches it.
+    let begun = change(inner, move |label| {
+        let Some(record) = label.find_mut(slice) else { return Ok(None) };
+        check_wipe_epoch(record, epoch)?;
+        fence_record(record, epoch);
+        let done = record.wipe.map_or(0, |wipe| wipe.done);
+        record.wipe = Some(WipeRecord { done, drop });
+        Ok(Some((record.facts.offset, record.facts.length, done)))
+    });
+    let Some((offset, length, mut done)) = begun.await? else { return Ok(()) };
+    while done < length {
+        let step_end = (done + STEP).min(length);
+        let step_begin = done;
+        while done < step_end {
+            let part = PART.min(step_end - done);
+            for stretch in inner.map.split(offset + done, part) {
+                overwrite(inner, stretch).await.map_err(|error| AreaError::new(AreaErrorKind::Io, format!("wiping: {error}")))?;
+            }
+            done += part;
+            // The listener may have gone; the wipe goes on.
+            let _ = progress.unbounded_send((done, length));
+        }
+        sync(inner).await?;
+        for stretch in inner.map.split(offset + step_begin, step_end - step_begin) {
+            release(inner, stretch).await?;
+        }
+        sync(inner).await?;
+        change(inner, move |label| {
+            if let Some(wipe) = label.find_mut(slice).and_then(|record| record.wipe.as_mut()) {
+                wipe.done = done;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    change(inner, move |label| {
+        if drop {
+            label.slices.retain(|record| record.facts.slice != slice);
+        } else if let Some(record) = label.find_mut(slice) {
+            let mut facts = record.facts.clone();
+            facts.borrower = None;
+            *record = SliceRecord { epoch: record.epoch, ..SliceRecord::new(facts) };
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Really overwrites what may hold data: where the file system would only note that a stretch reads as zero, the old bytes
+/// stay on the disk.
+async fn overwrite<D: Doors>(inner: &Inner<D>, stretch: Stretch) -> Result<(), AreaError> {
+    let piece = inner.piece(stretch)?;
+    let mut at = stretch.offset;
+    for (length, data) in inner.extents_of(stretch).await? {
+        let (begin, end) = (piece.data_at + at, piece.data_at + at + length);
+        at += length;
+        if !data {
+            continue;
+        }
+        if piece.file.facts().device {
+            let zeroed = piece.file.zero(begin, length, Zero::Keep).await;
+            zeroed.map_err(|error| AreaError::io(&piece.spec, &error))?;
+            continue;
+        }
+        let zeroes = Buffer::zeroed(WRITE as usize).freeze();
+        let mut from = begin;
+        while from < end {
+            let part = WRITE.min(end - from);
+            let written = piece.file.write_at(from, zeroes.part(0..part as usize)).await;
+            written.map_err(|error| AreaError::io(&piece.spec, &error))?;
+            from += part;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the file system know that a stretch is empty again, so that the next wipe, copy or search can skip it.
+async fn release<D: Doors>(inner: &Inner<D>, stretch: Stretch) -> Result<(), AreaError> {
+    let piece = inner.piece(stretch)?;
+    if piece.file.facts().device {
+        return Ok(());
+    }
+    let how = if inner.label.borrow().sparse { Zero::Punch } else { Zero::Keep };
+    let zeroed = piece.file.zero(piece.data_at + stretch.offset, stretch.length, how).await;
+    zeroed.map_err(|error| AreaError::io(&piece.spec, &error))
+}
+
+async fn sync<D: Doors>(inner: &Rc<Inner<D>>) -> Result<(), AreaError> {
+    Area { inner: Rc::clone(inner) }.flush().await
+}
