@@ -4,6 +4,8 @@
 //! Everything is single-threaded (`!Send`) and owns its buffers while an operation is under way, as completion-based I/O
 //! needs it. [`real`] is the only place that touches the operating system for data.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod buffer;
 pub mod clock;
 pub mod disk;
