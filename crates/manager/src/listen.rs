@@ -47,18 +47,31 @@ pub(crate) fn listen_on(wishes: &[Address]) -> Result<Vec<Bound>, Refusal> {
 
 fn listen_on_one(wish: &Address, found: &[SocketAddr], only_v6: bool) -> Result<Bound, Refusal> {
     let mut bound = Bound { address: wish.clone(), sockets: Vec::new() };
+    let mut failure = Refusal::new(ErrorKind::Unreachable, format!("cannot listen on {wish}: the name has no address"));
+    let mut tried = Vec::new();
     for address in found {
+        // A name may be listed twice with one address.
+        if tried.contains(&address.ip()) {
+            continue;
+        }
+        tried.push(address.ip());
         // The further addresses of a name share the port that the first one got.
         let address = SocketAddr::new(address.ip(), bound.address.port());
-        let socket = open(address, only_v6).map_err(|error| refused(address, &error))?;
-        let port = socket.local_addr().map_err(|error| refused(address, &error))?.port();
-        bound.address = Address::new(wish.host(), port);
-        bound.sockets.push(socket);
+        match open(address, only_v6) {
+            Ok(socket) => {
+                let port = socket.local_addr().map_err(|error| refused(address, &error))?.port();
+                bound.address = Address::new(wish.host(), port);
+                bound.sockets.push(socket);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => return Err(refused(address, &error)),
+            // `localhost` has an IPv6 address also on machines without IPv6: the others of its addresses will do.
+            Err(error) => {
+                failure = refused(address, &error);
+                tracing::debug!(%error, %address, "not listening on this address of {wish}");
+            }
+        }
     }
-    if bound.sockets.is_empty() {
-        return Err(Refusal::new(ErrorKind::Unreachable, format!("cannot listen on {wish}: the name has no address")));
-    }
-    Ok(bound)
+    if bound.sockets.is_empty() { Err(failure) } else { Ok(bound) }
 }
 
 fn open(address: SocketAddr, only_v6: bool) -> std::io::Result<TcpListener> {
@@ -111,6 +124,16 @@ mod tests {
         assert!(!first[0].is_loopback());
         drop(first);
         listen_on(&[Address::new("0.0.0.0", port), Address::new("::", port)]).unwrap();
+    }
+
+    #[test]
+    fn a_name_is_listened_on_under_one_port() {
+        let bound = listen_on(&[wish("localhost:0")]).unwrap();
+        let address = &bound[0].address;
+        assert_eq!(address.host(), "localhost");
+        assert!(bound[0].is_loopback());
+        assert!(bound[0].sockets.iter().all(|socket| socket.local_addr().unwrap().port() == address.port()));
+        std::net::TcpStream::connect((address.host(), address.port())).unwrap();
     }
 
     #[test]

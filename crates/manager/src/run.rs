@@ -24,7 +24,7 @@ use crate::http;
 use crate::inbox::Inbox;
 use crate::listen::{Bound, listen_on};
 use crate::machine::{self, Machine};
-use crate::serve::Serving;
+use crate::serve::{Serving, raise_file_limit};
 
 /// After a signal, connections get so long to take their last answer.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -46,6 +46,7 @@ pub struct ManagerArgs {
 /// `conflict` if another manager has the data directory or another program the port; `bad_request`, `unreachable` or `io` if
 /// an argument cannot be used; `internal` if the table cannot be read, or the core has failed.
 pub fn run(args: ManagerArgs) -> Result<(), Refusal> {
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
     let done = runtime.block_on(async {
         // Before anybody can learn this process's id: a signal must never kill it half-way.

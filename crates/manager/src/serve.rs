@@ -23,6 +23,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
+/// A peer that takes nothing of its answer for so long is cut off, so that nobody can hold a connection by not reading.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// File descriptors beside the connections: the table, the lock, the listeners, the runtime's own.
+const FILES_BESIDE: u64 = 128;
+
+/// Lets the process have as many connections as [`CONNECTIONS_MAX`] says, as far as the administrator's hard limit goes; the
+/// customary soft limit of 1024 is for programs that use `select`. With less, accepting waits for a free descriptor.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let wanted = CONNECTIONS_MAX as u64 + FILES_BESIDE;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "cannot raise the limit of open files");
+        }
+    }
+}
 
 /// What all listeners share.
 #[derive(Clone)]
@@ -114,6 +132,7 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNREAD_MAX.as_millis()).unwrap_or(u32::MAX))?;
     Ok(())
 }
 

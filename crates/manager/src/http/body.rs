@@ -13,26 +13,28 @@ use sublet_api::{ErrorKind, Refusal};
 
 use super::answer::{Answer, bad_request};
 
-/// The longest body in bytes. The largest message is a server's report of its areas, some hundred bytes a slice.
+/// The longest body in bytes, but for a server's poll.
 pub(crate) const BODY_MAX: usize = 1 << 20;
-/// A body that is too long is read on, and thrown away, for so many bytes, so that the refusal reaches a caller that sends
-/// first and reads then.
+/// The longest body of a poll in bytes: it reports all areas of a server, with some 400 bytes for each slice.
+pub(crate) const POLL_MAX: usize = 32 << 20;
+/// A body that is too long is read on, and thrown away, for so many bytes more, so that the refusal reaches a caller that
+/// sends first and reads then.
 const DISCARD_MAX: u64 = 16 << 20;
 /// A body must have arrived after so long.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// A JSON body of that type.
+/// A JSON body of that type, of at most `MAX` bytes.
 #[derive(Debug)]
-pub(crate) struct Payload<T>(pub(crate) T);
+pub(crate) struct Payload<T, const MAX: usize = BODY_MAX>(pub(crate) T);
 
-impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Payload<T> {
+impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Payload<T, MAX> {
     type Rejection = Answer;
 
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Answer> {
         let (parts, body) = request.into_parts();
         let waits_for_leave = parts.headers.contains_key(header::EXPECT);
         let is_json = is_json(&parts.headers);
-        let bytes = match tokio::time::timeout(BODY_WAIT_MAX, read(body, waits_for_leave)).await {
+        let bytes = match tokio::time::timeout(BODY_WAIT_MAX, read(body, MAX as u64, waits_for_leave)).await {
             Ok(bytes) => bytes?,
             Err(_) => return Err(too_slow()),
         };
@@ -46,10 +48,10 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Payload<T> {
     }
 }
 
-async fn read(mut body: Body, waits_for_leave: bool) -> Result<Vec<u8>, Answer> {
+async fn read(mut body: Body, max: u64, waits_for_leave: bool) -> Result<Vec<u8>, Answer> {
     let announced = body.size_hint().lower();
-    if announced > DISCARD_MAX || (waits_for_leave && announced > BODY_MAX as u64) {
-        return Err(too_large());
+    if announced > max + DISCARD_MAX || (waits_for_leave && announced > max) {
+        return Err(too_large(max));
     }
     let mut bytes = Vec::new();
     let mut total = 0;
@@ -58,16 +60,16 @@ async fn read(mut body: Body, waits_for_leave: bool) -> Result<Vec<u8>, Answer> 
         // A frame without data holds trailers, which nobody needs.
         let Ok(data) = frame.into_data() else { continue };
         total += data.len() as u64;
-        if total > DISCARD_MAX {
-            return Err(too_large());
+        if total > max + DISCARD_MAX {
+            return Err(too_large(max));
         }
-        if total <= BODY_MAX as u64 {
+        if total <= max {
             bytes.extend_from_slice(&data);
         } else {
             bytes = Vec::new();
         }
     }
-    if total > BODY_MAX as u64 { Err(too_large()) } else { Ok(bytes) }
+    if total > max { Err(too_large(max)) } else { Ok(bytes) }
 }
 
 /// `application/json`, with or without parameters.
@@ -84,10 +86,10 @@ fn not_json() -> Answer {
     )
 }
 
-fn too_large() -> Answer {
+fn too_large(max: u64) -> Answer {
     Answer::refused(
         StatusCode::PAYLOAD_TOO_LARGE,
-        &Refusal::new(ErrorKind::BadRequest, format!("the request's body is larger than {BODY_MAX} bytes")),
+        &Refusal::new(ErrorKind::BadRequest, format!("the request's body is larger than {max} bytes")),
     )
 }
 

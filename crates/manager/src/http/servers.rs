@@ -6,7 +6,7 @@ use sublet_api::view::ServerView;
 use sublet_types::ServerId;
 
 use super::answer::Answer;
-use super::body::Payload;
+use super::body::{POLL_MAX, Payload};
 use super::path::{It, NameOrId};
 use super::{Core, ask};
 
@@ -21,7 +21,7 @@ pub(crate) async fn register(core: Core, Payload(register): Payload<Register>) -
 #[utoipa::path(post, path = "/v1/servers/{server}/poll", tag = "servers", request_body = Poll,
     params(("server" = ServerId, Path, description = "Id of the server")),
     responses((status = 200, description = "What to do", body = PollAnswer)))]
-pub(crate) async fn poll(core: Core, It(server): It<ServerId>, Payload(poll): Payload<Poll>) -> Answer {
+pub(crate) async fn poll(core: Core, It(server): It<ServerId>, Payload(poll): Payload<Poll, POLL_MAX>) -> Answer {
     ask(core, Request::Poll { server, poll }).await
 }
 

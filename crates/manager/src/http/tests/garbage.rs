@@ -95,6 +95,10 @@ fn a_body_that_is_too_large_is_refused_also_to_a_caller_that_sends_first() {
         assert_eq!(status, 413, "{json}");
     }
     assert_eq!(manager.ask_with("POST", "/v1/borrow", &headers, &vec![b' '; BODY_MAX]).0, 400, "just fits, but is no JSON");
+    let expecting = [("content-type", "application/json"), ("expect", "100-continue")];
+    assert_eq!(manager.ask_with("POST", "/v1/borrow", &expecting, &vec![b' '; 100 * BODY_MAX]).0, 413);
+    let poll = format!("/v1/servers/{ID}/poll");
+    assert_eq!(manager.ask_with("POST", &poll, &headers, &vec![b' '; 4 * BODY_MAX]).0, 400, "a report may be long");
 }
 
 fn raw(manager: &Manager, bytes: &[u8]) -> String {
