@@ -1,0 +1,157 @@
+//! The areas of a server and the sessions with their slices.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use sublet_api::server::AreaReport;
+use sublet_area::Area;
+use sublet_doors::Doors;
+use sublet_types::{AreaId, ServerId, SliceId};
+
+use crate::flusher::Flusher;
+use crate::gate::{Closing, Gate};
+use crate::limits::DRAIN_TIME_MAX;
+
+/// An area that is served.
+pub(crate) struct Served<D: Doors> {
+    pub(crate) area: Rc<Area<D>>,
+    pub(crate) flusher: Flusher,
+    /// What it lies on, for people.
+    place: String,
+    gates: RefCell<HashMap<SliceId, Rc<Gate>>>,
+}
+
+impl<D: Doors> Served<D> {
+    /// The gate of a slice that the label holds.
+    pub(crate) fn gate(&self, slice: SliceId) -> Option<Rc<Gate>> {
+        self.area.slice_facts(slice)?;
+        Some(Rc::clone(self.gates.borrow_mut().entry(slice).or_insert_with(|| Rc::new(Gate::new()))))
+    }
+
+    /// Forgets the gate of a slice that was dropped.
+    pub(crate) fn forget(&self, slice: SliceId) {
+        if self.area.slice_facts(slice).is_none() {
+            self.gates.borrow_mut().remove(&slice);
+        }
+    }
+
+    pub(crate) fn gates(&self) -> Vec<Rc<Gate>> {
+        self.gates.borrow().values().cloned().collect()
+    }
+}
+
+/// An area as the agent knows it.
+enum Place<D: Doors> {
+    Online(Rc<Served<D>>),
+    /// Known, but not served, and why.
+    Offline(String),
+}
+
+/// The lender of one server: its areas, and the sessions of the borrowers. Everything happens on one thread.
+pub struct Agent<D: Doors> {
+    pub(crate) doors: D,
+    pub(crate) server: ServerId,
+    areas: RefCell<HashMap<AreaId, Place<D>>>,
+    pub(crate) connections: Cell<usize>,
+    draining: Cell<bool>,
+}
+
+/// Why an area cannot be used now.
+pub(crate) enum Missing {
+    /// The agent has no such area.
+    Unknown,
+    /// It has it, and cannot serve it.
+    Offline(String),
+}
+
+impl<D: Doors> Agent<D> {
+    /// An agent without areas.
+    pub fn new(doors: D, server: ServerId) -> Rc<Self> {
+        Rc::new(Self { doors, server, areas: RefCell::default(), connections: Cell::new(0), draining: Cell::new(false) })
+    }
+
+    /// Serves an open area from now on. `place` says for people what it lies on.
+    pub fn add_area(&self, area: Rc<Area<D>>, place: &str) {
+        let served = Served { area: Rc::clone(&area), flusher: Flusher::default(), place: place.to_owned(), gates: RefCell::default() };
+        self.areas.borrow_mut().insert(area.id(), Place::Online(Rc::new(served)));
+    }
+
+    /// An area that this agent ought to serve and cannot: its clients are told to try again later, not that it is unknown.
+    pub fn set_offline(&self, area: AreaId, reason: &str) {
+        let before = self.areas.borrow_mut().insert(area, Place::Offline(reason.to_owned()));
+        if let Some(Place::Online(served)) = before {
+            served.gates().iter().for_each(|gate| gate.close_all(Closing::Draining));
+        }
+    }
+
+    /// Forgets an area; its sessions are closed.
+    pub fn remove_area(&self, area: AreaId) {
+        if let Some(Place::Online(served)) = self.areas.borrow_mut().remove(&area) {
+            served.gates().iter().for_each(|gate| gate.close_all(Closing::Draining));
+        }
+    }
+
+    pub(crate) fn served(&self, area: AreaId) -> Result<Rc<Served<D>>, Missing> {
+        match self.areas.borrow().get(&area) {
+            Some(Place::Online(served)) => Ok(Rc::clone(served)),
+            Some(Place::Offline(reason)) => Err(Missing::Offline(reason.clone())),
+            None => Err(Missing::Unknown),
+        }
+    }
+
+    /// What the areas that are served hold.
+    pub fn reports(&self) -> Vec<AreaReport> {
+        let areas = self.areas.borrow();
+        let online = areas.values().filter_map(|place| match place {
+            Place::Online(served) => Some(served.area.report(&served.place)),
+            Place::Offline(_) => None,
+        });
+        online.collect()
+    }
+
+    /// How many sessions are open.
+    pub fn sessions(&self) -> usize {
+        let gates = self.gates();
+        gates.iter().map(|gate| gate.sessions()).sum()
+    }
+
+    fn gates(&self) -> Vec<Rc<Gate>> {
+        let areas = self.areas.borrow();
+        let online = areas.values().filter_map(|place| match place {
+            Place::Online(served) => Some(served.gates()),
+            Place::Offline(_) => None,
+        });
+        online.flatten().collect()
+    }
+
+    /// How far the wipe of a slice is, in bytes done and in all, if one is going on.
+    pub fn wipe_progress(&self, area: AreaId, slice: SliceId) -> Option<(u64, u64)> {
+        let served = self.served(area).ok()?;
+        let gates = served.gates.borrow();
+        gates.get(&slice)?.wipe.get()
+    }
+
+    /// True once [`Agent::drain`] was called.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Stops: no session is opened any more, the open ones are told and closed, and their requests get [`DRAIN_TIME_MAX`]
+    /// to end.
+    pub async fn drain(&self) {
+        self.draining.set(true);
+        let gates = self.gates();
+        let all = async {
+            for gate in &gates {
+                gate.close_all(Closing::Draining);
+            }
+            for gate in &gates {
+                gate.end_all(Closing::Draining).await;
+            }
+        };
+        if self.doors.timeout(DRAIN_TIME_MAX, all).await.is_err() {
+            tracing::warn!("requests are still under way at the disk; stopping without them");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! HELLO and OPEN: from a fresh connection to a session.
+
+use std::io;
+use std::rc::Rc;
+
+use sublet_doors::{ConnReader, ConnWriter, Doors};
+use sublet_types::SliceId;
+use sublet_types::limits::{REQUEST_SIZE_MAX, SESSION_DEPTH_MAX};
+use sublet_wire::frame::PROTOCOL_VERSION;
+use sublet_wire::message::{CONTROL_PAYLOAD_MAX, Hello, HelloReply, Message, Open, OpenReply};
+use sublet_wire::{Flags, Malformed, Op, RequestFrame, Status};
+
+use crate::agent::{Agent, Missing};
+use crate::connection::{Shared, reply_head};
+use crate::gate::{Closing, Session};
+use crate::limits::{HANDSHAKE_TIME_MAX, OPEN_WAIT_MAX};
+use crate::outbox::Reply;
+use crate::receive::{End, Receiver};
+use crate::request::Failure;
+
+/// The frame that a reply to unreadable bytes, or a notice, repeats.
+pub(crate) fn no_frame() -> RequestFrame {
+    RequestFrame {
+        op: Op::Hello,
+        flags: Flags::default(),
+        cookie: 0,
+        session: Default::default(),
+        slice: SliceId::from_u128(0),
+        offset: 0,
+        length: 0,
+        deadline_ms: 0,
+        payload: 0,
+    }
+}
+
+/// Receives the next request, which must be `op`.
+async fn expect<M: Message, R: ConnReader>(receiver: &mut Receiver<R>, op: Op, otherwise: &'static str) -> Result<(RequestFrame, M), End> {
+    let frame = receiver.frame().await?;
+    if frame.op != op {
+        return Err(End::Malformed(Malformed(otherwise)));
+    }
+    if frame.payload as usize > CONTROL_PAYLOAD_MAX {
+        return Err(End::Malformed(Malformed("its payload is too large")));
+    }
+    let message = M::decode(&receiver.bytes(frame.payload as usize).await?).map_err(End::Malformed)?;
+    Ok((frame, message))
+}
+
+async fn answer(writer: &mut impl ConnWriter, frame: &RequestFrame, status: Status, payload: &[u8]) -> Result<(), End> {
+    writer.write_all(vec![reply_head(frame, status, 0, payload).into()]).await.map_err(End::Broken)
+}
+
+/// Takes HELLO and OPEN, each within the time limit. None if the client was refused; it has been told.
+pub(crate) async fn handshake<D: Doors, R: ConnReader>(
+    agent: &Agent<D>,
+    receiver: &mut Receiver<R>,
+    writer: &mut impl ConnWriter,
+) -> Result<Option<Rc<Shared<D>>>, End> {
+    let late = |_| End::Broken(io::ErrorKind::TimedOut.into());
+    let hello = expect::<Hello, R>(receiver, Op::Hello, "HELLO comes first");
+    let (frame, hello) = agent.doors.timeout(HANDSHAKE_TIME_MAX, hello).await.map_err(late)??;
+    if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
+        let text = format!("this lender speaks protocol version {PROTOCOL_VERSION}; update the older side");
+        answer(writer, &frame, Status::Version, text.as_bytes()).await?;
+        return Ok(None);
+    }
+    let reply = HelloReply {
+        version: PROTOCOL_VERSION,
+        features: 0,
+        server: agent.server,
+        nonce: agent.doors.random_u128(),
+        depth_max: SESSION_DEPTH_MAX as u32,
+        request_max: REQUEST_SIZE_MAX as u32,
+    };
+    answer(writer, &frame, Status::Ok, &reply.encode()).await?;
+    let open = expect::<Open, R>(receiver, Op::Open, "OPEN comes after HELLO");
+    let (frame, open) = agent.doors.timeout(HANDSHAKE_TIME_MAX, open).await.map_err(late)??;
+    match open_session(agent, &open).await {
+        Ok((shared, reply)) => {
+            shared.outbox.push(Reply { head: reply_head(&frame, Status::Ok, 0, &reply.encode()), data: None, permits: Vec::new() });
+            Ok(Some(shared))
+        }
+        Err(failure) => {
+            tracing::info!(slice = ?open.slice, epoch = open.epoch.number, status = ?failure.status, reason = %failure.text, "a session was refused");
+            answer(writer, &frame, failure.status, failure.text.as_bytes()).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Opens a session: compared with the label (F6), after all lower ones have ended (W4), with the *open* flag durable.
+async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Shared<D>>, OpenReply), Failure> {
+    let stopping = || Failure::new(Status::Unavailable, "the agent is stopping; try again later");
+    if agent.is_draining() {
+        return Err(stopping());
+    }
+    let served = agent.served(open.area).map_err(|missing| match missing {
+        Missing::Unknown => Failure::new(Status::NoSlice, format!("this lender has no area {}", open.area)),
+        Missing::Offline(reason) => Failure::new(Status::Unavailable, format!("the area is offline: {reason}")),
+    })?;
+    let gate = served.gate(open.slice).ok_or_else(|| {
+        Failure::new(Status::NoSlice, format!("area {} has no slice {}", served.area.name(), open.slice))
+    })?;
+    // Before any session is disturbed: who must not open must not end others either.
+    served.area.check_open(open)?;
+    let wait = async {
+        let turn = gate.turn().await;
+        // Again: a fence may have had its turn before.
+        served.area.check_open(open)?;
+        if gate.is_superseded(open.epoch, open.session) {
+            let text = format!("session {} or a higher one was opened before; open a higher one", open.session.0);
+            return Err(Failure::new(Status::Superseded, text));
+        }
+        gate.end_all(Closing::Superseded).await;
+        Ok(turn)
+    };
+    // Only the waiting is given up, never a label change.
+    let turn = agent.doors.timeout(OPEN_WAIT_MAX, wait).await.map_err(|_| {
+        Failure::new(Status::Unavailable, "the disk has not ended the requests of an earlier session; try again later")
+    })??;
+    let read_only = served.area.lease_read_only(open.slice);
+    if !read_only {
+        served.area.mark_open(open.slice, open.epoch).await?;
+    }
+    let (generation, unclean) = served.area.slice_state(open.slice).ok_or_else(|| Failure::new(Status::NoSlice, "the slice is gone"))?;
+    if agent.is_draining() {
+        return Err(stopping());
+    }
+    let session = Rc::new(Session::new(open, read_only));
+    gate.enter(&session);
+    drop(turn);
+    let reply = OpenReply { identity: served.area.identity(), generation, unclean };
+    Ok((Shared::new(agent.doors.clone(), served, gate, session), reply))
+}

@@ -1,0 +1,31 @@
+//! Limits of the agent.
+
+use std::time::Duration;
+
+/// Connections at the same time, of all borrowers together. One more is closed at once.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// HELLO and OPEN have to arrive within this time: whoever says nothing keeps no connection.
+pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long an OPEN waits for the disk I/O of lower sessions (W4) before it is answered `Unavailable`: the client tries
+/// again. Longer than any healthy disk needs.
+pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(15);
+/// How long a connection that is being closed may take to receive its last replies and notices.
+pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long a stopping agent waits for requests in flight.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Bytes received at once: a queue of 32 small writes arrives in one system call.
+pub const RECEIVE_BUFFER_SIZE: usize = 192 << 10;
+/// The receive buffer until the session is open: HELLO and OPEN fit, and a flood of idle connections costs little.
+pub const HANDSHAKE_BUFFER_SIZE: usize = 4096;
+/// Replies that leave in one send at most; the kernel takes 1024 pieces (`IOV_MAX`), a reply has up to two.
+pub const REPLIES_PER_SEND_MAX: usize = 256;
+/// Bytes that one SEARCH reads before it answers for what it has scanned.
+pub const SEARCH_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that a search reads at once.
+pub const SEARCH_STEP: u64 = 1 << 20;
+/// The stretch for which a search asks the extents at once, in bytes.
+pub const SEARCH_WINDOW: u64 = 256 << 20;
+/// Orders and questions of the control threads that wait for the data thread.
+pub const COMMANDS_MAX: usize = 256;
+/// Connections at the control socket at the same time.
+pub const CONTROL_CONNECTIONS_MAX: usize = 16;

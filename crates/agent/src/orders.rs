@@ -1,0 +1,101 @@
+//! Orders of the manager. Each is idempotent, and answered when it is durable.
+
+use std::rc::Rc;
+
+use sublet_api::order::{Order, Outcome};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_area::{AreaError, AreaErrorKind};
+use sublet_doors::Doors;
+use sublet_types::{AreaId, Epoch, SliceId};
+
+use crate::agent::{Agent, Missing, Served};
+use crate::gate::{Closing, Gate};
+
+impl<D: Doors> Agent<D> {
+    /// Carries out an order. `ReleaseArea` clears the labels and stops serving the area; whoever made a file for it
+    /// removes the file. Never dropped before it is done: label changes run to their end.
+    pub async fn execute(&self, order: &Order) -> Outcome {
+        match self.carry_out(order).await {
+            Ok(()) => Outcome::Done,
+            Err(refusal) => {
+                tracing::warn!(%refusal, ?order, "an order of the manager was not carried out");
+                Outcome::Failed { refusal }
+            }
+        }
+    }
+
+    async fn carry_out(&self, order: &Order) -> Result<(), Refusal> {
+        match order {
+            Order::PrepareSlice { slice } => {
+                let served = self.ordered(slice.area)?;
+                served.area.prepare_slice(slice).await.map_err(|e| e.refusal())
+            }
+            Order::OpenLease { slice, area, lease, facts } => {
+                let (served, gate) = self.gate(*area, *slice)?;
+                let _turn = gate.turn().await;
+                // F1: persisted first, then the older sessions end, then the answer.
+                served.area.open_lease(*slice, lease, facts).await.map_err(|e| e.refusal())?;
+                if let Some(older) = lease.epoch.number.checked_sub(1) {
+                    gate.end_epochs_up_to(older, Closing::Fenced).await;
+                }
+                Ok(())
+            }
+            Order::Fence { slice, area, epoch } => {
+                let (served, gate) = self.gate(*area, *slice)?;
+                let _turn = gate.turn().await;
+                fence(&served, &gate, *slice, *epoch).await.map_err(|e| e.refusal())
+            }
+            Order::WipeSlice { slice, area, epoch, drop } => {
+                let served = self.ordered(*area)?;
+                // A slice that is gone has been wiped: the order came twice.
+                let Some(gate) = served.gate(*slice) else { return Ok(()) };
+                let _turn = gate.turn().await;
+                let result = wipe(&served, &gate, *slice, *epoch, *drop).await;
+                gate.wipe.set(None);
+                served.forget(*slice);
+                result.map_err(|e| e.refusal())
+            }
+            Order::ReleaseArea { area } => {
+                let served = match self.served(*area) {
+                    Err(Missing::Unknown) => return Ok(()),
+                    _ => self.ordered(*area)?,
+                };
+                served.area.release().await.map_err(|e| e.refusal())?;
+                self.remove_area(*area);
+                Ok(())
+            }
+            Order::RenameArea { area, name } => self.ordered(*area)?.area.rename(name).await.map_err(|e| e.refusal()),
+        }
+    }
+
+    fn ordered(&self, area: AreaId) -> Result<Rc<Served<D>>, Refusal> {
+        self.served(area).map_err(|missing| match missing {
+            Missing::Unknown => Refusal::new(ErrorKind::NotFound, format!("this server has no area {area}")),
+            Missing::Offline(reason) => Refusal::new(ErrorKind::LenderUnreachable, format!("area {} is offline: {reason}", area.short())),
+        })
+    }
+
+    fn gate(&self, area: AreaId, slice: SliceId) -> Result<(Rc<Served<D>>, Rc<Gate>), Refusal> {
+        let served = self.ordered(area)?;
+        let gate = served
+            .gate(slice)
+            .ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("area {} has no slice {slice}", served.area.name())))?;
+        Ok((served, gate))
+    }
+}
+
+/// F1: the epoch is durable, then everything older is closed, and its disk I/O has ended.
+async fn fence<D: Doors>(served: &Served<D>, gate: &Gate, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> {
+    served.area.fence(slice, epoch).await?;
+    gate.end_epochs_up_to(epoch.number, Closing::Fenced).await;
+    Ok(())
+}
+
+async fn wipe<D: Doors>(served: &Served<D>, gate: &Rc<Gate>, slice: SliceId, epoch: Epoch, drop: bool) -> Result<(), AreaError> {
+    fence(served, gate, slice, epoch).await?;
+    let progress = Rc::clone(gate);
+    match served.area.wipe_slice(slice, epoch, drop, &move |done, total| progress.wipe.set(Some((done, total)))).await {
+        Err(error) if error.kind == AreaErrorKind::NoSlice => Ok(()),
+        result => result,
+    }
+}

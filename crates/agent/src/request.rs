@@ -1,0 +1,240 @@
+//! One request of a session, from its payload to its reply.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sublet_area::AreaError;
+use sublet_doors::{Buffer, Chunk, Doors, Tick};
+use sublet_doors::local::Permit;
+use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
+use sublet_wire::checksum::{first_mismatch, table_size, write_table};
+use sublet_wire::message::{Close, EXTENTS_PER_REPLY_MAX, ExtentsReply, Message, OpenMode, Search, SetState};
+use sublet_wire::{FRAME_SIZE, Flags, Op, ReplyFrame, RequestFrame, Status};
+
+use crate::connection::{Shared, reply_head};
+use crate::gate::Ticket;
+use crate::outbox::Reply;
+use crate::search::search;
+
+/// Up to this length the blocks of a READ follow their header in one buffer; longer ones are sent as a chunk of their own,
+/// because buffers come in powers of two.
+const TOGETHER_MAX: usize = 28 << 10;
+/// The room before the blocks in such a buffer: header and checksums, and the blocks stay aligned.
+const ROOM: usize = BLOCK_SIZE as usize;
+
+/// A request that was not carried out.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: Status,
+    pub(crate) text: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: Status, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    pub(crate) fn wrong_session() -> Self {
+        Self::new(Status::NotYours, "this connection belongs to another session or slice")
+    }
+}
+
+impl From<AreaError> for Failure {
+    fn from(error: AreaError) -> Self {
+        Self::new(error.status(), error.to_string())
+    }
+}
+
+/// What a request brought besides its header.
+pub(crate) enum Body {
+    /// Nothing.
+    None,
+    /// WRITE.
+    Blocks {
+        /// Four bytes per block.
+        table: Vec<u8>,
+        /// The blocks.
+        data: Buffer,
+    },
+    /// SEARCH.
+    Search(Search),
+    /// SET_STATE.
+    SetState(SetState),
+    /// CLOSE.
+    Close(Close),
+    /// The payload was passed over.
+    Refused(Failure),
+}
+
+/// What a reply carries.
+enum Answer {
+    /// A small payload, or none.
+    Small(Vec<u8>),
+    /// Header, checksums and blocks.
+    Blocks { head: Vec<u8>, data: Chunk },
+}
+
+/// A request under way. It runs to its end even if its connection breaks: a write that was begun cannot be taken back.
+pub(crate) struct Work<D: Doors> {
+    pub(crate) shared: Rc<Shared<D>>,
+    pub(crate) frame: RequestFrame,
+    pub(crate) arrived: Tick,
+    pub(crate) permits: Vec<Permit>,
+    /// Given back when the disk I/O has ended (W4, F1).
+    pub(crate) ticket: Ticket,
+}
+
+impl<D: Doors> Work<D> {
+    /// Carries it out and hands its reply to the outbox.
+    pub(crate) async fn run(self, body: Body) {
+        let result = self.carry_out(body).await;
+        let Self { shared, frame, permits, ticket, .. } = self;
+        let (head, data) = match result {
+            Ok(Answer::Small(payload)) => (reply_head(&frame, Status::Ok, 0, &payload), None),
+            Ok(Answer::Blocks { head, data }) => (head, Some(data)),
+            Err(failure) => {
+                tracing::debug!(op = ?frame.op, slice = ?frame.slice, status = ?failure.status, reason = %failure.text, "a request failed");
+                (reply_head(&frame, failure.status, 0, failure.text.as_bytes()), None)
+            }
+        };
+        shared.outbox.push(Reply { head, data, permits });
+        drop(ticket);
+    }
+
+    async fn carry_out(&self, body: Body) -> Result<Answer, Failure> {
+        let Self { shared, frame, .. } = self;
+        let session = &shared.session;
+        if frame.session != session.number || frame.slice != session.slice {
+            return Err(Failure::wrong_session());
+        }
+        // F1: a session that is being fenced submits nothing more.
+        if session.closing().is_some() {
+            return Err(Failure::new(Status::StaleEpoch, "the session is closing"));
+        }
+        if frame.deadline_ms > 0 && shared.doors.now().since(self.arrived) > Duration::from_millis(frame.deadline_ms.into()) {
+            return Err(Failure::new(Status::Deadline, "the deadline was over before the request could be begun"));
+        }
+        let none = || Answer::Small(Vec::new());
+        match (frame.op, body) {
+            (_, Body::Refused(failure)) => Err(failure),
+            (Op::Read, _) => self.read().await,
+            (Op::Write, Body::Blocks { table, data }) => self.write(&table, data).await.map(|()| none()),
+            (Op::WriteZeroes, _) => self.write_zeroes().await.map(|()| none()),
+            (Op::Flush, _) => self.flush().await.map(|()| none()),
+            (Op::Extents, _) => self.extents().await,
+            (Op::Search, Body::Search(wanted)) => {
+                self.readable()?;
+                let reply = search(&shared.served.area, session, frame.offset, frame.length.into(), &wanted.pattern).await?;
+                Ok(Answer::Small(reply.encode()))
+            }
+            (Op::SetState, Body::SetState(state)) => self.set_state(&state).await,
+            (Op::Ping, _) => Ok(Answer::Small(shared.served.area.identity().encode())),
+            _ => Err(Failure::new(Status::Unsupported, "this operation is not one of a session")),
+        }
+    }
+
+    /// Checks that the range is whole blocks of the segment.
+    fn range(&self) -> Result<(u64, u64), Failure> {
+        let (offset, length) = (self.frame.offset, u64::from(self.frame.length));
+        let aligned = offset.is_multiple_of(BLOCK_SIZE) && length.is_multiple_of(BLOCK_SIZE) && length > 0;
+        let end = offset.checked_add(length).filter(|end| *end <= self.shared.session.length);
+        if !aligned || end.is_none() {
+            let text = format!("{length} bytes at {offset} are not whole 4096-byte blocks of the slice's {}", self.shared.session.length);
+            return Err(Failure::new(Status::OutOfRange, text));
+        }
+        Ok((offset, length))
+    }
+
+    /// A stale leg is never read.
+    fn readable(&self) -> Result<(), Failure> {
+        if self.shared.session.mode.get() == OpenMode::Target {
+            return Err(Failure::new(Status::Disagreement, "this leg is stale: it is written to until it is in sync, never read"));
+        }
+        Ok(())
+    }
+
+    fn writable(&self) -> Result<(), Failure> {
+        if self.shared.session.read_only {
+            return Err(Failure::new(Status::ReadOnly, "the volume is mounted read-only"));
+        }
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<Answer, Failure> {
+        self.readable()?;
+        let (offset, length) = self.range()?;
+        if length > REQUEST_SIZE_MAX {
+            return Err(Failure::new(Status::TooMuch, format!("a read has at most {REQUEST_SIZE_MAX} bytes")));
+        }
+        let length = length as usize;
+        let table = table_size(length);
+        let header = ReplyFrame { result: 0, ..self.frame.reply(Status::Ok, (table + length) as u32) }.encode();
+        let (area, slice) = (&self.shared.served.area, self.shared.session.slice);
+        if length > TOGETHER_MAX {
+            let (result, data) = area.read(slice, offset, Buffer::new(length), 0..length).await;
+            result?;
+            let mut head = vec![0; FRAME_SIZE + table];
+            let (place, sums) = head.split_at_mut(FRAME_SIZE);
+            place.copy_from_slice(&header);
+            write_table(&data, sums);
+            return Ok(Answer::Blocks { head, data: data.freeze() });
+        }
+        let (result, mut buffer) = area.read(slice, offset, Buffer::new(ROOM + length), ROOM..ROOM + length).await;
+        result?;
+        let begin = ROOM - table - FRAME_SIZE;
+        let (room, data) = buffer.split_at_mut(ROOM);
+        let (head, sums) = room.split_at_mut(ROOM - table);
+        write_table(data, sums);
+        if let Some(place) = head.get_mut(begin..) {
+            place.copy_from_slice(&header);
+        }
+        Ok(Answer::Blocks { head: Vec::new(), data: buffer.freeze().part(begin..ROOM + length) })
+    }
+
+    async fn write(&self, table: &[u8], data: Buffer) -> Result<(), Failure> {
+        self.writable()?;
+        let (offset, _) = self.range()?;
+        if let Some(block) = first_mismatch(&data, table) {
+            let at = offset + block as u64 * BLOCK_SIZE;
+            return Err(Failure::new(Status::BadChecksum, format!("the block at {at} arrived with a wrong checksum; nothing was written")));
+        }
+        self.shared.served.area.write(self.shared.session.slice, offset, data.freeze()).await?;
+        self.durable_if_asked().await
+    }
+
+    async fn write_zeroes(&self) -> Result<(), Failure> {
+        self.writable()?;
+        let (offset, length) = self.range()?;
+        let keep = self.frame.flags.has(Flags::NO_HOLE);
+        // W6: reads as zero from now on. The area zeroes by ranges, so FAST needs no other way.
+        self.shared.served.area.write_zeroes(self.shared.session.slice, offset, length, keep).await?;
+        self.durable_if_asked().await
+    }
+
+    async fn durable_if_asked(&self) -> Result<(), Failure> {
+        if self.frame.flags.has(Flags::FUA) { self.flush().await } else { Ok(()) }
+    }
+
+    /// Covers every write that was answered before, on any session: it is one file (or several) for all of them.
+    async fn flush(&self) -> Result<(), Failure> {
+        Ok(self.shared.served.flusher.flush(&self.shared.served.area).await?)
+    }
+
+    async fn extents(&self) -> Result<Answer, Failure> {
+        let (offset, length) = self.range()?;
+        let mut extents = self.shared.served.area.extents(self.shared.session.slice, offset, length).await?;
+        extents.truncate(EXTENTS_PER_REPLY_MAX);
+        Ok(Answer::Small(ExtentsReply { extents }.encode()))
+    }
+
+    async fn set_state(&self, state: &SetState) -> Result<Answer, Failure> {
+        let Self { shared, .. } = self;
+        let session = &shared.session;
+        shared.served.area.set_state(session.slice, session.epoch, state).await?;
+        // S5: the label says that this leg is in sync: it may be read from now on.
+        if state.in_sync.get(session.leg) == Some(&true) {
+            session.mode.set(OpenMode::InSync);
+        }
+        Ok(Answer::Small(shared.served.area.identity().encode()))
+    }
+}
