@@ -15,8 +15,6 @@ use crate::device::{BlockDevice, DeviceError, DeviceErrorKind, ZeroFlags};
 const COPY_MAX: usize = 64 << 10;
 /// What a request without data counts.
 const REQUEST_BYTES_MIN: u64 = 4096;
-/// Reads of `/dev/fuse` under way at the same time, so that the next request is fetched while one is taken apart.
-const READERS: usize = 2;
 
 /// `fallocate` modes (`linux/falloc.h`).
 const KEEP_SIZE: u32 = 0x01;
@@ -37,8 +35,7 @@ type Answer = Result<(Vec<u8>, Option<Chunk>), i32>;
 /// Serves until the file system is unmounted.
 pub async fn serve<B: BlockDevice>(doors: RealDoors, kernel: Device, device: Rc<B>) {
     let session = Rc::new(Session { doors, kernel, device, budget: Semaphore::new(FUSE_BYTES_MAX) });
-    let readers = (0..READERS).map(|_| read_requests(Rc::clone(&session)));
-    futures_util::future::join_all(readers).await;
+    read_requests(session).await;
 }
 
 async fn read_requests<B: BlockDevice>(session: Rc<Session<B>>) {
