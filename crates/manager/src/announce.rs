@@ -41,13 +41,13 @@ fn parse_url(text: &str) -> Result<String, Refusal> {
             .hint("write for example --url http://manager.example:7470")
     };
     let rest = text.trim_end_matches('/');
-    let (rest, port) = match rest.split_once("://") {
-        // The port that HTTP means when a URL names none.
-        Some(("http", rest)) => (rest, 80),
+    let rest = match rest.split_once("://") {
+        Some(("http", rest)) => rest,
         Some((scheme, _)) => return Err(fail(format!("only http is spoken yet, not {}", scheme.escape_default()))),
-        None => (rest, MANAGER_PORT),
+        None => rest,
     };
-    let address = Address::parse_with_port(rest, port).map_err(|error| fail(error.to_string()))?;
+    // A URL without a port means the manager's port everywhere in Sublet, not HTTP's.
+    let address = Address::parse_with_port(rest, MANAGER_PORT).map_err(|error| fail(error.to_string()))?;
     if address.port() == 0 {
         return Err(fail("port 0 cannot be reached".to_owned()));
     }
@@ -88,7 +88,7 @@ mod tests {
         let given = ["http://m.example:7470/".to_owned(), "m2".to_owned(), "http://[::1]".to_owned()];
         assert_eq!(
             announced(&given, &bound(&["127.0.0.1:1"]), "box").unwrap(),
-            ["http://m.example:7470", "http://m2:7470", "http://[::1]:80"]
+            ["http://m.example:7470", "http://m2:7470", "http://[::1]:7470"]
         );
     }
 
