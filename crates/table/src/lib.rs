@@ -4,8 +4,15 @@
 //! except through its [`Store`]: the shell (crate `sublet-manager`, or a simulator) hands it the time and the random bits.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod change;
 pub mod core;
+pub mod plan;
+pub mod records;
 pub mod store;
+pub mod table;
+pub mod views;
 
+pub use crate::change::Change;
 pub use crate::core::{Action, Core, Event, Outside};
 pub use crate::store::{MemoryStore, RedbStore, Store, StoreError};
+pub use crate::table::Table;

@@ -1,0 +1,126 @@
+//! From layouts to rows, and from rows to what labels say.
+
+use sublet_api::order::{Order, SliceFacts};
+use sublet_api::request::TaskOutcome;
+use sublet_types::{Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId};
+
+use super::place::Layout;
+use super::{Advance, Context, Standings, done};
+use crate::change::Change;
+use crate::records::{Command, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, TaskRow, VolumeRow, WipeRow};
+use crate::table::Table;
+use crate::views;
+
+/// Segments with new slices (P2: slice ids are random and never reused).
+pub fn segments(layout: &Layout, random: &mut dyn FnMut() -> u128) -> Vec<SegmentRow> {
+    let mut rows = Vec::new();
+    for planned in &layout.segments {
+        let legs = planned.legs.iter().map(|spot| LegRow {
+            slice: SliceId::from_u128(random()),
+            area: spot.area,
+            offset: spot.offset,
+            length: spot.length,
+            in_sync: true,
+            confirmed: 0,
+        });
+        let legs = legs.collect();
+        let generation = Generation { number: 1, random: random() };
+        rows.push(SegmentRow { length: planned.length, generation, issued: 1, pending: None, last: None, legs });
+    }
+    rows
+}
+
+/// A new volume.
+pub fn volume(name: &Name, layout: &Layout, owner: Option<ServerId>, task: TaskId, random: &mut dyn FnMut() -> u128) -> VolumeRow {
+    VolumeRow {
+        version: ROW_VERSION,
+        id: VolumeId::from_u128(random()),
+        name: name.clone(),
+        way: layout.way,
+        size: layout.size(),
+        defined: owner.is_none(),
+        borrower: owner,
+        epoch: Epoch::default(),
+        lease: None,
+        segments: segments(layout, random),
+        task: Some(task),
+        frozen: None,
+        path: PathRow::default(),
+    }
+}
+
+/// What the label of one leg's slice says (L4).
+pub fn facts(volume: &VolumeRow, segment_index: usize, leg_index: usize) -> Option<SliceFacts> {
+    let segment = volume.segments.get(segment_index)?;
+    let leg = segment.legs.get(leg_index)?;
+    Some(SliceFacts {
+        slice: leg.slice,
+        area: leg.area,
+        offset: leg.offset,
+        length: leg.length,
+        volume: volume.id,
+        volume_name: volume.name.clone(),
+        way: volume.way,
+        volume_size: volume.size,
+        segment: u32::try_from(segment_index).unwrap_or(u32::MAX),
+        segments: u32::try_from(volume.segments.len()).unwrap_or(u32::MAX),
+        segment_length: segment.length,
+        leg: u32::try_from(leg_index).unwrap_or(u32::MAX),
+        legs: u32::try_from(segment.legs.len()).unwrap_or(u32::MAX),
+        generation: segment.generation,
+        in_sync: segment.in_sync(),
+        borrower: volume.borrower,
+    })
+}
+
+/// The facts of all slices of a volume.
+pub fn all_facts(volume: &VolumeRow) -> Vec<SliceFacts> {
+    let legs = volume.segments.iter().enumerate();
+    legs.flat_map(|(index, segment)| (0..segment.legs.len()).filter_map(move |leg| facts(volume, index, leg))).collect()
+}
+
+/// `PrepareSlice` for every leg.
+pub fn prepare_orders(volume: &VolumeRow) -> Vec<Order> {
+    all_facts(volume).into_iter().map(|slice| Order::PrepareSlice { slice }).collect()
+}
+
+/// `Fence` with the newest epoch for every leg.
+pub fn fence_orders(volume: &VolumeRow) -> Vec<Order> {
+    let epoch = volume.epoch;
+    volume.legs().map(|(_, leg)| Order::Fence { slice: leg.slice, area: leg.area, epoch }).collect()
+}
+
+/// Wipe rows for all slices of a volume, fenced first with `epoch`.
+pub fn wipe_rows(volume: &VolumeRow, epoch: Epoch, drop: bool) -> Vec<Row> {
+    let row = |leg: &LegRow| WipeRow {
+        version: ROW_VERSION,
+        slice: leg.slice,
+        area: leg.area,
+        offset: leg.offset,
+        length: leg.length,
+        volume: volume.id,
+        name: volume.name.clone(),
+        epoch,
+        drop,
+    };
+    volume.legs().map(|(_, leg)| Row::Wipe(row(leg))).collect()
+}
+
+/// Ends a task whose last step told the labels who has the volume. Lenders that did not answer learn it with the lease (F6).
+pub fn labelled(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &Standings, context: &mut Context<'_>) -> Advance {
+    if standings.iter().any(|(_, standing)| standing.is_waiting()) {
+        return Advance::wait();
+    }
+    let mut change = Change::new();
+    let volume = VolumeRow { task: None, ..volume.clone() };
+    let holder = volume.borrower.map_or_else(|| "nobody".to_owned(), |id| table.server_name(id));
+    let text = match task.command {
+        Command::Transfer { .. } => format!("handed over to {holder}"),
+        _ => format!("borrowed by {holder}"),
+    };
+    change.event(volume.name.as_str(), text);
+    let view = views::volume(table, &volume);
+    change.put(Row::Volume(Box::new(volume)));
+    change.put(done(task, TaskOutcome::Volume { volume: Box::new(view) }, context.now_ms));
+    Advance::Commit(change)
+}

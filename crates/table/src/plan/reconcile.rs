@@ -1,0 +1,194 @@
+//! Reconciliation: what a server reports against what the table says. Labels decide which bytes are lent (L5); the table
+//! decides who may use them, and first contact with a returning lender is the present epoch (F3).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sublet_api::order::Order;
+use sublet_api::server::{AreaReport, SliceReport};
+use sublet_types::{AreaId, ServerId, SliceId};
+
+use super::{layout, mount, wipe};
+use crate::change::Change;
+use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, Stranger, VolumeRow};
+use crate::table::Table;
+
+/// Plans what a report of all areas of a server changes. `elsewhere` says whether another server that is up serves that area.
+pub fn report(table: &Table, server: ServerId, reports: &[AreaReport], elsewhere: &dyn Fn(AreaId) -> bool) -> Change {
+    let mut change = Change::new();
+    let mut names: BTreeSet<_> = table.areas.values().map(|row| row.name.clone()).collect();
+    let lender = table.server_name(server);
+    for report in reports {
+        if table.pool.as_ref().is_none_or(|pool| pool.pool != report.pool) {
+            change.warning(report.name.as_str(), format!("{lender} reports an area of another pool ({}); it is ignored", report.pool.short()));
+            continue;
+        }
+        let Some(known) = table.areas.get(&report.area) else {
+            let name = Table::free_name(&report.name, |name| names.contains(name));
+            names.insert(name.clone());
+            let row = AreaRow { name, ..row_of(report, server) };
+            change.event(row.name.as_str(), format!("area of {} registered by {lender}", sublet_types::ByteSize(report.capacity)));
+            strangers(table, report, row, &mut change);
+            continue;
+        };
+        if known.server != server && elsewhere(known.id) {
+            let text = format!("shows up at {lender} while {} serves it: one of them is a copy and is ignored", table.server_name(known.server));
+            change.warning(known.name.as_str(), text);
+            continue;
+        }
+        known_area(table, known, report, server, &mut change);
+        slices(table, known, report, &mut change);
+    }
+    let reported: BTreeSet<AreaId> = reports.iter().map(|report| report.area).collect();
+    for row in table.areas_of(server).filter(|row| !reported.contains(&row.id) && !row.reclaiming) {
+        let reason = format!("{lender} no longer has it");
+        if row.offline.as_ref() != Some(&reason) {
+            change.event(row.name.as_str(), format!("offline: {reason}"));
+            change.put(Row::Area(AreaRow { offline: Some(reason), ..row.clone() }));
+        }
+    }
+    change
+}
+
+fn row_of(report: &AreaReport, server: ServerId) -> AreaRow {
+    AreaRow {
+        version: ROW_VERSION,
+        id: report.area,
+        server,
+        name: report.name.clone(),
+        capacity: report.capacity,
+        place: report.place.clone(),
+        sparse: report.sparse,
+        offline: report.offline.clone(),
+        open: report.open,
+        sequence: report.sequence,
+        reclaiming: false,
+        strangers: Vec::new(),
+    }
+}
+
+fn known_area(table: &Table, known: &AreaRow, report: &AreaReport, server: ServerId, change: &mut Change) {
+    let name = known.name.as_str();
+    let row = AreaRow {
+        name: known.name.clone(),
+        reclaiming: known.reclaiming,
+        strangers: known.strangers.clone(),
+        // An area that cannot be opened does not know its capacity.
+        capacity: if report.offline.is_some() { known.capacity } else { report.capacity },
+        ..row_of(report, server)
+    };
+    if known.server != server {
+        change.event(name, format!("its disk has moved from {} to {}", table.server_name(known.server), table.server_name(server)));
+    }
+    match (&known.offline, &row.offline) {
+        (None, Some(reason)) => change.event(name, format!("offline: {reason}")),
+        (Some(_), None) => change.event(name, "online again"),
+        (Some(before), Some(now)) if before != now => change.event(name, format!("offline: {now}")),
+        _ => {}
+    }
+    if report.offline.is_some() {
+        // Its slices are not known, so nothing is concluded from their absence.
+        if row != *known {
+            change.put(Row::Area(row));
+        }
+        return;
+    }
+    strangers(table, report, row, change);
+}
+
+/// Enters the slices that only the label knows, and puts the row.
+fn strangers(table: &Table, report: &AreaReport, mut row: AreaRow, change: &mut Change) {
+    let ours = |slice: SliceId| {
+        table.wipes.contains_key(&slice) || table.volumes_in(row.id).flat_map(VolumeRow::legs).any(|(_, leg)| leg.slice == slice)
+    };
+    let found: Vec<&SliceReport> = report.slices.iter().filter(|slice| !ours(slice.slice)).collect();
+    for slice in &found {
+        let text = format!(
+            "its label holds slice {} of volume {}, which the table does not know; it is left alone and its space is not lent",
+            slice.slice.short(),
+            slice.volume.short()
+        );
+        change.warning(row.name.as_str(), text);
+    }
+    let stranger = |s: &&SliceReport| Stranger { slice: s.slice, volume: s.volume, offset: s.offset, length: s.length };
+    row.strangers = found.iter().map(stranger).collect();
+    if table.areas.get(&row.id) != Some(&row) {
+        change.put(Row::Area(row));
+    }
+}
+
+/// Compares the reported slices with the table's; a label that is ahead of the table freezes its volume (L5).
+fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Change) {
+    if report.offline.is_some() {
+        return;
+    }
+    let reported: BTreeMap<SliceId, &SliceReport> = report.slices.iter().map(|slice| (slice.slice, slice)).collect();
+    for volume in table.volumes_in(area.id) {
+        let mut frozen = None;
+        for (index, leg) in volume.legs().filter(|(_, leg)| leg.area == area.id) {
+            let Some(slice) = reported.get(&leg.slice) else {
+                if volume.task.is_none() {
+                    let text = format!("its slice {} is missing in the label of area {}", leg.slice.short(), area.name);
+                    change.warning(volume.name.as_str(), text);
+                }
+                continue;
+            };
+            let issued = volume.segments.get(index).map_or(0, |segment| segment.issued);
+            if slice.epoch.number > volume.epoch.number || (slice.epoch.number > 0 && slice.epoch.is_split_from(volume.epoch)) {
+                frozen = Some(format!("the label of area {} has epoch {}, the table {}", area.name, slice.epoch, volume.epoch));
+            } else if slice.generation.number > issued {
+                frozen = Some(format!("the label of area {} has generation {}, the table issued {issued}", area.name, slice.generation));
+            }
+        }
+        if let Some(reason) = frozen.filter(|_| volume.frozen.is_none()) {
+            change.event(volume.name.as_str(), format!("frozen: {reason}; the table may have been restored from an older copy"));
+            change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
+        }
+    }
+}
+
+/// What a server has to be told, apart from tasks: the present epoch of slices that do not have it (F3), names, wipes.
+pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaReport>) -> Vec<Order> {
+    let (mut leases, mut rest) = (Vec::new(), Vec::new());
+    for area in table.areas_of(server).filter(|area| area.offline.is_none()) {
+        let report = reports.get(&area.id);
+        for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none() && volume.frozen.is_none()) {
+            let behind = volume.legs().filter(|(_, leg)| leg.area == area.id && is_behind(table, volume, leg, report));
+            leases.extend(behind.filter_map(|(_, leg)| present_epoch(volume, leg.slice)));
+        }
+        if report.is_some_and(|report| report.name != area.name) {
+            rest.push(Order::RenameArea { area: area.id, name: area.name.clone() });
+        }
+    }
+    leases.append(&mut rest);
+    leases
+}
+
+/// The wipes that a server has to do.
+pub fn wipes(table: &Table, server: ServerId) -> Vec<Order> {
+    let online = |area: &AreaId| table.areas.get(area).is_some_and(|row| row.server == server && row.offline.is_none());
+    table.wipes.values().filter(|row| online(&row.area)).map(wipe::order).collect()
+}
+
+fn is_behind(table: &Table, volume: &VolumeRow, leg: &LegRow, report: Option<&AreaReport>) -> bool {
+    // A wipe fences its slice itself.
+    if table.wipes.contains_key(&leg.slice) {
+        return false;
+    }
+    let reported = report.and_then(|report| report.slices.iter().find(|slice| slice.slice == leg.slice));
+    // A slice that is missing in the label can be told nothing.
+    let is_missing = report.is_some() && reported.is_none();
+    !is_missing && (leg.confirmed < volume.epoch.number || reported.is_some_and(|slice| slice.epoch.number < volume.epoch.number))
+}
+
+/// The order that brings one slice to the present epoch.
+fn present_epoch(volume: &VolumeRow, slice: SliceId) -> Option<Order> {
+    let facts = layout::all_facts(volume).into_iter().find(|facts| facts.slice == slice)?;
+    match (&volume.lease, volume.borrower) {
+        (Some(lease), Some(borrower)) if lease.state == LeaseState::Active => Some(mount::open_order(lease, borrower, facts)),
+        _ => Some(Order::Fence { slice, area: facts.area, epoch: volume.epoch }),
+    }
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

@@ -1,0 +1,35 @@
+//! Wipes: former slices are overwritten before their space is free again (P2).
+
+use sublet_api::order::Order;
+use sublet_types::{SliceId, VolumeId};
+
+use crate::change::Change;
+use crate::records::{Key, Row, WipeRow};
+use crate::table::Table;
+
+/// The order that wipes one slice.
+pub fn order(row: &WipeRow) -> Order {
+    Order::WipeSlice { slice: row.slice, area: row.area, epoch: row.epoch, drop: row.drop }
+}
+
+/// The orders that wipe one volume's former slices.
+pub fn orders_of(table: &Table, volume: VolumeId) -> Vec<Order> {
+    table.wipes_of(volume).map(order).collect()
+}
+
+/// A lender has confirmed a wipe: the space is free, or free again for the defined volume that keeps the slice.
+pub fn confirmed(table: &Table, slice: SliceId) -> Change {
+    let mut change = Change::new();
+    let Some(row) = table.wipes.get(&slice) else { return change };
+    change.delete(Key::Wipe(slice));
+    let area = table.areas.get(&row.area).map_or_else(|| row.area.short(), |area| area.name.to_string());
+    change.event(row.name.as_str(), format!("wiped in area {area} at {}", table.lender_name(row.area)));
+    if let Some(volume) = table.volumes.get(&row.volume).filter(|_| !row.drop) {
+        let mut volume = volume.clone();
+        for leg in volume.segments.iter_mut().flat_map(|segment| &mut segment.legs).filter(|leg| leg.slice == slice) {
+            leg.confirmed = leg.confirmed.max(row.epoch.number);
+        }
+        change.put(Row::Volume(Box::new(volume)));
+    }
+    change
+}

@@ -1,0 +1,177 @@
+//! Volumes: the rows of the virtual disk management table.
+
+use serde::{Deserialize, Serialize};
+use sublet_api::view::PathState;
+use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, Name, ServerId, SliceId, TaskId, VolumeId, Way};
+
+/// One volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeRow {
+    /// See [`ROW_VERSION`](super::ROW_VERSION).
+    pub version: u32,
+    /// The volume.
+    pub id: VolumeId,
+    /// Its name, unique in the pool.
+    pub name: Name,
+    /// Its usage way.
+    pub way: Way,
+    /// Its size in bytes (a multiple of 4 KiB).
+    pub size: u64,
+    /// Whether an administrator defined it; otherwise `borrow` carved it, and `return` dissolves it.
+    pub defined: bool,
+    /// Who has borrowed it.
+    pub borrower: Option<ServerId>,
+    /// The newest epoch issued.
+    pub epoch: Epoch,
+    /// The lease of the present mount.
+    pub lease: Option<LeaseRow>,
+    /// The segments in the order of the volume.
+    pub segments: Vec<SegmentRow>,
+    /// The task that is changing it: nothing else may meanwhile.
+    pub task: Option<TaskId>,
+    /// Why nothing may be done with it (its labels are ahead of the table, L5); none if all is well.
+    #[serde(default)]
+    pub frozen: Option<String>,
+    /// The path as last seen.
+    #[serde(default)]
+    pub path: PathRow,
+}
+
+impl VolumeRow {
+    /// All legs with the number of their segment.
+    pub fn legs(&self) -> impl Iterator<Item = (usize, &LegRow)> {
+        self.segments.iter().enumerate().flat_map(|(index, segment)| segment.legs.iter().map(move |leg| (index, leg)))
+    }
+
+    /// 1 from mount until unmount, else 0 (seed: status information).
+    pub fn status(&self) -> u8 {
+        match &self.lease {
+            Some(lease) if lease.state != LeaseState::Opening || lease.was_mounted => 1,
+            _ => 0,
+        }
+    }
+
+    /// The lease, if it was opened with this epoch and is not being closed.
+    pub fn lease_of(&self, epoch: Epoch) -> Option<&LeaseRow> {
+        self.lease.as_ref().filter(|lease| lease.epoch == epoch && lease.state != LeaseState::Closing)
+    }
+
+    /// Segments of which no in-sync leg has confirmed the newest epoch: an older client might still write there (F3).
+    pub fn unfenced_segments(&self) -> impl Iterator<Item = &SegmentRow> {
+        let newest = self.epoch.number;
+        self.segments.iter().filter(move |segment| !segment.legs.iter().any(|leg| leg.in_sync && leg.confirmed >= newest))
+    }
+}
+
+/// The path, as its client or its disappearance told.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PathRow {
+    /// How it is.
+    pub state: PathState,
+    /// Since when, in milliseconds since 1970 (UTC).
+    pub since_ms: u64,
+    /// What is the matter, for people.
+    pub reason: String,
+}
+
+/// The lease of one mount.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeaseRow {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its secret: goes to the borrower and the lenders only.
+    pub secret: LeaseSecret,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// How far it is.
+    pub state: LeaseState,
+    /// While it opens: the volume was mounted before by the same borrower, whose client had died (F5).
+    #[serde(default)]
+    pub was_mounted: bool,
+}
+
+/// See [`LeaseRow`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseState {
+    /// The lenders are being told.
+    Opening,
+    /// Mounted.
+    Active,
+    /// A newer epoch is committed, the lenders are being fenced.
+    Closing,
+}
+
+/// One segment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SegmentRow {
+    /// Length in bytes (a multiple of 4 KiB).
+    pub length: u64,
+    /// The generation of the in-sync set.
+    pub generation: Generation,
+    /// The highest generation number ever issued, so that none is issued twice.
+    pub issued: u64,
+    /// A generation issued for a leg that is about to return (S5).
+    pub pending: Option<Pending>,
+    /// The last change of the in-sync set, so that a repeated request is recognised.
+    pub last: Option<LastChange>,
+    /// The legs.
+    pub legs: Vec<LegRow>,
+}
+
+impl SegmentRow {
+    /// Issues the next generation.
+    #[must_use]
+    pub fn issue(&mut self, random: u128) -> Generation {
+        self.issued = self.issued.max(self.generation.number) + 1;
+        Generation { number: self.issued, random }
+    }
+
+    /// Flags of the in-sync set, in the order of the legs.
+    pub fn in_sync(&self) -> Vec<bool> {
+        self.legs.iter().map(|leg| leg.in_sync).collect()
+    }
+}
+
+/// See [`SegmentRow::pending`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pending {
+    /// The generation that the leg's label gets before the commit.
+    pub generation: Generation,
+    /// The leg.
+    pub slice: SliceId,
+    /// The generation on which it was issued; any change of the set between makes it void.
+    pub base: Generation,
+}
+
+/// See [`SegmentRow::last`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastChange {
+    /// What was done.
+    pub change: sublet_api::request::LegChange,
+    /// To which leg.
+    pub slice: SliceId,
+    /// By the client of which epoch.
+    pub epoch: Epoch,
+    /// The generation before.
+    pub before: Generation,
+    /// The generation that it made.
+    pub after: Generation,
+}
+
+/// One leg.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LegRow {
+    /// The slice.
+    pub slice: SliceId,
+    /// In which area; the area's row knows the lender.
+    pub area: AreaId,
+    /// Where it begins in the area, in bytes (a multiple of 4 MiB).
+    pub offset: u64,
+    /// Its length in bytes (a multiple of 4 MiB).
+    pub length: u64,
+    /// Whether it is in the in-sync set.
+    pub in_sync: bool,
+    /// The newest epoch number that its lender has confirmed to have persisted (F1).
+    pub confirmed: u64,
+}

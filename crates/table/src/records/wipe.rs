@@ -1,0 +1,27 @@
+//! Slices to be wiped, which are tombstones at the same time (P2, R2).
+
+use serde::{Deserialize, Serialize};
+use sublet_types::{AreaId, Epoch, Name, SliceId, VolumeId};
+
+/// The bytes of a returned volume that are still somewhere. The space is placed nowhere until the lender has confirmed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WipeRow {
+    /// See [`ROW_VERSION`](super::ROW_VERSION).
+    pub version: u32,
+    /// The slice.
+    pub slice: SliceId,
+    /// In which area.
+    pub area: AreaId,
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The volume it belonged to.
+    pub volume: VolumeId,
+    /// The volume's name then.
+    pub name: Name,
+    /// The epoch that fences the slice first.
+    pub epoch: Epoch,
+    /// Whether the slice leaves the label afterwards; otherwise it stays as a free one of a defined volume.
+    pub drop: bool,
+}
