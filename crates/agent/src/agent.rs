@@ -7,16 +7,15 @@ use std::rc::Rc;
 use sublet_api::server::AreaReport;
 use sublet_area::Area;
 use sublet_doors::Doors;
+use sublet_doors::local::Semaphore;
 use sublet_types::{AreaId, ServerId, SliceId};
 
-use crate::flusher::Flusher;
 use crate::gate::{Closing, Gate};
 use crate::limits::DRAIN_TIME_MAX;
 
 /// An area that is served.
 pub(crate) struct Served<D: Doors> {
     pub(crate) area: Rc<Area<D>>,
-    pub(crate) flusher: Flusher,
     /// What it lies on, for people.
     place: String,
     gates: RefCell<HashMap<SliceId, Rc<Gate>>>,
@@ -55,6 +54,8 @@ pub struct Agent<D: Doors> {
     areas: RefCell<HashMap<AreaId, Place<D>>>,
     pub(crate) connections: Cell<usize>,
     draining: Cell<bool>,
+    /// Who waits to carry out an order for a slice.
+    order_queues: RefCell<HashMap<SliceId, Rc<Semaphore>>>,
 }
 
 /// Why an area cannot be used now.
@@ -68,12 +69,35 @@ pub(crate) enum Missing {
 impl<D: Doors> Agent<D> {
     /// An agent without areas.
     pub fn new(doors: D, server: ServerId) -> Rc<Self> {
-        Rc::new(Self { doors, server, areas: RefCell::default(), connections: Cell::new(0), draining: Cell::new(false) })
+        Rc::new(Self {
+            doors,
+            server,
+            areas: RefCell::default(),
+            connections: Cell::new(0),
+            draining: Cell::new(false),
+            order_queues: RefCell::default(),
+        })
+    }
+
+    /// The doors it works through.
+    pub fn doors(&self) -> &D {
+        &self.doors
+    }
+
+    pub(crate) fn order_queue(&self, slice: SliceId) -> Rc<Semaphore> {
+        Rc::clone(self.order_queues.borrow_mut().entry(slice).or_insert_with(|| Rc::new(Semaphore::new(1))))
+    }
+
+    pub(crate) fn forget_order_queue(&self, slice: SliceId) {
+        let mut queues = self.order_queues.borrow_mut();
+        if queues.get(&slice).is_some_and(|queue| Rc::strong_count(queue) == 1) {
+            queues.remove(&slice);
+        }
     }
 
     /// Serves an open area from now on. `place` says for people what it lies on.
     pub fn add_area(&self, area: Rc<Area<D>>, place: &str) {
-        let served = Served { area: Rc::clone(&area), flusher: Flusher::default(), place: place.to_owned(), gates: RefCell::default() };
+        let served = Served { area: Rc::clone(&area), place: place.to_owned(), gates: RefCell::default() };
         self.areas.borrow_mut().insert(area.id(), Place::Online(Rc::new(served)));
     }
 

@@ -98,7 +98,7 @@ impl<D: Doors> Agent<D> {
                     // A courtesy: the peer may be gone, or no client at all.
                     let _ = writer.write_all(vec![malformed_head(malformed).into()]).await;
                 }
-                tracing::debug!(%peer, ?end, "a connection ended before its session was open");
+                tracing::debug!(%peer, %end, "a connection ended before its session was open");
                 writer.shutdown();
             }
         }
@@ -125,7 +125,7 @@ impl<D: Doors> Agent<D> {
         session.close(Closing::Ended);
         shared.gate.leave(&session);
         shared.outbox.finish();
-        tracing::info!(%peer, ?slice, epoch, session = number, ?end, closing = ?session.closing(), "session ended");
+        tracing::info!(%peer, ?slice, epoch, session = number, %end, closing = ?session.closing(), "session ended");
     }
 }
 
@@ -192,7 +192,7 @@ async fn end_session<D: Doors>(shared: &Rc<Shared<D>>, frame: &RequestFrame, clo
         if session.read_only {
             return Ok(());
         }
-        shared.served.flusher.flush(&shared.served.area).await?;
+        shared.served.area.flush().await?;
         if close.clean {
             let _turn = shared.gate.turn().await;
             // Fenced meanwhile: the flag is not this epoch's any more.

@@ -8,7 +8,6 @@
 mod agent;
 mod connection;
 pub mod daemon;
-mod flusher;
 mod gate;
 mod handshake;
 pub mod limits;

@@ -15,6 +15,21 @@ impl<D: Doors> Agent<D> {
     /// Carries out an order. `ReleaseArea` clears the labels and stops serving the area; whoever made a file for it
     /// removes the file. Never dropped before it is done: label changes run to their end.
     pub async fn execute(&self, order: &Order) -> Outcome {
+        let queue = slice_of(order).map(|slice| (slice, self.order_queue(slice)));
+        let turn = match &queue {
+            Some((_, queue)) => Some(queue.acquire(1).await),
+            None => None,
+        };
+        let outcome = self.execute_now(order).await;
+        drop(turn);
+        if let Some((slice, queue)) = queue {
+            drop(queue);
+            self.forget_order_queue(slice);
+        }
+        outcome
+    }
+
+    async fn execute_now(&self, order: &Order) -> Outcome {
         match self.carry_out(order).await {
             Ok(()) => Outcome::Done,
             Err(refusal) => {
@@ -81,6 +96,15 @@ impl<D: Doors> Agent<D> {
             .gate(slice)
             .ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("area {} has no slice {slice}", served.area.name())))?;
         Ok((served, gate))
+    }
+}
+
+/// Orders for one slice are carried out in the order in which they came.
+const fn slice_of(order: &Order) -> Option<SliceId> {
+    match order {
+        Order::PrepareSlice { slice } => Some(slice.slice),
+        Order::OpenLease { slice, .. } | Order::Fence { slice, .. } | Order::WipeSlice { slice, .. } => Some(*slice),
+        Order::ReleaseArea { .. } | Order::RenameArea { .. } => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests on their way in: everything that one receive brought is taken before the next one.
 
-use std::io;
+use std::{fmt, io};
 
 use sublet_doors::{Buffer, ConnReader};
 use sublet_wire::{FRAME_SIZE, Malformed, RequestFrame};
@@ -19,6 +19,16 @@ pub(crate) enum End {
     Broken(io::Error),
     /// The bytes are no frame.
     Malformed(Malformed),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Closed => write!(f, "closed"),
+            End::Broken(error) => write!(f, "{error}"),
+            End::Malformed(malformed) => write!(f, "{malformed}"),
+        }
+    }
 }
 
 /// The receiving half of a connection with its buffer.

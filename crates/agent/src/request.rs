@@ -217,7 +217,7 @@ impl<D: Doors> Work<D> {
 
     /// Covers every write that was answered before, on any session: it is one file (or several) for all of them.
     async fn flush(&self) -> Result<(), Failure> {
-        Ok(self.shared.served.flusher.flush(&self.shared.served.area).await?)
+        Ok(self.shared.served.area.flush().await?)
     }
 
     async fn extents(&self) -> Result<Answer, Failure> {

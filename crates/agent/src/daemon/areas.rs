@@ -1,0 +1,169 @@
+//! The thread `areas`: opens areas at the start, and again and again while a piece is missing.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use sublet_api::server::AreaReport;
+use sublet_area::{Area, PieceSpec, lendable};
+use sublet_types::AreaId;
+
+use super::state::{AreaEntry, Daemon};
+
+/// The pause between two tries to open an area.
+const RETRY_INTERVAL: Duration = Duration::from_secs(3);
+/// An opening that takes longer waits for a lock: another process still has the area (F2).
+const OPENING_TIME_USUAL: Duration = Duration::from_secs(2);
+/// Every so many tries the pieces are looked for elsewhere.
+const SEARCH_EVERY: u32 = 3;
+/// Files of a folder that are looked at for a missing piece.
+const FILES_MAX: usize = 200;
+
+/// An opening has ended: the report and the pieces, or why not.
+type Opened = (AreaId, Result<(AreaReport, Vec<PieceSpec>), String>);
+
+/// What an area lies on, for people.
+pub(crate) fn place_of(pieces: &[PieceSpec]) -> String {
+    let kind = |piece: &PieceSpec| if piece.path.starts_with("/dev") { "device" } else { "file" };
+    match pieces {
+        [piece] => format!("{} {piece}", kind(piece)),
+        _ => format!("{} pieces: {}", pieces.len(), pieces.iter().map(PieceSpec::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The thread.
+pub(crate) fn watch(daemon: &Arc<Daemon>) {
+    let (sender, receiver) = channel::<Opened>();
+    let mut opening: HashSet<AreaId> = HashSet::new();
+    let mut told = Vec::new();
+    for round in 0u32.. {
+        let search = round % SEARCH_EVERY == SEARCH_EVERY - 1;
+        for entry in daemon.entries().into_iter().filter(|entry| entry.offline.is_some()) {
+            if opening.insert(entry.area) && open(daemon, entry.clone(), search, sender.clone()).is_err() {
+                // The data thread has stopped: the process ends.
+                return;
+            }
+        }
+        let begun = Instant::now();
+        while let Some(left) = RETRY_INTERVAL.checked_sub(begun.elapsed()) {
+            let left = if opening.is_empty() { left } else { left.min(OPENING_TIME_USUAL) };
+            match receiver.recv_timeout(left) {
+                Ok((area, result)) => {
+                    opening.remove(&area);
+                    finish(daemon, area, result);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    for area in &opening {
+                        offline(daemon, *area, "another process still has it open; waiting for its lock");
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        // What the areas themselves say: a failed disk, another name.
+        let Ok(reports) = daemon.reports() else { return };
+        let summary: Vec<_> = reports.into_iter().map(|r| (r.area, r.name, r.capacity, r.offline, r.open)).collect();
+        if summary != told {
+            told = summary;
+            daemon.outgoing.areas_changed();
+        }
+    }
+}
+
+fn offline(daemon: &Daemon, area: AreaId, reason: &str) {
+    if daemon.note_offline(area, Some(reason)) {
+        tracing::warn!(area = %area.short(), "the area is offline: {reason}");
+        let reason = reason.to_owned();
+        // If the data thread has stopped, nobody asks for the area any more.
+        let _ = daemon.data.start(async move |agent| agent.set_offline(area, &reason), |()| ());
+        daemon.outgoing.areas_changed();
+    }
+}
+
+fn finish(daemon: &Daemon, area: AreaId, result: Result<(AreaReport, Vec<PieceSpec>), String>) {
+    match result {
+        Ok((report, pieces)) => {
+            tracing::info!(name = %report.name, place = %report.place, "area online");
+            let saved = daemon.change_entries(|entries| {
+                if let Some(entry) = entries.iter_mut().find(|entry| entry.area == area) {
+                    (entry.name, entry.capacity, entry.place, entry.pieces) = (report.name, report.capacity, report.place, pieces);
+                }
+            });
+            if let Err(refusal) = saved {
+                tracing::warn!(%refusal, "the list of areas was not saved");
+            }
+            daemon.note_offline(area, None);
+            daemon.outgoing.areas_changed();
+        }
+        Err(reason) => offline(daemon, area, &reason),
+    }
+}
+
+/// Starts to open an area; the result comes through the channel. F2: this waits as long as another process has the lock,
+/// and meanwhile the other areas are served.
+fn open(daemon: &Daemon, entry: AreaEntry, search: bool, done: Sender<Opened>) -> Result<(), sublet_api::Refusal> {
+    let (pool, boot) = (daemon.pool(), daemon.facts.boot);
+    let elsewhere = if search { candidates(&entry.pieces) } else { Vec::new() };
+    let area = entry.area;
+    daemon.data.start(
+        async move |agent| {
+            let doors = agent.doors().clone();
+            let mut pieces = entry.pieces.clone();
+            if !elsewhere.is_empty() {
+                find_moved(&doors, area, &mut pieces, elsewhere).await;
+            }
+            let open = Area::open(&doors, &pieces, pool, boot).await.map_err(|e| e.to_string())?;
+            if open.id() != area {
+                return Err(format!("another area ({}) lies there now", open.name()));
+            }
+            let place = place_of(&pieces);
+            agent.add_area(open.clone(), &place);
+            Ok((open.report(&place), pieces))
+        },
+        move |result| {
+            // Nobody waits for it when the process ends.
+            let _ = done.send((area, result));
+        },
+    )
+}
+
+/// Puts pieces that turned up under another name back into their places, by their labels.
+async fn find_moved<D: sublet_doors::Doors>(doors: &D, area: AreaId, pieces: &mut [PieceSpec], elsewhere: Vec<PieceSpec>) {
+    for candidate in elsewhere {
+        // A file that cannot be read is not the one that is looked for.
+        let Ok(Some(label)) = Area::read_identity(doors, &candidate).await else { continue };
+        let Some(place) = pieces.get_mut(label.index).filter(|_| label.area == area) else { continue };
+        let found = PieceSpec { path: candidate.path, offset: candidate.offset, length: label.length };
+        if *place != found {
+            let still_there = Area::read_identity(doors, place).await;
+            if !matches!(still_there, Ok(Some(there)) if there.area == area && there.index == label.index) {
+                tracing::info!(from = %place, to = %found, "a piece turned up elsewhere");
+                *place = found;
+            }
+        }
+    }
+}
+
+/// Where a missing piece may be: block devices, and files beside the known ones.
+fn candidates(pieces: &[PieceSpec]) -> Vec<PieceSpec> {
+    let mut found = lendable::block_devices();
+    // A part of a disk keeps its place on the disk.
+    let offsets: HashSet<u64> = pieces.iter().map(|piece| piece.offset).filter(|offset| *offset > 0).collect();
+    let parts: Vec<_> =
+        found.iter().flat_map(|device| offsets.iter().map(|offset| PieceSpec { offset: *offset, ..device.clone() })).collect();
+    found.extend(parts);
+    let folders: HashSet<PathBuf> = pieces.iter().filter_map(|piece| piece.path.parent()).map(PathBuf::from).collect();
+    for folder in folders.iter().filter(|folder| !folder.starts_with("/dev")) {
+        let Ok(files) = fs::read_dir(folder) else { continue };
+        for file in files.flatten().take(FILES_MAX) {
+            let Ok(facts) = file.metadata() else { continue };
+            if facts.is_file() {
+                found.push(PieceSpec { path: file.path(), offset: 0, length: facts.len() });
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,225 @@
+//! The server at its manager: registration, the held poll, and results that leave at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sublet_api::order::OrderResult;
+use sublet_api::server::{Poll, PollAnswer, Register};
+use sublet_api::{ErrorKind, Refusal};
+
+use super::orders;
+use super::state::{Daemon, lock};
+
+/// The pause after a poll that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often wipes tell how far they are.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the first registration waits for the areas to be opened, so that they do not seem to be offline.
+const AREAS_PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Default)]
+struct Waiting {
+    results: Vec<OrderResult>,
+    /// Counts up with every change of the areas.
+    areas_wanted: u64,
+    /// The newest change that the manager has been told of.
+    areas_told: u64,
+}
+
+/// What has to be brought to the manager.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    registered: AtomicBool,
+    registering: Mutex<()>,
+    reached: AtomicBool,
+}
+
+impl Outgoing {
+    /// An order has ended. Called on the data thread: short.
+    pub(crate) fn result(&self, result: OrderResult) {
+        lock(&self.waiting).results.push(result);
+        self.changed.notify_all();
+    }
+
+    /// The areas are not what the manager was told. The answer numbers the change, for [`Outgoing::wait_told`].
+    pub(crate) fn areas_changed(&self) -> u64 {
+        let mut waiting = lock(&self.waiting);
+        waiting.areas_wanted += 1;
+        self.changed.notify_all();
+        waiting.areas_wanted
+    }
+
+    /// Waits until the manager has been told of a change of the areas; false if that took longer than `patience`.
+    pub(crate) fn wait_told(&self, change: u64, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let mut waiting = lock(&self.waiting);
+        while waiting.areas_told < change {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
+            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Whether the manager was reached at the last try.
+    pub(crate) fn manager_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// Waits for something to bring, at most [`PROGRESS_INTERVAL`]: the results, and the number of the newest change of the
+    /// areas if the manager does not know it.
+    fn next(&self) -> (Vec<OrderResult>, Option<u64>) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.results.is_empty() && waiting.areas_told == waiting.areas_wanted {
+            waiting = self.changed.wait_timeout(waiting, PROGRESS_INTERVAL).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        let areas = (waiting.areas_told < waiting.areas_wanted).then_some(waiting.areas_wanted);
+        (std::mem::take(&mut waiting.results), areas)
+    }
+
+    fn give_back(&self, mut results: Vec<OrderResult>) {
+        let mut waiting = lock(&self.waiting);
+        results.append(&mut waiting.results);
+        waiting.results = results;
+    }
+
+    fn told(&self, change: u64) {
+        let mut waiting = lock(&self.waiting);
+        waiting.areas_told = waiting.areas_told.max(change);
+        self.changed.notify_all();
+    }
+}
+
+/// Registers, unless that has been done; afterwards the manager has to be told of all areas again.
+fn register(daemon: &Daemon) -> Result<(), Refusal> {
+    let _one_at_a_time = lock(&daemon.outgoing.registering);
+    if daemon.outgoing.registered.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let identity = daemon.identity();
+    let request = Register {
+        server: identity.server,
+        pool: identity.pool,
+        name: identity.name,
+        zone: daemon.facts.zone.clone(),
+        addresses: daemon.facts.advertise.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        run: daemon.facts.run,
+    };
+    let registered = daemon.link.register(request)?;
+    daemon.link.learn(&registered.urls);
+    daemon.change_identity(|identity| {
+        identity.pool = Some(registered.pool);
+        identity.name = registered.name.clone();
+        identity.managers = daemon.link.urls();
+    });
+    tracing::info!(name = %registered.name, pool = %registered.pool.short(), "registered at the manager");
+    daemon.outgoing.areas_changed();
+    daemon.outgoing.registered.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// Takes what the manager answered to a poll.
+fn take(daemon: &Arc<Daemon>, answer: PollAnswer) {
+    daemon.outgoing.reached.store(true, Ordering::Relaxed);
+    daemon.link.learn(&answer.urls);
+    daemon.change_identity(|identity| {
+        if let Some(name) = answer.name {
+            identity.name = name;
+        }
+        let urls = daemon.link.urls();
+        // The order of the list changes with every detour; only other members are worth a write.
+        if urls.len() != identity.managers.len() || !urls.iter().all(|url| identity.managers.contains(url)) {
+            identity.managers = urls;
+        }
+    });
+    if !answer.member {
+        tracing::info!("this server has left the pool");
+        daemon.data.stop(Ok(()));
+        return;
+    }
+    if answer.register {
+        daemon.outgoing.registered.store(false, Ordering::Release);
+    }
+    orders::start(daemon, answer.orders);
+}
+
+/// One poll; registers first if that is due. Failures are logged when they are news.
+fn exchange(daemon: &Arc<Daemon>, poll: Poll) -> Result<(), Refusal> {
+    let result = register(daemon).and_then(|()| daemon.link.poll(daemon.server, poll));
+    match result {
+        Ok(answer) => {
+            take(daemon, answer);
+            // At once: the other thread may be held by the manager for long.
+            register(daemon)
+        }
+        Err(refusal) => {
+            let reached = refusal.kind != ErrorKind::Unreachable;
+            if daemon.outgoing.reached.swap(reached, Ordering::Relaxed) || reached {
+                tracing::warn!(%refusal, "the manager could not be polled; served volumes go on");
+            }
+            // It may not know this server (any more): introduce it again.
+            daemon.outgoing.registered.store(false, Ordering::Release);
+            Err(refusal)
+        }
+    }
+}
+
+/// The thread `poll`.
+pub(crate) fn poll(daemon: &Arc<Daemon>) {
+    let begun = Instant::now();
+    while begun.elapsed() < AREAS_PATIENCE && daemon.entries().iter().any(|entry| entry.offline.as_deref() == Some("it is being opened")) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let never_registered = daemon.pool().is_none();
+    loop {
+        let poll = Poll { run: daemon.facts.run, results: Vec::new(), areas: None };
+        if let Err(refusal) = exchange(daemon, poll) {
+            let hopeless = matches!(refusal.kind, ErrorKind::BadRequest | ErrorKind::Conflict | ErrorKind::AlreadyExists);
+            if never_registered && daemon.pool().is_none() && hopeless {
+                // Nothing is lent from here yet: the operator is told at once.
+                daemon.data.stop(Err(refusal));
+                return;
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
+    }
+}
+
+/// The thread `results`: the poll of the other thread is held, so results and changes take a connection of their own.
+pub(crate) fn report(daemon: &Arc<Daemon>) {
+    loop {
+        let (mut results, change) = daemon.outgoing.next();
+        if !daemon.outgoing.registered.load(Ordering::Acquire) {
+            daemon.outgoing.give_back(results);
+            thread::sleep(Duration::from_millis(50));
+            continue;
+        }
+        let kept = results.clone();
+        results.extend(daemon.running.progress(daemon));
+        if results.is_empty() && change.is_none() {
+            continue;
+        }
+        let areas = match change.map(|_| daemon.reports()).transpose() {
+            Ok(areas) => areas,
+            // The data thread has stopped: the process ends.
+            Err(_) => return,
+        };
+        let poll = Poll { run: daemon.facts.run, results, areas };
+        match exchange(daemon, poll) {
+            Ok(()) => {
+                daemon.running.delivered(&kept);
+                if let Some(change) = change {
+                    daemon.outgoing.told(change);
+                }
+            }
+            Err(_) => {
+                daemon.outgoing.give_back(kept);
+                thread::sleep(RETRY_PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The process `sublet server`: one data thread for the agent, and control threads around it that may block.
+//!
+//! | thread | does |
+//! |---|---|
+//! | main | the data runtime: accepts borrowers, does all disk I/O |
+//! | poll | registers, and holds a poll at the manager: the heartbeat that brings orders |
+//! | results | brings results of orders and changes of areas to the manager at once |
+//! | areas | opens areas, again and again while a piece is missing |
+//! | control | answers the command line at the control socket |
+//! | signals | SIGTERM and SIGINT end the process cleanly |
+
+mod areas;
+mod control;
+mod data;
+mod lend;
+mod make;
+mod manager;
+mod orders;
+mod state;
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use sublet_api::{ErrorKind, Refusal};
+use sublet_doors::real::{self, RealDoors};
+use sublet_doors::{Doors, Endpoint, Listener, Net, Rng};
+use sublet_link::manager::base_url;
+use sublet_link::{Home, ManagerLink, PidFile};
+use sublet_types::limits::AGENT_PORT;
+use sublet_types::{Address, Name};
+
+use crate::agent::Agent;
+use data::DataHandle;
+use state::{Daemon, Facts};
+
+/// How to run a server.
+#[derive(Clone, Debug)]
+pub struct ServerArgs {
+    /// The state directory.
+    pub data: PathBuf,
+    /// URLs of the manager; each may name several, with commas. Those learned earlier are tried too.
+    pub managers: Vec<String>,
+    /// Where the agent listens; empty is loopback.
+    pub listen: Vec<Address>,
+    /// What borrowers are told, tried in this order; empty is where it listens.
+    pub advertise: Vec<Address>,
+    /// The failure zone; empty if none.
+    pub zone: String,
+    /// The wished name at the first registration; none takes the host's name.
+    pub name: Option<Name>,
+}
+
+/// Runs a server until it is told to stop (SIGTERM, SIGINT) or has left its pool.
+///
+/// # Errors
+/// Why it could not start or go on.
+pub fn run(args: ServerArgs) -> Result<(), Refusal> {
+    let io = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("{what}: {e}"));
+    let home = Home::new(&args.data);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(home.root()).map_err(|e| io(&home.root().display().to_string(), e))?;
+    let _pid = PidFile::take(&home.pid_path(), "a server")?;
+    let outcome = real::run(async |doors| serve(doors, home, args).await);
+    outcome.map_err(|e| io("the data thread cannot run", e))?
+}
+
+/// The manager's URLs: those given now come before those learned earlier.
+fn manager_urls(args: &ServerArgs, learned: &[String]) -> Result<Vec<String>, Refusal> {
+    let mut urls: Vec<String> = Vec::new();
+    for url in args.managers.iter().flat_map(|urls| urls.split(',')).filter(|url| !url.trim().is_empty()) {
+        let url = base_url(url)?;
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+    }
+    for url in learned {
+        if !urls.contains(url) {
+            urls.push(url.clone());
+        }
+    }
+    if urls.is_empty() {
+        return Err(Refusal::new(ErrorKind::BadRequest, "no manager is named").hint("use --manager URL or set SUBLET_MANAGER"));
+    }
+    Ok(urls)
+}
+
+async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Refusal> {
+    let identity = state::load_identity(&home, args.name.as_ref(), || doors.random_u128())?;
+    let urls = manager_urls(&args, &identity.managers)?;
+    let wished = if args.listen.is_empty() { vec![Address::new("127.0.0.1", AGENT_PORT)] } else { args.listen.clone() };
+    let mut listeners = Vec::new();
+    for at in &wished {
+        let listener = doors.listen(&Endpoint::Tcp(at.clone())).await;
+        listeners.push(listener.map_err(|e| {
+            Refusal::new(ErrorKind::Io, format!("cannot listen on {at}: {e}")).hint("choose another address with --listen")
+        })?);
+    }
+    let bound: Vec<Address> = listeners.iter().filter_map(Listener::local_address).collect();
+    let listen = bound.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
+    if bound.iter().all(is_loopback) {
+        tracing::info!("listening on {listen}: loopback only; other machines cannot borrow from here (--listen, --advertise)");
+    } else {
+        tracing::info!("listening on {listen}; connections are not encrypted yet: use a network that you trust");
+    }
+    let advertise = if args.advertise.is_empty() { advertised(&bound, &urls) } else { args.advertise.clone() };
+
+    let agent = Agent::new(doors.clone(), identity.server);
+    let (handle, mut commands) = DataHandle::new();
+    let facts = Facts { zone: args.zone, advertise, listen: bound, run: doors.random_u64(), boot: state::boot_id()? };
+    let daemon = Arc::new(Daemon::load(home, identity, ManagerLink::new(urls), handle, facts)?);
+    for entry in daemon.entries() {
+        agent.set_offline(entry.area, "it is being opened");
+    }
+    let control = control::listen(&daemon)?;
+    spawn(&daemon, "areas", areas::watch)?;
+    spawn(&daemon, "poll", manager::poll)?;
+    spawn(&daemon, "results", manager::report)?;
+    spawn(&daemon, "signals", signals)?;
+    spawn(&daemon, "control", move |daemon| control::accept(daemon, &control))?;
+    for listener in listeners {
+        let agent = std::rc::Rc::clone(&agent);
+        doors.spawn(accept(agent, listener));
+    }
+    let outcome = commands.run(&agent).await;
+    tracing::info!("stopping");
+    let _ = fs::remove_file(daemon.home.control_socket());
+    agent.drain().await;
+    outcome
+}
+
+fn spawn(daemon: &Arc<Daemon>, name: &str, work: impl FnOnce(&Arc<Daemon>) + Send + 'static) -> Result<(), Refusal> {
+    let daemon = Arc::clone(daemon);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // A control thread that dies would leave a server that looks alive: the whole process ends instead.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&daemon)));
+        if ended.is_err() {
+            daemon.data.stop(Err(Refusal::new(ErrorKind::Internal, "a control thread of the server panicked; see its log")));
+        }
+    });
+    thread.map(drop).map_err(|e| Refusal::new(ErrorKind::Io, format!("a thread cannot be started: {e}")))
+}
+
+async fn accept<D: Doors>(agent: std::rc::Rc<Agent<D>>, listener: D::Listener) {
+    /// After an error (no descriptors left) the next try comes so much later.
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+    loop {
+        match listener.accept().await {
+            Ok(conn) => {
+                let own = std::rc::Rc::clone(&agent);
+                agent.doors().spawn(async move { own.serve(conn).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                agent.doors().sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn signals(daemon: &Arc<Daemon>) {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    match signal_hook::iterator::Signals::new([SIGTERM, SIGINT]) {
+        Ok(mut signals) => {
+            if let Some(signal) = signals.forever().next() {
+                tracing::info!(signal, "told to stop");
+                daemon.data.stop(Ok(()));
+            }
+        }
+        Err(error) => tracing::warn!(%error, "signals are not handled; the process ends at once when it is told to"),
+    }
+}
+
+fn is_loopback(address: &Address) -> bool {
+    address.host().parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Where borrowers can reach what listens on these addresses: a wildcard is replaced by the address from which this machine
+/// reaches its manager.
+fn advertised(bound: &[Address], urls: &[String]) -> Vec<Address> {
+    let mut out: Vec<Address> = Vec::new();
+    for address in bound {
+        let wildcard = address.host().parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+        let address = if wildcard { own_address(urls).map_or(address.clone(), |host| Address::new(host, address.port())) } else { address.clone() };
+        if !out.contains(&address) {
+            out.push(address);
+        }
+    }
+    out
+}
+
+/// The local address of a route to the manager. Connecting a UDP socket sends nothing.
+fn own_address(urls: &[String]) -> Option<String> {
+    urls.iter().find_map(|url| {
+        let target: Address = url.strip_prefix("http://")?.parse().ok()?;
+        let any = if target.host().contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect((target.host(), target.port())).ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    })
+}

@@ -1,0 +1,210 @@
+//! What the server keeps: its identity and the list of its areas on disk, and what the control threads share.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sublet_api::control::Identity;
+use sublet_api::server::AreaReport;
+use sublet_api::{ErrorKind, Refusal};
+use sublet_area::PieceSpec;
+use sublet_link::{Home, ManagerLink, read_json, write_private};
+use sublet_types::{Address, AreaId, Name, PoolId, ServerId};
+
+use super::data::DataHandle;
+use super::manager::Outgoing;
+use super::orders::Running;
+
+/// Names the variable that replaces the kernel's boot id: for tests of what a reboot would do.
+const BOOT_ID_VARIABLE: &str = "SUBLET_BOOT_ID";
+
+/// One area as the server finds it again after a restart.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct AreaEntry {
+    /// The area.
+    pub area: AreaId,
+    /// Its name when it was last open.
+    pub name: Name,
+    /// Its pieces in their order.
+    pub pieces: Vec<PieceSpec>,
+    /// True if its file was made for it, and is removed with it.
+    pub created: bool,
+    /// What it lies on, for people.
+    pub place: String,
+    /// Room for data in bytes.
+    pub capacity: u64,
+    /// True if its space is not preallocated.
+    pub sparse: bool,
+    /// Why it is not served; none when it is.
+    #[serde(skip)]
+    pub offline: Option<String>,
+}
+
+/// The file `areas.json`.
+#[derive(Serialize, Deserialize)]
+struct AreasFile {
+    version: u32,
+    areas: Vec<AreaEntry>,
+}
+
+/// What does not change while the process lives.
+pub(crate) struct Facts {
+    pub zone: String,
+    pub advertise: Vec<Address>,
+    pub listen: Vec<Address>,
+    pub run: u64,
+    pub boot: u128,
+}
+
+/// What the control threads share.
+pub(crate) struct Daemon {
+    pub home: Home,
+    pub server: ServerId,
+    pub link: ManagerLink,
+    pub data: DataHandle,
+    pub facts: Facts,
+    pub outgoing: Outgoing,
+    pub running: Running,
+    /// One `lend` at a time.
+    pub lending: Mutex<()>,
+    identity: Mutex<Identity>,
+    areas: Mutex<Vec<AreaEntry>>,
+}
+
+/// A thread that panicked ends the process; until then its data is as good as it was.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn save(path: &std::path::Path, record: &impl Serialize) -> Result<(), Refusal> {
+    let bytes = serde_json::to_vec_pretty(record).map_err(std::io::Error::other);
+    bytes.and_then(|bytes| write_private(path, &bytes)).map_err(|e| Refusal::new(ErrorKind::Io, format!("the state cannot be saved: {e}")))
+}
+
+/// The identity of an earlier start, or a new one.
+pub(crate) fn load_identity(home: &Home, name: Option<&Name>, random: impl FnOnce() -> u128) -> Result<Identity, Refusal> {
+    if let Some(identity) = read_json::<Identity>(&home.identity_path())? {
+        return Ok(identity);
+    }
+    let name = match name {
+        Some(name) => name.clone(),
+        None => host_name().ok_or_else(|| {
+            Refusal::new(ErrorKind::BadRequest, "the host's name cannot be a server's name").hint("give it one with --name")
+        })?,
+    };
+    let identity = Identity { version: 1, server: ServerId::from_u128(random()), name, pool: None, managers: Vec::new() };
+    save(&home.identity_path(), &identity)?;
+    Ok(identity)
+}
+
+/// The host's name up to its first dot, with hyphens for what a name cannot have.
+fn host_name() -> Option<Name> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let label = host.split('.').next().unwrap_or_default();
+    let legal: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    legal.trim_start_matches('-').parse().ok()
+}
+
+/// The kernel's boot id: after a restart of the machine unflushed writes may be lost.
+pub(crate) fn boot_id() -> Result<u128, Refusal> {
+    let text = match std::env::var(BOOT_ID_VARIABLE) {
+        Ok(text) => text,
+        Err(_) => fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(|e| Refusal::new(ErrorKind::Io, format!("the kernel's boot id cannot be read: {e}")))?,
+    };
+    let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+    u128::from_str_radix(&digits, 16).map_err(|e| Refusal::new(ErrorKind::Internal, format!("the boot id '{}' is none: {e}", text.trim())))
+}
+
+impl Daemon {
+    pub(crate) fn load(home: Home, identity: Identity, link: ManagerLink, data: DataHandle, facts: Facts) -> Result<Self, Refusal> {
+        let file: Option<AreasFile> = read_json(&home.areas_path())?;
+        let mut areas = match file {
+            Some(file) if file.version == 1 => file.areas,
+            Some(file) => {
+                let text = format!("{} has version {}, which is newer than this program", home.areas_path().display(), file.version);
+                return Err(Refusal::new(ErrorKind::Internal, text).hint("use the newer program"));
+            }
+            None => Vec::new(),
+        };
+        for entry in &mut areas {
+            entry.offline = Some("it is being opened".to_owned());
+        }
+        let server = identity.server;
+        let (outgoing, running) = (Outgoing::default(), Running::default());
+        let (identity, areas, lending) = (Mutex::new(identity), Mutex::new(areas), Mutex::new(()));
+        Ok(Self { home, server, link, data, facts, outgoing, running, lending, identity, areas })
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        lock(&self.identity).clone()
+    }
+
+    pub(crate) fn pool(&self) -> Option<PoolId> {
+        lock(&self.identity).pool
+    }
+
+    /// Changes the identity, and saves it if that made a difference.
+    pub(crate) fn change_identity(&self, change: impl FnOnce(&mut Identity)) {
+        let mut identity = lock(&self.identity);
+        let before = identity.clone();
+        change(&mut identity);
+        if *identity != before
+            && let Err(refusal) = save(&self.home.identity_path(), &*identity)
+        {
+            // It is learned again after a restart.
+            tracing::warn!(%refusal, "the identity was not saved");
+        }
+    }
+
+    pub(crate) fn entries(&self) -> Vec<AreaEntry> {
+        lock(&self.areas).clone()
+    }
+
+    /// Changes the list of areas and saves it; nothing is changed if it cannot be saved.
+    pub(crate) fn change_entries(&self, change: impl FnOnce(&mut Vec<AreaEntry>)) -> Result<(), Refusal> {
+        let mut areas = lock(&self.areas);
+        let mut fresh = areas.clone();
+        change(&mut fresh);
+        if *areas != fresh {
+            let file = AreasFile { version: 1, areas: fresh };
+            save(&self.home.areas_path(), &file)?;
+            *areas = file.areas;
+        }
+        Ok(())
+    }
+
+    /// Notes why an area is not served, or that it is. True if that is news.
+    pub(crate) fn note_offline(&self, area: AreaId, reason: Option<&str>) -> bool {
+        let mut areas = lock(&self.areas);
+        let Some(entry) = areas.iter_mut().find(|entry| entry.area == area) else { return false };
+        let news = entry.offline.as_deref() != reason;
+        entry.offline = reason.map(str::to_owned);
+        news
+    }
+
+    /// All areas as the manager is told: those served by their labels, the others by what is remembered of them.
+    pub(crate) fn reports(&self) -> Result<Vec<AreaReport>, Refusal> {
+        let online = self.data.call(async |agent| agent.reports())?;
+        let mut by_id: HashMap<AreaId, AreaReport> = online.into_iter().map(|report| (report.area, report)).collect();
+        let pool = self.pool();
+        let reports = self.entries().into_iter().filter_map(|entry| {
+            by_id.remove(&entry.area).or_else(|| {
+                Some(AreaReport {
+                    area: entry.area,
+                    pool: pool?,
+                    name: entry.name,
+                    capacity: entry.capacity,
+                    place: entry.place,
+                    sparse: entry.sparse,
+                    offline: Some(entry.offline.unwrap_or_else(|| "it is being opened".to_owned())),
+                    open: None,
+                    sequence: 0,
+                    slices: Vec::new(),
+                })
+            })
+        });
+        Ok(reports.collect())
+    }
+}
