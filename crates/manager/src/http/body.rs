@@ -17,9 +17,6 @@ use super::answer::{Answer, bad_request};
 pub(crate) const BODY_MAX: usize = 1 << 20;
 /// The longest body of a poll in bytes: it reports all areas of a server, with some 400 bytes for each slice.
 pub(crate) const POLL_MAX: usize = 32 << 20;
-/// A body that is too long is read on, and thrown away, for so many bytes more, so that the refusal reaches a caller that
-/// sends first and reads then.
-const DISCARD_MAX: u64 = 16 << 20;
 /// A body must have arrived after so long.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -32,15 +29,13 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Payload<
 
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Answer> {
         let (parts, body) = request.into_parts();
-        let waits_for_leave = parts.headers.contains_key(header::EXPECT);
-        let is_json = is_json(&parts.headers);
-        let bytes = match tokio::time::timeout(BODY_WAIT_MAX, read(body, MAX as u64, waits_for_leave)).await {
+        if !is_json(&parts.headers) {
+            return Err(not_json());
+        }
+        let bytes = match tokio::time::timeout(BODY_WAIT_MAX, read(body, MAX)).await {
             Ok(bytes) => bytes?,
             Err(_) => return Err(too_slow()),
         };
-        if !is_json {
-            return Err(not_json());
-        }
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Self(value)),
             Err(error) => Err(bad_request(format!("the request's body is not what this path takes: {error}"))),
@@ -48,28 +43,21 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Payload<
     }
 }
 
-async fn read(mut body: Body, max: u64, waits_for_leave: bool) -> Result<Vec<u8>, Answer> {
-    let announced = body.size_hint().lower();
-    if announced > max + DISCARD_MAX || (waits_for_leave && announced > max) {
+async fn read(mut body: Body, max: usize) -> Result<Vec<u8>, Answer> {
+    if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
     }
     let mut bytes = Vec::new();
-    let mut total = 0;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let frame = frame.map_err(|error| bad_request(format!("the request's body did not arrive whole: {error}")))?;
         // A frame without data holds trailers, which nobody needs.
         let Ok(data) = frame.into_data() else { continue };
-        total += data.len() as u64;
-        if total > max + DISCARD_MAX {
+        if bytes.len() + data.len() > max {
             return Err(too_large(max));
         }
-        if total <= max {
-            bytes.extend_from_slice(&data);
-        } else {
-            bytes = Vec::new();
-        }
+        bytes.extend_from_slice(&data);
     }
-    if total > max { Err(too_large(max)) } else { Ok(bytes) }
+    Ok(bytes)
 }
 
 /// `application/json`, with or without parameters.
@@ -86,7 +74,7 @@ fn not_json() -> Answer {
     )
 }
 
-fn too_large(max: u64) -> Answer {
+fn too_large(max: usize) -> Answer {
     Answer::refused(
         StatusCode::PAYLOAD_TOO_LARGE,
         &Refusal::new(ErrorKind::BadRequest, format!("the request's body is larger than {max} bytes")),

@@ -3,6 +3,7 @@
 mod answer;
 mod areas;
 mod body;
+mod leftover;
 pub(crate) mod openapi;
 mod path;
 mod reading;
@@ -38,6 +39,7 @@ pub(crate) fn router(inbox: Arc<Inbox>) -> Router {
         .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn(leftover::discard))
         .with_state(inbox)
 }
 

@@ -101,6 +101,32 @@ fn a_body_that_is_too_large_is_refused_also_to_a_caller_that_sends_first() {
     assert_eq!(manager.ask_with("POST", &poll, &headers, &vec![b' '; 4 * BODY_MAX]).0, 400, "a report may be long");
 }
 
+#[test]
+fn a_connection_can_be_used_again_after_a_refusal_that_nobody_read_the_body_for() {
+    let manager = manager();
+    let mut stream = TcpStream::connect(manager.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    for path in ["/nothing", "/v1/pool", "/v1/servers/bad/poll", "/nothing"] {
+        write!(stream, "POST {path} HTTP/1.1\r\nhost: m\r\ncontent-length: 70000\r\n\r\n").unwrap();
+        // The body comes later than the manager can know that it refuses.
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(&[b'x'; 70000]).unwrap();
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+        assert!(answer.starts_with("http/1.1 40") && !answer.contains("connection: close"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn a_body_that_never_comes_does_not_hold_up_the_refusal() {
+    let manager = manager();
+    let began = std::time::Instant::now();
+    let answer = raw(&manager, b"POST /nothing HTTP/1.1\r\nhost: m\r\ncontent-length: 5\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("connection: close"), "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(4));
+}
+
 fn raw(manager: &Manager, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(manager.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
