@@ -2,16 +2,35 @@
 //!
 //! A [`Volume`] takes reads and writes of any alignment, splits them by the volume's map, and serves the parts in parallel at
 //! the legs. It keeps the promises W, S and F of the contract. Everything runs on one thread, over the doors.
+//!
+//! From the outside in: `volume` (the front door) -> `segment` (reads from one leg, changes at all) -> `leg` (keeps a connection,
+//! watches it) -> `session` (one connection). Beside them `supervise` decides, purely, what a segment does next, and `stale`,
+//! `resync` and `equal` carry it out on `members`, the state machine of the in-sync set.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod connect;
+mod equal;
 mod error;
+mod extents;
+mod idle;
+mod leg;
+mod members;
 mod options;
+mod rangelock;
+mod resync;
+mod search;
+mod segment;
+mod session;
+mod shared;
+mod stale;
 mod status;
+mod supervise;
 mod volume;
 
 pub use error::{VolumeError, VolumeErrorKind};
 pub use options::{ManagerDoor, VolumeOptions, ZeroFlags};
+pub use search::SearchSummary;
 pub use status::PathStatus;
 pub use sublet_wire::message::Extent;
-pub use volume::{SearchSummary, Volume};
+pub use volume::Volume;

@@ -1,7 +1,16 @@
 //! What people and the manager are told of the path.
 
+use std::rc::Rc;
+
 use sublet_api::request::ResyncReport;
 use sublet_api::view::PathState;
+use sublet_doors::Doors;
+
+use crate::members::Role;
+use crate::options::ManagerDoor;
+use crate::segment::Segment;
+use crate::shared::Phase;
+use crate::volume::Inner;
 
 /// How the path is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,4 +23,97 @@ pub struct PathStatus {
     pub missing: Vec<String>,
     /// Copies to stale legs that are going on.
     pub resync: Vec<ResyncReport>,
+}
+
+impl<D: Doors, M: ManagerDoor> Inner<D, M> {
+    /// Looks at everything.
+    pub(crate) fn status(&self) -> PathStatus {
+        let only = |path, reason: String| PathStatus { path, reason, ..PathStatus::default() };
+        match self.shared.phase() {
+            Phase::Idle | Phase::Idling => return only(PathState::Idle, String::new()),
+            Phase::Closed => return only(PathState::None, "the volume is closed".into()),
+            Phase::Fenced(text) => return only(PathState::Lost, format!("fenced: {text}")),
+            Phase::Running | Phase::Ending => {}
+        }
+        let mut status = only(PathState::Open, String::new());
+        let mut reasons = Vec::new();
+        for segment in &self.segments {
+            segment.tell(&mut status, &mut reasons);
+        }
+        reasons.dedup();
+        status.reason = reasons.join("; ");
+        status.missing.sort();
+        status.missing.dedup();
+        status
+    }
+
+    /// Tells who waits for [`crate::Volume::status_changed`], but not of every step of a copy.
+    pub(crate) async fn watch_status(self: Rc<Self>) {
+        let mut told = PathStatus::default();
+        loop {
+            let seen = self.shared.changed.version();
+            let mut status = self.status();
+            for resync in &mut status.resync {
+                resync.done = 0;
+            }
+            if status != told {
+                told = status;
+                self.status_changed.notify();
+            }
+            if self.shared.is_over() {
+                return;
+            }
+            self.shared.changed.changed(seen).await;
+        }
+    }
+}
+
+impl<D: Doors, M: ManagerDoor> Segment<D, M> {
+    fn tell(&self, status: &mut PathStatus, reasons: &mut Vec<String>) {
+        if let Some(text) = &*self.failed.borrow() {
+            status.path = PathState::Lost;
+            reasons.push(text.clone());
+            return;
+        }
+        let members = self.members.borrow();
+        let readable = members.which(|m| m.role == Role::InSync && m.equal).into_iter().any(|leg| self.is_sound(leg));
+        for (index, leg) in self.legs.iter().enumerate() {
+            let role = members.role(index);
+            let name = &leg.facts.server_name;
+            let here = leg.session().is_some();
+            if !here {
+                status.missing.push(name.to_string());
+            }
+            let problem = leg.problem.borrow();
+            match role {
+                Role::InSync | Role::Leaving | Role::Left | Role::Joining if !here => {
+                    reasons.push(format!("waiting for server {name}: {problem}"));
+                    if !members.may_leave(index) && !self.can_do_without(index) {
+                        status.path = PathState::Lost;
+                    }
+                }
+                Role::Stale if here => reasons.push(format!("the copy at server {name} is out of sync")),
+                Role::Stale => reasons.push(format!("the copy at server {name} is out of sync: {problem}")),
+                Role::Copying | Role::Copied | Role::Joining => {
+                    reasons.push(format!("the copy at server {name} is being brought up to date"))
+                }
+                Role::InSync if members.legs.get(index).is_some_and(|m| !m.equal) => {
+                    reasons.push(format!("the last client did not close cleanly: the copy at server {name} is being made equal"));
+                }
+                _ => {}
+            }
+        }
+        if !readable {
+            status.path = PathState::Lost;
+        }
+        if let Some(problem) = &*self.manager_problem.borrow() {
+            let paused = if members.paused() { "writes wait: " } else { "" };
+            reasons.push(format!("{paused}{problem}"));
+        }
+        if let Some((leg, done)) = self.copying.get() {
+            if let Some(leg) = self.legs.get(leg) {
+                status.resync.push(ResyncReport { slice: leg.facts.slice, done, total: self.length });
+            }
+        }
+    }
 }

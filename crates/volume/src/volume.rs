@@ -1,64 +1,186 @@
-//! The front door.
+//! The front door: requests of any alignment, split into pieces of segments, served in parallel.
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
+use futures_channel::oneshot;
+use futures_util::StreamExt;
+use futures_util::future::{Either, join_all, select};
+use futures_util::stream::{self, FuturesUnordered};
 use sublet_api::mount::MountingInformation;
 use sublet_api::request::LenderAddresses;
 use sublet_doors::local::Signal;
 use sublet_doors::{Buffer, Chunk, Doors};
+use sublet_types::limits::{BLOCK_SIZE, RECONNECT_GRACE, REQUEST_SIZE_MAX};
+use sublet_types::{BlockRange, VolumeMap};
+use sublet_wire::Flags;
 use sublet_wire::message::Extent;
 
 use crate::error::{VolumeError, VolumeErrorKind};
+use crate::extents;
+use crate::leg;
+use crate::members::Role;
 use crate::options::{ManagerDoor, VolumeOptions, ZeroFlags};
+use crate::search::SearchSummary;
+use crate::segment::{Change, Segment};
+use crate::shared::{Phase, Shared};
 use crate::status::PathStatus;
+use crate::supervise;
 
-/// How a search ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SearchSummary {
-    /// How many matches were found.
-    pub count: u64,
-    /// True if the limit ended it.
-    pub limited: bool,
-}
+/// How long opening waits for lenders without which nothing can be read, unless `fail_after` is shorter.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// A lender that refuses for so long while a volume is being opened will go on refusing.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(3);
+/// Zeroes are made in requests of at most so many bytes, so that none of them keeps a lender busy for long ...
+const ZERO_SIZE_MAX: u64 = 16 << 20;
+/// ... and so many of them at the same time.
+const ZEROES_AT_ONCE: usize = 8;
 
 /// A mounted volume.
 pub struct Volume<D: Doors, M: ManagerDoor> {
-    doors: D,
-    manager: M,
-    signal: Signal,
+    pub(crate) inner: Rc<Inner<D, M>>,
 }
 
-fn skeleton<T>() -> Result<T, VolumeError> {
-    Err(VolumeError::new(VolumeErrorKind::Closed, "not written yet"))
+/// What requests and background tasks hold on to.
+pub(crate) struct Inner<D: Doors, M: ManagerDoor> {
+    pub(crate) shared: Rc<Shared<D, M>>,
+    pub(crate) map: VolumeMap,
+    pub(crate) segments: Vec<Rc<Segment<D, M>>>,
+    pub(crate) size: u64,
+    pub(crate) status_changed: Signal,
 }
 
-#[allow(missing_docs, dead_code, unused_variables)]
+impl<D: Doors, M: ManagerDoor> Drop for Volume<D, M> {
+    fn drop(&mut self) {
+        // Without a clean CLOSE: the next mount makes the legs equal first.
+        self.inner.shared.set_phase(Phase::Closed);
+    }
+}
+
+fn protocol(text: impl Into<String>) -> VolumeError {
+    VolumeError::new(VolumeErrorKind::Protocol, text)
+}
+
 impl<D: Doors, M: ManagerDoor> Volume<D, M> {
+    /// Opens sessions with all lenders of the mounting information. A lender that is missing is waited for; with another copy of
+    /// its segment it is a lost leg, not an error.
+    ///
+    /// # Errors
+    /// `LenderMissing` if a segment has no copy within the time limit, `Fenced` if the epoch is not the newest, `Protocol` if the
+    /// mounting information cannot be.
     pub async fn open(doors: D, manager: M, info: MountingInformation, options: VolumeOptions) -> Result<Rc<Self>, VolumeError> {
-        skeleton()
+        let map = VolumeMap::new(info.segments.iter().map(|s| s.length)).map_err(|e| protocol(e.to_string()))?;
+        if info.size == 0 || info.size > map.size() {
+            return Err(protocol(format!("the mounting information says {} bytes, its segments have {}", info.size, map.size())));
+        }
+        if info.secret.is_none() {
+            return Err(protocol("the mounting information has no lease secret: use the one that the mount stored"));
+        }
+        if let Some(bad) = info.segments.iter().position(|s| !s.legs.iter().any(|leg| leg.in_sync)) {
+            return Err(protocol(format!("segment {bad} has no copy that is in sync")));
+        }
+        tracing::info!(volume = %info.name, epoch = info.epoch.number, boot = options.boot, "opening the path to the lenders");
+        let shared = Rc::new(Shared::new(doors, manager, info, options));
+        let facts = shared.info.segments.iter().enumerate();
+        let segments =
+            facts.map(|(i, facts)| Rc::new(Segment::new(Rc::clone(&shared), i, map.segment_start(i), facts))).collect();
+        let size = shared.info.size;
+        let volume = Rc::new(Self { inner: Rc::new(Inner { shared, map, segments, size, status_changed: Signal::new() }) });
+        let inner = &volume.inner;
+        for segment in &inner.segments {
+            for index in 0..segment.legs.len() {
+                inner.shared.doors.spawn(leg::run(Rc::clone(segment), index));
+            }
+        }
+        let limit = options.fail_after.map_or(OPEN_LIMIT, |limit| limit.min(OPEN_LIMIT));
+        let opened = inner.shared.doors.timeout(limit, inner.wait_for_lenders()).await;
+        opened.unwrap_or_else(|_| Err(inner.first_missing()))?;
+        for segment in &inner.segments {
+            segment.settle();
+            inner.shared.doors.spawn(supervise::run(Rc::clone(segment)));
+        }
+        inner.shared.doors.spawn(Rc::clone(inner).watch_status());
+        if let Some(idle_close) = options.idle_close {
+            inner.shared.doors.spawn(Rc::clone(inner).watch_idle(idle_close));
+        }
+        Ok(volume)
     }
+
+    /// The announced size in bytes.
     pub fn size(&self) -> u64 {
-        0
+        self.inner.size
     }
+
+    /// True if writes are refused.
     pub fn read_only(&self) -> bool {
-        false
+        self.inner.shared.info.read_only
     }
-    pub async fn read(&self, offset: u64, buffer: Buffer, range: Range<usize>) -> (Result<(), VolumeError>, Buffer) {
-        (skeleton(), buffer)
+
+    /// Reads `range.len()` bytes at `offset` into `buffer[range]`. Any alignment.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; the content of the range is undefined then.
+    pub async fn read(&self, offset: u64, mut buffer: Buffer, range: Range<usize>) -> (Result<(), VolumeError>, Buffer) {
+        let result = async {
+            let into = buffer.get_mut(range).ok_or_else(|| protocol("the range does not lie in the buffer"))?;
+            self.inner.check_range(offset, into.len() as u64)?;
+            let _in_use = self.inner.shared.begin().await?;
+            self.inner.read(offset, into).await
+        }
+        .await;
+        (result, buffer)
     }
+
+    /// Writes at `offset`; with `fua` it is durable on every copy when this returns. Any alignment. A write that was begun runs to
+    /// its end even if the returned future is dropped.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; any part may have been written then, but all copies have the same.
     pub async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), VolumeError> {
-        skeleton()
+        self.change(offset, data.len() as u64, move |inner| async move { inner.write(offset, data, fua).await }).await
     }
+
+    /// Makes a range read as zero (W6). Any alignment; as [`Volume::write`] otherwise.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; `Unsupported` with `fast` where a lender would have to write block by block.
     pub async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<(), VolumeError> {
-        skeleton()
+        self.change(offset, length, move |inner| async move { inner.write_zeroes(offset, length, flags).await }).await
     }
+
+    /// Returns when every write that was acknowledged before is durable on every copy (W1).
+    ///
+    /// # Errors
+    /// [`VolumeError`]; nothing is known to be durable then.
     pub async fn flush(&self) -> Result<(), VolumeError> {
-        skeleton()
+        let in_use = self.inner.shared.begin().await?;
+        if self.read_only() {
+            return Ok(());
+        }
+        let inner = Rc::clone(&self.inner);
+        let flush = async move {
+            let _in_use = in_use;
+            inner.flush().await
+        };
+        self.inner.detached(0, self.inner.size, flush).await
     }
+
+    /// Which stretches of a range may hold data. They cover the range, or a first part of it if it is in very many stretches.
+    ///
+    /// # Errors
+    /// [`VolumeError`].
     pub async fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>, VolumeError> {
-        skeleton()
+        self.inner.check_range(offset, length)?;
+        let _in_use = self.inner.shared.begin().await?;
+        extents::extents(&self.inner, offset, length).await
     }
+
+    /// Finds a byte pattern (1 to 4096 bytes), overlapping matches too: the lenders search, only offsets come back. `found` gets
+    /// ascending offsets, `progress` bytes done and in all.
+    ///
+    /// # Errors
+    /// [`VolumeError`].
     pub async fn search(
         &self,
         pattern: &[u8],
@@ -66,16 +188,236 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         found: &mut dyn FnMut(&[u64]),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<SearchSummary, VolumeError> {
-        skeleton()
+        let _in_use = self.inner.shared.begin().await?;
+        crate::search::search(&self.inner, pattern, limit, found, progress).await
     }
+
+    /// How the path is.
     pub fn status(&self) -> PathStatus {
-        PathStatus::default()
+        self.inner.status()
     }
+
+    /// Notified when the path, its reason or the missing lenders have changed.
     pub fn status_changed(&self) -> &Signal {
-        &self.signal
+        &self.inner.status_changed
     }
-    pub fn update_lenders(&self, lenders: Vec<LenderAddresses>) {}
+
+    /// Takes over where the lenders can be reached.
+    pub fn update_lenders(&self, lenders: Vec<LenderAddresses>) {
+        self.inner.shared.update_lenders(lenders);
+    }
+
+    /// Ends: waits for requests under way, flushes, and closes all sessions in order. With `force`, lenders that do not answer are
+    /// not waited for.
+    ///
+    /// # Errors
+    /// Without `force`, [`VolumeError`] if not everything could be made durable; the volume goes on then.
     pub async fn close(&self, force: bool) -> Result<(), VolumeError> {
-        skeleton()
+        self.inner.close(force).await
+    }
+
+    async fn change<F>(&self, offset: u64, length: u64, work: impl FnOnce(Rc<Inner<D, M>>) -> F) -> Result<(), VolumeError>
+    where
+        F: Future<Output = Result<(), VolumeError>> + 'static,
+    {
+        self.inner.check_range(offset, length)?;
+        if self.read_only() {
+            return Err(VolumeError::new(VolumeErrorKind::ReadOnly, "the volume is mounted read-only"));
+        }
+        let in_use = self.inner.shared.begin().await?;
+        let work = work(Rc::clone(&self.inner));
+        let task = async move {
+            let _in_use = in_use;
+            work.await
+        };
+        self.inner.detached(offset, length, task).await
+    }
+}
+
+impl<D: Doors, M: ManagerDoor> Inner<D, M> {
+    fn check_range(&self, offset: u64, length: u64) -> Result<(), VolumeError> {
+        if offset.checked_add(length).is_some_and(|end| end <= self.size) {
+            return Ok(());
+        }
+        let text = format!("{length} bytes at {offset} do not lie in a volume of {} bytes", self.size);
+        Err(VolumeError::new(VolumeErrorKind::OutOfRange, text))
+    }
+
+    /// Every segment has all its in-sync legs, or one of them and no more patience.
+    async fn wait_for_lenders(&self) -> Result<(), VolumeError> {
+        let began = self.shared.doors.now();
+        loop {
+            self.shared.alive()?;
+            let waited = self.shared.doors.now().since(began);
+            let ready = self.segments.iter().all(|segment| {
+                let in_sync = segment.members.borrow().which(|m| m.role == Role::InSync);
+                let sound = in_sync.iter().filter(|leg| segment.is_sound(**leg)).count();
+                sound == in_sync.len() || (sound > 0 && waited >= RECONNECT_GRACE)
+            });
+            if ready {
+                return Ok(());
+            }
+            let refused = self.segments.iter().any(|segment| {
+                let in_sync = segment.members.borrow().which(|m| m.role == Role::InSync);
+                in_sync.iter().all(|leg| segment.legs.get(*leg).is_some_and(|leg| leg.refused.get()))
+            });
+            if refused && waited >= REFUSAL_LIMIT {
+                return Err(self.first_missing());
+            }
+            // Looked at again when something changes, and when one of the limits above may be over.
+            let seen = self.shared.changed.version();
+            let _ = self.shared.doors.timeout(Duration::from_millis(200), self.shared.changed.changed(seen)).await;
+        }
+    }
+
+    fn first_missing(&self) -> VolumeError {
+        let missing = self.segments.iter().find(|s| !(0..s.legs.len()).any(|leg| s.is_sound(leg)));
+        missing.or(self.segments.first()).map_or_else(|| protocol("the volume has no segment"), |segment| segment.expired())
+    }
+
+    /// Runs a change as a task of its own: a caller that goes away leaves neither a lock held nor a write half-sent. After
+    /// `fail_after` the caller gets its error, while the change goes on until all copies have it.
+    async fn detached(
+        &self,
+        offset: u64,
+        length: u64,
+        work: impl Future<Output = Result<(), VolumeError>> + 'static,
+    ) -> Result<(), VolumeError> {
+        let (sender, mut receiver) = oneshot::channel();
+        self.shared.doors.spawn(async move {
+            // Nobody may wait for the result any more.
+            let _ = sender.send(work.await);
+        });
+        let gone = || Err(VolumeError::new(VolumeErrorKind::Closed, "the volume has ended"));
+        if self.shared.options.fail_after.is_none() {
+            return receiver.await.unwrap_or_else(|_| gone());
+        }
+        loop {
+            let seen = self.shared.changed.version();
+            let touched = |s: &&Rc<Segment<D, M>>| s.start < offset + length && offset < s.start + s.length;
+            let expired = self.segments.iter().filter(touched).find(|s| s.changes_expired.get());
+            if let Some(segment) = expired {
+                return match receiver.try_recv() {
+                    Ok(Some(result)) => result,
+                    _ => Err(segment.expired()),
+                };
+            }
+            match select(&mut receiver, self.shared.changed.changed(seen)).await {
+                Either::Left((result, _)) => return result.unwrap_or_else(|_| gone()),
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    /// Reads any range; the caller has checked it.
+    pub(crate) async fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), VolumeError> {
+        let blocks = BlockRange::covering(offset, into.len() as u64);
+        let start = blocks.start * BLOCK_SIZE;
+        let pieces = self.map.pieces(start, (blocks.end - blocks.start) * BLOCK_SIZE, REQUEST_SIZE_MAX);
+        let mut reads: FuturesUnordered<_> = pieces
+            .filter_map(|piece| Some((piece, self.segments.get(piece.segment)?)))
+            .map(|(piece, segment)| async move {
+                let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
+                segment.read(piece.offset, length).await.map(|data| (start + piece.at, data))
+            })
+            .collect();
+        while let Some(read) = reads.next().await {
+            let (at, data) = read?;
+            // The part of these blocks that was asked for.
+            let from = offset.max(at);
+            let to = (offset + into.len() as u64).min(at + data.len() as u64);
+            let target = into.get_mut((from - offset) as usize..(to - offset) as usize);
+            if let (Some(target), Some(source)) = (target, data.get((from - at) as usize..(to - at) as usize)) {
+                target.copy_from_slice(source);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), VolumeError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        // W2: for the whole range, also around the reading of a partial block.
+        let _guard = self.shared.ranges.lock(BlockRange::covering(offset, data.len() as u64)).await;
+        self.shared.alive()?;
+        self.write_locked(offset, data, fua).await
+    }
+
+    /// Writes under the caller's range lock: partial blocks at the edges are read first and completed.
+    async fn write_locked(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), VolumeError> {
+        let blocks = BlockRange::covering(offset, data.len() as u64);
+        let (start, end) = (blocks.start * BLOCK_SIZE, blocks.end * BLOCK_SIZE);
+        let data = if end - start == data.len() as u64 {
+            data
+        } else {
+            let mut whole = Buffer::new((end - start) as usize);
+            let edge = BLOCK_SIZE as usize;
+            let size = whole.len();
+            if offset > start {
+                self.read(start, whole.get_mut(..edge).unwrap_or(&mut [])).await?;
+            }
+            let tail_is_partial = offset + (data.len() as u64) < end;
+            if tail_is_partial && (size > edge || offset == start) {
+                self.read(end - BLOCK_SIZE, whole.get_mut(size - edge..).unwrap_or(&mut [])).await?;
+            }
+            let at = (offset - start) as usize;
+            if let Some(middle) = whole.get_mut(at..at + data.len()) {
+                middle.copy_from_slice(&data);
+            }
+            whole.freeze()
+        };
+        let changes: Vec<(usize, Change)> = self
+            .map
+            .pieces(start, data.len() as u64, REQUEST_SIZE_MAX)
+            .map(|p| (p.segment, Change::write(p.offset, data.part(p.at as usize..(p.at + p.length) as usize), fua)))
+            .collect();
+        self.change_all(&changes).await
+    }
+
+    /// Carries changes out in parallel. All run to their end, whatever the others do: the lock is held for all of them.
+    async fn change_all(&self, changes: &[(usize, Change)]) -> Result<(), VolumeError> {
+        let work = changes.iter().filter_map(|(segment, change)| Some(self.segments.get(*segment)?.change(change)));
+        join_all(work).await.into_iter().collect()
+    }
+
+    async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<(), VolumeError> {
+        if length == 0 {
+            return Ok(());
+        }
+        let _guard = self.shared.ranges.lock(BlockRange::covering(offset, length)).await;
+        self.shared.alive()?;
+        let end = offset + length;
+        // The end of the volume counts as aligned: nothing that anybody can read lies behind it.
+        let middle_end = if end == self.size { self.map.size() } else { end / BLOCK_SIZE * BLOCK_SIZE };
+        let middle_start = offset.div_ceil(BLOCK_SIZE) * BLOCK_SIZE;
+        if middle_start >= middle_end {
+            return self.write_locked(offset, Buffer::zeroed(length as usize).freeze(), flags.fua).await;
+        }
+        let flag = |on: bool, flag: Flags| if on { flag } else { Flags::default() };
+        let wire = flag(flags.fua, Flags::FUA).and(flag(flags.no_hole, Flags::NO_HOLE)).and(flag(flags.fast, Flags::FAST));
+        let pieces = self.map.pieces(middle_start, middle_end - middle_start, ZERO_SIZE_MAX);
+        let zeroes = pieces.map(|p| {
+            let change = Change::Zero { offset: p.offset, length: u32::try_from(p.length).unwrap_or(u32::MAX), flags: wire };
+            async move {
+                match self.segments.get(p.segment) {
+                    Some(segment) => segment.change(&change).await,
+                    None => Ok(()),
+                }
+            }
+        });
+        let results: Vec<_> = stream::iter(zeroes).buffer_unordered(ZEROES_AT_ONCE).collect().await;
+        results.into_iter().collect::<Result<(), _>>()?;
+        if offset < middle_start {
+            self.write_locked(offset, Buffer::zeroed((middle_start - offset) as usize).freeze(), flags.fua).await?;
+        }
+        if end > middle_end {
+            self.write_locked(middle_end, Buffer::zeroed((end - middle_end) as usize).freeze(), flags.fua).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn flush(&self) -> Result<(), VolumeError> {
+        join_all(self.segments.iter().map(|segment| segment.change(&Change::Flush))).await.into_iter().collect()
     }
 }

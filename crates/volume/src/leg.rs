@@ -1,0 +1,364 @@
+//! One leg: a slice at a lender, and the connection to it as a state machine.
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use sublet_api::mount::MountLeg;
+use sublet_doors::{Doors, Tick};
+use sublet_types::limits::{LENDER_SILENT_MAX, RECONNECT_GRACE};
+use sublet_types::{LeaseSecret, SessionNumber};
+use sublet_wire::Status;
+use sublet_wire::message::{DiskIdentity, Open, OpenMode};
+
+use crate::connect::{ConnectError, open_session};
+use crate::members::Role;
+use crate::options::ManagerDoor;
+use crate::segment::Segment;
+use crate::session::{End, Session};
+
+/// A lender that answers nothing that was asked for so long is left out of a doubled volume. The rest of `LENDER_SILENT_MAX` is
+/// for the manager's commit and the survivors' labels.
+pub(crate) const HUNG_MAX: Duration = Duration::from_secs(7);
+/// A single request may be unanswered for so long while others are answered.
+const STUCK_MAX: Duration = Duration::from_secs(60);
+/// A quiet connection is asked for a sign of life after so long.
+const PING_AFTER: Duration = Duration::from_secs(3);
+/// How often the watchdog looks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// A session that has lived for so long forgets earlier troubles.
+const STABLE_AFTER: Duration = Duration::from_secs(3);
+/// The first and the longest pause between two attempts to connect.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(crate) struct Leg<D: Doors> {
+    pub(crate) facts: MountLeg,
+    session: RefCell<Option<Rc<Session<D>>>>,
+    number: Cell<u64>,
+    /// The identity at the last OPEN.
+    identity: Cell<Option<DiskIdentity>>,
+    /// Writes that this leg has acknowledged, and how many of them a flush has covered.
+    acknowledged: Cell<u64>,
+    flushed: Cell<u64>,
+    /// Why this leg must leave the in-sync set although it answers: lost writes (W5), a disk error.
+    pub(crate) broken: RefCell<Option<String>>,
+    /// The lender lost writes that were acknowledged: nothing that it has may be read.
+    pub(crate) lost_writes: Cell<bool>,
+    /// Why there is no session, for people.
+    pub(crate) problem: RefCell<String>,
+    /// A refusal of OPEN that trying again will hardly change.
+    pub(crate) refused: Cell<bool>,
+    /// Without a session since then.
+    pub(crate) lost_since: Cell<Option<Tick>>,
+    /// From then on a doubled segment goes on without it.
+    pub(crate) leave_at: Cell<Option<Tick>>,
+    /// The session is open since then.
+    pub(crate) open_since: Cell<Tick>,
+    /// Labels may still say the generation before.
+    try_previous: Cell<bool>,
+    /// Its *unclean* flag has been looked at in this mount.
+    pub(crate) judged: Cell<bool>,
+    /// A failed resync is begun again no earlier.
+    pub(crate) resync_after: Cell<Tick>,
+}
+
+impl<D: Doors> Leg<D> {
+    pub(crate) fn new(facts: MountLeg, now: Tick, first_session: u64) -> Self {
+        Self {
+            facts,
+            session: RefCell::new(None),
+            number: Cell::new(first_session),
+            identity: Cell::new(None),
+            acknowledged: Cell::new(0),
+            flushed: Cell::new(0),
+            broken: RefCell::new(None),
+            lost_writes: Cell::new(false),
+            problem: RefCell::new("not connected yet".into()),
+            refused: Cell::new(false),
+            lost_since: Cell::new(Some(now)),
+            leave_at: Cell::new(Some(after(now, RECONNECT_GRACE))),
+            open_since: Cell::new(now),
+            try_previous: Cell::new(false),
+            judged: Cell::new(false),
+            resync_after: Cell::new(Tick::default()),
+        }
+    }
+
+    /// The session, if one is open.
+    pub(crate) fn session(&self) -> Option<Rc<Session<D>>> {
+        self.session.borrow().clone().filter(|s| !s.is_dead())
+    }
+
+    /// Ends the session, if there is one.
+    pub(crate) fn hang_up(&self, end: End) {
+        let session = self.session.borrow().clone();
+        if let Some(session) = session {
+            session.kill(end);
+        }
+    }
+
+    /// The name of the lender.
+    pub(crate) fn lender(&self) -> String {
+        self.facts.server_name.to_string()
+    }
+
+    /// A write that is not durable yet was acknowledged by this leg.
+    pub(crate) fn count_write(&self) {
+        self.acknowledged.set(self.acknowledged.get() + 1);
+    }
+
+    /// To be taken before a flush is sent; see [`Leg::count_flush`].
+    pub(crate) fn flush_mark(&self) -> u64 {
+        self.acknowledged.get()
+    }
+
+    /// A flush that was sent at that mark has succeeded, in whatever session: an agent's flush is of the whole disk.
+    pub(crate) fn count_flush(&self, mark: u64) {
+        self.flushed.set(self.flushed.get().max(mark));
+    }
+
+    /// Writes that were acknowledged and not flushed: they are gone if the lender's identity changes.
+    fn has_unflushed(&self) -> bool {
+        self.acknowledged.get() > self.flushed.get()
+    }
+
+    /// A stale leg begins anew: nothing that it had counts.
+    pub(crate) fn forget(&self) {
+        self.flushed.set(self.acknowledged.get());
+        self.lost_writes.set(false);
+        self.broken.replace(None);
+    }
+}
+
+/// A point in time so much later.
+pub(crate) fn after(tick: Tick, time: Duration) -> Tick {
+    Tick(tick.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+/// Keeps the leg connected as long as the volume lives: one task per leg.
+pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, index: usize) {
+    let Some(leg) = segment.legs.get(index) else { return };
+    let shared = &segment.shared;
+    let mut backoff = BACKOFF_MIN;
+    let mut rested = false;
+    loop {
+        let seen = shared.changed.version();
+        if shared.is_over() {
+            return;
+        }
+        let Some(mode) = segment.mode_wanted(index) else {
+            rested = true;
+            shared.changed.changed(seen).await;
+            continue;
+        };
+        if std::mem::take(&mut rested) {
+            // The time in which nobody wanted a session is not the lender's.
+            let now = shared.doors.now();
+            leg.lost_since.set(Some(now));
+            leg.leave_at.set(Some(after(now, RECONNECT_GRACE)));
+        }
+        match connect(&segment, leg, index, mode).await {
+            Ok(session) => {
+                if segment.mode_wanted(index) != Some(mode) {
+                    session.kill(End::Unwanted);
+                    continue;
+                }
+                backoff = BACKOFF_MIN;
+                if !accept(&segment, leg, index, &session) {
+                    session.kill(End::Unwanted);
+                    continue;
+                }
+                watch(&segment, leg, index, &session).await;
+                ended(&segment, leg, index, session.end().await);
+            }
+            Err(ConnectError::Fenced(text)) => return shared.fence(&text),
+            Err(error) => {
+                not_connected(&segment, leg, error);
+                let pause = if segment.role(index) == Role::Stale { BACKOFF_MAX } else { backoff };
+                shared.pause(pause).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+/// Tries all addresses of the lender in turn.
+async fn connect<D: Doors, M: ManagerDoor>(
+    segment: &Segment<D, M>,
+    leg: &Leg<D>,
+    index: usize,
+    mode: OpenMode,
+) -> Result<Rc<Session<D>>, ConnectError> {
+    let info = &segment.shared.info;
+    let mut last = ConnectError::NotHere(format!("no address of server {} is known", leg.lender()));
+    for address in segment.shared.addresses(leg.facts.server) {
+        leg.number.set(leg.number.get() + 1);
+        let generation = {
+            let members = segment.members.borrow();
+            members.previous.filter(|_| leg.try_previous.get()).unwrap_or(members.generation)
+        };
+        let open = Open {
+            session: SessionNumber(leg.number.get()),
+            area: leg.facts.area,
+            slice: leg.facts.slice,
+            volume: info.volume,
+            way: info.way,
+            segment: u32::try_from(segment.index).unwrap_or(u32::MAX),
+            segment_length: segment.length,
+            leg: u32::try_from(index).unwrap_or(u32::MAX),
+            generation,
+            mode,
+            borrower: info.borrower,
+            epoch: info.epoch,
+            secret: info.secret.unwrap_or(LeaseSecret::from_u128(0)),
+        };
+        match open_session(&segment.shared.doors, &address, leg.facts.server, &open).await {
+            Err(ConnectError::NotHere(text)) => last = ConnectError::NotHere(text),
+            Err(ConnectError::Refused(Status::StaleEpoch, text)) => return Err(ConnectError::Fenced(text)),
+            other => return other,
+        }
+    }
+    Err(last)
+}
+
+fn not_connected<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, error: ConnectError) {
+    let text = match error {
+        ConnectError::NotHere(text) => {
+            leg.refused.set(false);
+            segment.shared.ask_lenders();
+            text
+        }
+        ConnectError::Refused(status, text) => {
+            if status == Status::Disagreement {
+                // S1 between two labels: this one may have been written already, or not yet.
+                leg.try_previous.set(!leg.try_previous.get());
+            }
+            leg.refused.set(!matches!(status, Status::Unavailable | Status::Superseded | Status::TooMuch));
+            format!("the lender refuses ({status:?}): {text}")
+        }
+        ConnectError::Fenced(text) => text,
+    };
+    if *leg.problem.borrow() != text {
+        tracing::info!(lender = %leg.facts.server_name, slice = %leg.facts.slice, text, "no session with the lender");
+        leg.problem.replace(text);
+        segment.shared.changed.notify();
+    }
+}
+
+/// Looks at what OPEN was answered with; false if the leg is of no use as what it was opened.
+fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index: usize, session: &Rc<Session<D>>) -> bool {
+    let Some(opened) = session.opened() else { return false };
+    if session.mode() == OpenMode::Target {
+        leg.forget();
+    } else if let Some(before) = leg.identity.get() {
+        if !opened.identity.kept_writes_of(&before) && leg.has_unflushed() {
+            // W5 without replay: never silently on.
+            leg.lost_writes.set(true);
+            let text = format!("server {} has restarted and lost writes that had not been flushed", leg.facts.server_name);
+            tracing::error!(text);
+            leg.broken.replace(Some(text));
+            leg.identity.set(Some(opened.identity));
+            segment.shared.changed.notify();
+            return false;
+        }
+    }
+    leg.identity.set(Some(opened.identity));
+    if session.mode() == OpenMode::InSync {
+        segment.note_unclean(index, opened.unclean);
+    }
+    leg.try_previous.set(false);
+    leg.refused.set(false);
+    leg.problem.replace(String::new());
+    leg.lost_since.set(None);
+    leg.open_since.set(segment.shared.doors.now());
+    leg.session.replace(Some(Rc::clone(session)));
+    segment.shared.changed.notify();
+    true
+}
+
+/// The watchdog: one timer per session. Returns when the session has ended or is not wanted any more.
+async fn watch<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index: usize, session: &Rc<Session<D>>) {
+    let shared = &segment.shared;
+    let began = shared.doors.now();
+    let mut looked = began;
+    loop {
+        {
+            let end = pin!(async {
+                loop {
+                    let seen = shared.changed.version();
+                    if session.is_dead() || !shared.wants_sessions() || !segment.fits(index, session.mode()) {
+                        return;
+                    }
+                    let end = pin!(session.end());
+                    let changed = pin!(shared.changed.changed(seen));
+                    let _ = select(end, changed).await;
+                }
+            });
+            let sleep = pin!(shared.doors.sleep(WATCH_INTERVAL));
+            if let Either::Left(_) = select(end, sleep).await {
+                // Idle, closed or fenced: requests that still wait end with the session (F4).
+                session.kill(End::Unwanted);
+                return;
+            }
+        }
+        let now = shared.doors.now();
+        let late = now.since(looked) > WATCH_INTERVAL * 4;
+        looked = now;
+        if late {
+            // This process was stopped: what has arrived meanwhile is taken before anybody is blamed.
+            continue;
+        }
+        if now.since(began) >= STABLE_AFTER {
+            leg.leave_at.set(None);
+        }
+        let silence = session.silence(now);
+        if silence.quiet >= PING_AFTER && !silence.pinging {
+            session.ping_unawaited();
+        }
+        let (all_max, data_max) = if segment.can_do_without(index) {
+            (HUNG_MAX, Some(HUNG_MAX))
+        } else {
+            (LENDER_SILENT_MAX, shared.options.fail_after)
+        };
+        let hung = data_max.is_some_and(|max| silence.data >= max) || (data_max == Some(HUNG_MAX) && silence.oldest >= STUCK_MAX);
+        if silence.all >= all_max || hung {
+            let since = Tick(now.0.saturating_sub(u64::try_from(silence.all.max(silence.data).as_nanos()).unwrap_or(0)));
+            let text = format!("no answer for {} s", silence.all.max(silence.oldest).as_secs());
+            session.kill(End::Hung(text, since));
+            return;
+        }
+    }
+}
+
+/// The session has ended: what that means for the leg.
+fn ended<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index: usize, end: End) {
+    let now = segment.shared.doors.now();
+    leg.session.replace(None);
+    // A target that loses its connection may miss writes: the resync begins anew (W4, S4).
+    segment.members.borrow_mut().give_up_copying(index);
+    let keep = |at: Tick| leg.leave_at.get().map_or(at, |earlier| earlier.min(at));
+    match end {
+        End::Fenced(text) => return segment.shared.fence(&text),
+        End::Lost(text) => {
+            tracing::info!(lender = %leg.facts.server_name, slice = %leg.facts.slice, text, "the session is lost");
+            leg.problem.replace(text);
+            leg.lost_since.set(Some(now));
+            leg.leave_at.set(Some(keep(after(now, RECONNECT_GRACE))));
+        }
+        End::Hung(text, since) => {
+            tracing::warn!(lender = %leg.facts.server_name, slice = %leg.facts.slice, text, "the lender is silent");
+            leg.problem.replace(text);
+            leg.lost_since.set(Some(since));
+            leg.leave_at.set(Some(keep(now)));
+        }
+        End::Unwanted => {
+            leg.lost_since.set(Some(now));
+            leg.leave_at.set(Some(after(now, RECONNECT_GRACE)));
+        }
+    }
+    segment.shared.changed.notify();
+}

@@ -1,0 +1,308 @@
+//! Who holds the bytes of a segment: the in-sync set as a pure state machine (S1, S5). No clock, no I/O.
+
+use sublet_api::request::LegAnswer;
+use sublet_types::Generation;
+
+/// What a leg is in its segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// In the in-sync set: has every acknowledged write.
+    InSync,
+    /// Its leaving has begun (S1): writes pause, nothing is acknowledged without it.
+    Leaving,
+    /// The manager has committed its leaving; the survivors' labels are still to be written (S1).
+    Left,
+    /// Out of sync, nothing is sent to it.
+    Stale,
+    /// Being copied to; writes go to it too.
+    Copying,
+    /// Everything is copied; its return is to be committed (S5).
+    Copied,
+    /// The manager has been asked to commit its return; whether it has is not known yet (S5).
+    Joining,
+}
+
+impl Role {
+    /// No write is acknowledged without it (W1).
+    pub(crate) const fn is_required(self) -> bool {
+        matches!(self, Role::InSync | Role::Leaving | Role::Left | Role::Joining)
+    }
+
+    /// Writes are sent to it.
+    pub(crate) const fn takes_writes(self) -> bool {
+        !matches!(self, Role::Stale)
+    }
+
+    /// It is a target of a resync that can simply be given up.
+    pub(crate) const fn is_optional(self) -> bool {
+        matches!(self, Role::Copying | Role::Copied)
+    }
+}
+
+/// One leg.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Member {
+    pub(crate) role: Role,
+    /// False while it may differ from the others after an unclean close: it is written, but not read.
+    pub(crate) equal: bool,
+    /// Its label says the present generation.
+    pub(crate) labelled: bool,
+}
+
+/// A leaving of which it is not known whether the manager has committed it, while the leg is back and nothing was acknowledged
+/// without it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Doubt {
+    pub(crate) leg: usize,
+    /// The generation in which it has left, once that is known: its leaving is then withdrawn.
+    pub(crate) left_in: Option<Generation>,
+}
+
+/// The in-sync set of one segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Members {
+    pub(crate) generation: Generation,
+    /// The generation before, which a label may still have while `labels_due`.
+    pub(crate) previous: Option<Generation>,
+    pub(crate) legs: Vec<Member>,
+    /// Labels are to be written; writes pause until they are.
+    pub(crate) labels_due: bool,
+    /// The manager has been asked to commit the leaving under way: it may have.
+    pub(crate) asked: bool,
+    pub(crate) doubt: Option<Doubt>,
+}
+
+impl Members {
+    /// As the mounting information has it.
+    pub(crate) fn new(generation: Generation, in_sync: impl IntoIterator<Item = bool>) -> Self {
+        let member = |in_sync| Member { role: if in_sync { Role::InSync } else { Role::Stale }, equal: true, labelled: true };
+        let legs = in_sync.into_iter().map(member).collect();
+        Self { generation, previous: None, legs, labels_due: false, asked: false, doubt: None }
+    }
+
+    /// The role of a leg; stale if there is no such leg.
+    pub(crate) fn role(&self, leg: usize) -> Role {
+        self.legs.get(leg).map_or(Role::Stale, |m| m.role)
+    }
+
+    /// The legs in these roles.
+    pub(crate) fn which(&self, wanted: impl Fn(&Member) -> bool) -> Vec<usize> {
+        self.legs.iter().enumerate().filter(|(_, m)| wanted(m)).map(|(leg, _)| leg).collect()
+    }
+
+    /// New writes wait.
+    pub(crate) fn paused(&self) -> bool {
+        self.labels_due || self.legs.iter().any(|m| matches!(m.role, Role::Leaving | Role::Left))
+    }
+
+    /// Could this leg leave? Another one that may be read must be in sync (S1: the last one never leaves).
+    pub(crate) fn may_leave(&self, leg: usize) -> bool {
+        matches!(self.role(leg), Role::InSync | Role::Leaving)
+            && self.legs.iter().enumerate().any(|(other, m)| other != leg && m.role == Role::InSync && m.equal)
+    }
+
+    /// Nothing of S1 or S5 is under way.
+    pub(crate) fn is_calm(&self) -> bool {
+        !self.paused()
+            && self.doubt.is_none()
+            && self.legs.iter().all(|m| matches!(m.role, Role::InSync | Role::Stale) && m.equal)
+    }
+
+    /// The in-sync legs hold the same bytes and labels; only then is a close clean. A resync under way does not matter.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.paused() && self.doubt.is_none() && self.all_equal() && self.legs.iter().all(|m| m.role != Role::Joining)
+    }
+
+    fn set(&mut self, leg: usize, role: Role) {
+        if let Some(m) = self.legs.get_mut(leg) {
+            tracing::info!(leg, from = ?m.role, to = ?role, generation = self.generation.number, "leg changes its role");
+            m.role = role;
+        }
+    }
+
+    fn adopt(&mut self, generation: Generation) {
+        if self.generation != generation {
+            self.previous = Some(self.generation);
+        }
+        self.generation = generation;
+        self.labels_due = true;
+        for m in &mut self.legs {
+            m.labelled = false;
+        }
+    }
+
+    /// S1 begins: writes pause.
+    pub(crate) fn begin_leaving(&mut self, leg: usize) {
+        assert_eq!(self.role(leg), Role::InSync, "only an in-sync leg leaves");
+        assert_eq!(self.doubt, None, "the manager's answer to an earlier question comes first");
+        self.set(leg, Role::Leaving);
+        self.asked = false;
+    }
+
+    /// The leg is back before anything was acknowledged without it. If the manager was asked, its answer is still owed.
+    pub(crate) fn cancel_leaving(&mut self, leg: usize) {
+        assert_eq!(self.role(leg), Role::Leaving, "only a leaving leg is kept");
+        self.set(leg, Role::InSync);
+        if self.asked {
+            self.doubt = Some(Doubt { leg, left_in: None });
+        }
+    }
+
+    /// The manager has committed the leaving of a leg.
+    pub(crate) fn has_left(&mut self, leg: usize, answer: &LegAnswer) {
+        assert!(matches!(self.role(leg), Role::Leaving | Role::InSync), "a leg leaves from the in-sync set");
+        self.set(leg, Role::Left);
+        self.asked = false;
+        self.doubt = None;
+        self.adopt(answer.generation);
+    }
+
+    /// The leaving of a leg was withdrawn: it never left.
+    pub(crate) fn was_withdrawn(&mut self, answer: &LegAnswer) {
+        self.doubt = None;
+        self.adopt(answer.generation);
+    }
+
+    /// Labels are due in the present generation, because the legs have become equal.
+    pub(crate) fn became_equal(&mut self) {
+        let generation = self.generation;
+        self.adopt(generation);
+    }
+
+    /// A leg's label has been written; when all are, writes resume. Answers true then.
+    pub(crate) fn label_written(&mut self, leg: usize, generation: Generation) -> bool {
+        if generation != self.generation {
+            return false;
+        }
+        if let Some(m) = self.legs.get_mut(leg) {
+            m.labelled = true;
+        }
+        let done = self.labels_due && self.legs.iter().all(|m| m.role != Role::InSync || m.labelled);
+        if done {
+            self.labels_due = false;
+            self.previous = None;
+            for leg in self.which(|m| m.role == Role::Left) {
+                self.set(leg, Role::Stale);
+            }
+        }
+        done
+    }
+
+    /// A stale leg is there again: writes go to it from now on, and it is copied to.
+    pub(crate) fn begin_copying(&mut self, leg: usize) {
+        assert_eq!(self.role(leg), Role::Stale, "only a stale leg is copied to");
+        self.set(leg, Role::Copying);
+    }
+
+    /// All bytes are copied.
+    pub(crate) fn copied(&mut self, leg: usize) {
+        assert_eq!(self.role(leg), Role::Copying, "only a leg being copied to is copied");
+        self.set(leg, Role::Copied);
+    }
+
+    /// The target failed: only the resync is given up.
+    pub(crate) fn give_up_copying(&mut self, leg: usize) {
+        if self.role(leg).is_optional() {
+            self.set(leg, Role::Stale);
+        }
+    }
+
+    /// The manager is about to be asked for the commit.
+    pub(crate) fn begin_joining(&mut self, leg: usize) {
+        assert_eq!(self.role(leg), Role::Copied, "only a copied leg joins");
+        self.set(leg, Role::Joining);
+    }
+
+    /// The commit point of S5.
+    pub(crate) fn has_joined(&mut self, leg: usize, answer: &LegAnswer) {
+        assert_eq!(self.role(leg), Role::Joining, "only a joining leg has joined");
+        self.set(leg, Role::InSync);
+        self.adopt(answer.generation);
+        if let Some(m) = self.legs.get_mut(leg) {
+            (m.labelled, m.equal) = (true, true);
+        }
+    }
+
+    /// The manager refused the commit.
+    pub(crate) fn join_refused(&mut self, leg: usize) {
+        assert_eq!(self.role(leg), Role::Joining, "only a joining leg is refused");
+        self.set(leg, Role::Stale);
+    }
+
+    /// The flags of SET_STATE for the present generation.
+    pub(crate) fn in_sync_flags(&self) -> Vec<bool> {
+        self.legs.iter().map(|m| m.role == Role::InSync).collect()
+    }
+
+    /// All legs of the in-sync set hold the same bytes.
+    pub(crate) fn all_equal(&self) -> bool {
+        self.legs.iter().all(|m| m.role != Role::InSync || m.equal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation(number: u64) -> Generation {
+        Generation { number, random: number.into() }
+    }
+
+    fn answer(number: u64, in_sync: &[bool]) -> LegAnswer {
+        LegAnswer { generation: generation(number), in_sync: in_sync.to_vec() }
+    }
+
+    #[test]
+    fn s1_a_leg_is_required_until_the_survivors_labels_are_written() {
+        let mut m = Members::new(generation(1), [true, true, true]);
+        m.begin_leaving(1);
+        assert!(m.paused() && m.role(1).is_required());
+        m.has_left(1, &answer(2, &[true, false, true]));
+        assert!(m.paused() && m.role(1).is_required());
+        assert!(!m.label_written(0, generation(2)));
+        assert!(m.paused() && m.role(1).is_required());
+        assert!(!m.label_written(2, generation(1)), "a label of an older generation does not count");
+        assert!(m.label_written(2, generation(2)));
+        assert!(!m.paused() && !m.role(1).is_required());
+    }
+
+    #[test]
+    fn s1_the_last_readable_leg_never_leaves() {
+        let mut m = Members::new(generation(1), [true, false]);
+        assert!(!m.may_leave(0));
+        m = Members::new(generation(1), [true, true]);
+        assert!(m.may_leave(0) && m.may_leave(1));
+        m.legs[1].equal = false;
+        assert!(!m.may_leave(0) && m.may_leave(1), "a leg that may differ is no survivor");
+    }
+
+    #[test]
+    fn s5_a_target_is_optional_until_the_manager_is_asked() {
+        let mut m = Members::new(generation(1), [true, false]);
+        assert!(!m.role(1).takes_writes());
+        m.begin_copying(1);
+        assert!(m.role(1).takes_writes() && m.role(1).is_optional());
+        m.copied(1);
+        assert!(m.role(1).is_optional());
+        m.begin_joining(1);
+        assert!(m.role(1).is_required());
+        m.has_joined(1, &answer(2, &[true, true]));
+        assert!(m.paused());
+        assert!(m.label_written(0, generation(2)));
+        assert!(m.is_calm());
+        assert_eq!(m.in_sync_flags(), [true, true]);
+    }
+
+    #[test]
+    fn s1_a_leg_that_is_back_in_time_stays_and_an_unanswered_question_stays_open() {
+        let mut m = Members::new(generation(1), [true, true]);
+        m.begin_leaving(0);
+        m.cancel_leaving(0);
+        assert!(m.is_calm());
+        m.begin_leaving(0);
+        m.asked = true;
+        m.cancel_leaving(0);
+        assert_eq!(m.doubt, Some(Doubt { leg: 0, left_in: None }));
+        assert!(!m.paused(), "writes go on, on both legs");
+    }
+}

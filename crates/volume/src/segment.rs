@@ -1,0 +1,429 @@
+//! One segment: reads from one leg, changes at all legs (W1).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+use sublet_api::mount::MountSegment;
+use sublet_doors::{Chunk, Doors};
+use sublet_wire::message::{Message, OpenMode};
+use sublet_wire::{Flags, Op, Status};
+
+use crate::error::{VolumeError, VolumeErrorKind};
+use crate::leg::Leg;
+use crate::members::{Members, Role};
+use crate::options::ManagerDoor;
+use crate::session::{End, Session, SessionError, checksums};
+use crate::shared::Shared;
+
+/// A payload may arrive damaged at the lender so often before it counts as an error.
+const BAD_CHECKSUM_MAX: usize = 3;
+
+/// See the module.
+pub(crate) struct Segment<D: Doors, M: ManagerDoor> {
+    pub(crate) shared: Rc<Shared<D, M>>,
+    pub(crate) index: usize,
+    /// Where it begins in the volume, in bytes.
+    pub(crate) start: u64,
+    /// In bytes.
+    pub(crate) length: u64,
+    pub(crate) members: RefCell<Members>,
+    pub(crate) legs: Vec<Leg<D>>,
+    /// The *unclean* flags of the first OPENs have been weighed ([`crate::equal`]).
+    pub(crate) settled: Cell<bool>,
+    /// It cannot be served any more in this mount (lost writes, W5).
+    pub(crate) failed: RefCell<Option<String>>,
+    /// `fail_after` is over for reads, for changes.
+    pub(crate) reads_expired: Cell<bool>,
+    pub(crate) changes_expired: Cell<bool>,
+    /// Why changes wait for the manager, for people.
+    pub(crate) manager_problem: RefCell<Option<String>>,
+    /// Legs have been made equal, and no label says so yet.
+    pub(crate) equalise_due: Cell<bool>,
+    /// The copying that goes on: which leg, bytes done.
+    pub(crate) copying: Cell<Option<(usize, u64)>>,
+}
+
+/// A change of blocks, or a flush; offsets are in the segment.
+#[derive(Clone)]
+pub(crate) enum Change {
+    Write { offset: u64, data: Chunk, sums: Rc<[u8]>, fua: bool },
+    Zero { offset: u64, length: u32, flags: Flags },
+    Flush,
+}
+
+impl Change {
+    /// A write; its checksums are computed here, once for all legs.
+    pub(crate) fn write(offset: u64, data: Chunk, fua: bool) -> Self {
+        let sums = checksums(&data).into();
+        Change::Write { offset, data, sums, fua }
+    }
+}
+
+/// What a leg did with a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Applied {
+    Done,
+    /// It is no member any more, or was only a target.
+    Skipped,
+    /// It cannot make zeroes fast; nothing was changed there.
+    NotFast,
+}
+
+impl<D: Doors, M: ManagerDoor> Segment<D, M> {
+    pub(crate) fn new(shared: Rc<Shared<D, M>>, index: usize, start: u64, facts: &MountSegment) -> Self {
+        let now = shared.doors.now();
+        // Sessions of a client process that had the same epoch before must be lower (W4).
+        let first_session = shared.doors.wall_ms();
+        Self {
+            index,
+            start,
+            length: facts.length,
+            members: RefCell::new(Members::new(facts.generation, facts.legs.iter().map(|leg| leg.in_sync))),
+            legs: facts.legs.iter().map(|leg| Leg::new(leg.clone(), now, first_session)).collect(),
+            shared,
+            settled: Cell::new(false),
+            failed: RefCell::new(None),
+            reads_expired: Cell::new(false),
+            changes_expired: Cell::new(false),
+            manager_problem: RefCell::new(None),
+            equalise_due: Cell::new(false),
+            copying: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn role(&self, leg: usize) -> Role {
+        self.members.borrow().role(leg)
+    }
+
+    /// As what a session with this leg should be opened now, if at all.
+    pub(crate) fn mode_wanted(&self, leg: usize) -> Option<OpenMode> {
+        if !self.shared.wants_sessions() || self.shared.parting.get() {
+            return None;
+        }
+        let broken = self.legs.get(leg).is_none_or(|leg| leg.broken.borrow().is_some());
+        match self.role(leg) {
+            Role::InSync | Role::Leaving if broken => None,
+            Role::InSync | Role::Leaving => Some(OpenMode::InSync),
+            Role::Stale if self.shared.info.read_only => None,
+            Role::Stale => Some(OpenMode::Target),
+            // The outcome must be known first: from it follows the mode.
+            Role::Left | Role::Joining | Role::Copying | Role::Copied => None,
+        }
+    }
+
+    /// May a session of that mode stay?
+    pub(crate) fn fits(&self, leg: usize, mode: OpenMode) -> bool {
+        match self.role(leg) {
+            Role::InSync | Role::Leaving => mode == OpenMode::InSync,
+            Role::Left => false,
+            Role::Stale | Role::Copying | Role::Copied | Role::Joining => mode == OpenMode::Target,
+        }
+    }
+
+    /// The segment can go on without this leg, if need be.
+    pub(crate) fn can_do_without(&self, leg: usize) -> bool {
+        let members = self.members.borrow();
+        members.may_leave(leg) || !members.role(leg).is_required()
+    }
+
+    /// An in-sync leg that can be the survivor of another one: open, and with every acknowledged write.
+    pub(crate) fn is_sound(&self, leg: usize) -> bool {
+        let readable = self.members.borrow().legs.get(leg).is_some_and(|m| m.role == Role::InSync && m.equal);
+        readable
+            && self
+                .legs
+                .get(leg)
+                .is_some_and(|leg| !leg.lost_writes.get() && leg.broken.borrow().is_none() && leg.session().is_some())
+    }
+
+    fn check(&self) -> Result<(), VolumeError> {
+        self.shared.alive()?;
+        match &*self.failed.borrow() {
+            Some(text) => Err(VolumeError::new(VolumeErrorKind::Io, text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The error after `fail_after`.
+    pub(crate) fn expired(&self) -> VolumeError {
+        let missing: Vec<String> = self
+            .legs
+            .iter()
+            .enumerate()
+            .filter(|(leg, l)| self.role(*leg).is_required() && l.session().is_none())
+            .map(|(_, leg)| format!("server {} ({})", leg.facts.server_name, leg.problem.borrow()))
+            .collect();
+        let what = match &*self.manager_problem.borrow() {
+            Some(problem) => problem.clone(),
+            None => format!("missing for too long: {}", missing.join(", ")),
+        };
+        VolumeError::new(VolumeErrorKind::LenderMissing, format!("volume {}: {what}", self.shared.info.name))
+    }
+
+    /// Reads whole blocks from one leg of the in-sync set, checked end to end.
+    pub(crate) async fn read(&self, offset: u64, length: u32) -> Result<Chunk, VolumeError> {
+        // How often a leg delivered wrong checksums; and the legs that failed for good, with the reason.
+        let mut wrong = vec![0u8; self.legs.len()];
+        let mut failed: Vec<Option<VolumeError>> = vec![None; self.legs.len()];
+        loop {
+            let seen = self.shared.changed.version();
+            self.check()?;
+            let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
+            let (out, usable): (Vec<usize>, Vec<usize>) =
+                readable.into_iter().partition(|leg| failed.get(*leg).is_some_and(Option::is_some));
+            if usable.is_empty() {
+                if let Some(error) = out.first().and_then(|leg| failed.get_mut(*leg)?.take()) {
+                    return Err(error);
+                }
+            }
+            let open = usable
+                .into_iter()
+                .filter(|leg| self.is_sound(*leg))
+                .filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?)));
+            let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
+                if self.reads_expired.get() {
+                    return Err(self.expired());
+                }
+                self.shared.changed.changed(seen).await;
+                continue;
+            };
+            let name = self.legs.get(leg).map(Leg::lender).unwrap_or_default();
+            let error = match session.read(offset, length).await {
+                Ok(Some(data)) => return Ok(data),
+                Ok(None) => {
+                    tracing::warn!(lender = name, segment = self.index, offset, "a read arrived with a wrong checksum");
+                    let Some(count) = wrong.get_mut(leg) else { continue };
+                    *count += 1;
+                    // Read again once, then from another leg; never wrong bytes (K1).
+                    if *count < 2 {
+                        continue;
+                    }
+                    let at = self.start + offset;
+                    VolumeError::new(
+                        VolumeErrorKind::Io,
+                        format!("server {name} delivers wrong bytes for {length} bytes at {at} of the volume"),
+                    )
+                }
+                Err(SessionError::Lost) => continue,
+                Err(SessionError::Refused(status, text)) => match self.judge(&session, status, &text, &name) {
+                    None => continue,
+                    Some(error) => error,
+                },
+            };
+            if let Some(slot) = failed.get_mut(leg) {
+                *slot = Some(error);
+            }
+        }
+    }
+
+    /// Asks one readable leg about a range (EXTENTS, SEARCH).
+    pub(crate) async fn ask_lender<T: Message>(
+        &self,
+        op: Op,
+        offset: u64,
+        length: u32,
+        payload: &[u8],
+        reply_max: usize,
+    ) -> Result<T, VolumeError> {
+        loop {
+            let seen = self.shared.changed.version();
+            self.check()?;
+            let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
+            let open = readable.into_iter().filter(|leg| self.is_sound(*leg)).filter_map(|leg| self.legs.get(leg));
+            let open = open.filter_map(|leg| Some((leg, leg.session()?)));
+            let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
+                if self.reads_expired.get() {
+                    return Err(self.expired());
+                }
+                self.shared.changed.changed(seen).await;
+                continue;
+            };
+            match session.ask(op, offset, length, payload, reply_max).await {
+                Ok(reply) => return Ok(reply),
+                Err(SessionError::Lost) => {}
+                Err(SessionError::Refused(status, text)) => {
+                    if let Some(error) = self.judge(&session, status, &text, &leg.lender()) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a refusal means: nothing but the end of the session (to be tried again in the next one), or an error.
+    fn judge(&self, session: &Session<D>, status: Status, text: &str, name: &str) -> Option<VolumeError> {
+        let kind = match status {
+            Status::Ok | Status::StaleEpoch => return None,
+            Status::BadChecksum
+            | Status::Malformed
+            | Status::Version
+            | Status::NoSlice
+            | Status::NotYours
+            | Status::Disagreement
+            | Status::Superseded
+            | Status::TooMuch
+            | Status::Unavailable
+            | Status::Deadline => {
+                session.kill(End::Lost(format!("the lender refuses ({status:?}): {text}")));
+                return None;
+            }
+            Status::OutOfRange => VolumeErrorKind::Protocol,
+            Status::ReadOnly => VolumeErrorKind::ReadOnly,
+            Status::Io => VolumeErrorKind::Io,
+            Status::Unsupported => VolumeErrorKind::Unsupported,
+        };
+        Some(VolumeError::new(kind, format!("server {name} answers {status:?}: {text}")))
+    }
+
+    /// Carries a change out at every leg (W1). Runs to its end: it must not be dropped while the caller's range lock is held
+    /// for it.
+    pub(crate) async fn change(&self, change: &Change) -> Result<(), VolumeError> {
+        // S1: no new change begins while a leg is leaving.
+        loop {
+            let seen = self.shared.changed.version();
+            self.check()?;
+            if matches!(change, Change::Flush) || !self.members.borrow().paused() {
+                break;
+            }
+            if self.changes_expired.get() {
+                return Err(self.expired());
+            }
+            self.shared.changed.changed(seen).await;
+        }
+        // Not a step of waiting between the look at the set and the sending: a target that is attached later finds these
+        // blocks locked until this change has ended.
+        let legs = self.members.borrow().which(|m| m.role.takes_writes());
+        let outcomes = join_all(legs.iter().map(|leg| self.change_at(*leg, change))).await;
+        let mut refused = 0;
+        let mut done = 0;
+        let mut error = None;
+        for outcome in outcomes {
+            match outcome {
+                Ok(Applied::Done) => done += 1,
+                Ok(Applied::Skipped) => {}
+                Ok(Applied::NotFast) => refused += 1,
+                Err(e) => error = Some(e),
+            }
+        }
+        if let Some(error) = error {
+            return Err(error);
+        }
+        match change {
+            Change::Zero { .. } if refused > 0 && done == 0 => {
+                Err(VolumeError::new(VolumeErrorKind::Unsupported, "the lenders cannot make zeroes fast; write zeroes instead"))
+            }
+            Change::Zero { offset, length, flags } if refused > 0 => {
+                // One leg has its zeroes already: the others get theirs the slow way, so that the legs stay equal.
+                let slow = Change::Zero { offset: *offset, length: *length, flags: Flags(flags.0 & !Flags::FAST.0) };
+                Box::pin(self.change(&slow)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Carries a change out at one leg: until it is done, or the leg is not required any more.
+    async fn change_at(&self, index: usize, change: &Change) -> Result<Applied, VolumeError> {
+        let Some(leg) = self.legs.get(index) else { return Ok(Applied::Skipped) };
+        let mut bad_checksums = 0;
+        loop {
+            let seen = self.shared.changed.version();
+            self.check()?;
+            let role = self.role(index);
+            if !role.takes_writes() {
+                return Ok(Applied::Skipped);
+            }
+            let session = leg.session().filter(|s| self.fits(index, s.mode()));
+            let Some(session) = session else {
+                if role.is_optional() {
+                    self.give_up(index);
+                    return Ok(Applied::Skipped);
+                }
+                // With other legs it goes on in the background, so that they stay equal; the front end has its error by then.
+                let alone = self.members.borrow().which(|m| m.role.is_required()).len() == 1;
+                if self.changes_expired.get() && alone {
+                    return Err(self.expired());
+                }
+                self.shared.changed.changed(seen).await;
+                continue;
+            };
+            let (status, text) = match self.send(leg, &session, change).await {
+                Ok(()) => return Ok(Applied::Done),
+                // Again, but in another session (W4): this one is dead.
+                Err(SessionError::Lost) => continue,
+                Err(SessionError::Refused(status, text)) => (status, text),
+            };
+            if matches!((status, change), (Status::Unsupported, Change::Zero { flags, .. }) if flags.has(Flags::FAST)) {
+                return Ok(Applied::NotFast);
+            }
+            bad_checksums += usize::from(status == Status::BadChecksum);
+            let mut error = self.judge(&session, status, &text, &leg.lender());
+            if bad_checksums >= BAD_CHECKSUM_MAX {
+                let text = format!("data arrives damaged at server {}, {bad_checksums} times in a row", leg.facts.server_name);
+                error = Some(VolumeError::new(VolumeErrorKind::Io, text));
+            }
+            let Some(error) = error else { continue };
+            if self.role(index).is_optional() {
+                self.give_up(index);
+                return Ok(Applied::Skipped);
+            }
+            if !self.leaves_broken(index, &error.text) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Sends a change once.
+    async fn send(&self, leg: &Leg<D>, session: &Session<D>, change: &Change) -> Result<(), SessionError> {
+        match change {
+            Change::Write { offset, data, sums, fua } => {
+                let flags = if *fua { Flags::FUA } else { Flags::default() };
+                session.write(*offset, data, sums, flags).await?;
+                leg.count_write();
+            }
+            Change::Zero { offset, length, flags } => {
+                session.write_zeroes(*offset, *length, *flags).await?;
+                leg.count_write();
+            }
+            Change::Flush => {
+                let mark = leg.flush_mark();
+                session.flush().await?;
+                leg.count_flush(mark);
+            }
+        }
+        Ok(())
+    }
+
+    /// A disk error at a required leg: it leaves (S1) if another leg has the bytes. The change waits until it has left.
+    fn leaves_broken(&self, index: usize, text: &str) -> bool {
+        let other = (0..self.legs.len()).any(|other| other != index && self.is_sound(other));
+        if !other || !self.members.borrow().may_leave(index) {
+            return false;
+        }
+        if let Some(leg) = self.legs.get(index) {
+            tracing::error!(lender = %leg.facts.server_name, text, "the leg leaves its segment");
+            leg.broken.replace(Some(text.to_owned()));
+            leg.problem.replace(text.to_owned());
+            leg.hang_up(End::Lost(text.to_owned()));
+        }
+        self.shared.changed.notify();
+        true
+    }
+
+    /// Gives up a resync: only the copy is lost.
+    pub(crate) fn give_up(&self, index: usize) {
+        if !self.role(index).is_optional() {
+            return;
+        }
+        self.members.borrow_mut().give_up_copying(index);
+        if let Some(leg) = self.legs.get(index) {
+            leg.hang_up(End::Lost("the resync was given up".into()));
+        }
+        self.shared.changed.notify();
+    }
+
+    /// Carries a change out at one leg only: copies of a resync (the caller holds the range lock).
+    pub(crate) async fn change_one(&self, index: usize, change: &Change) -> Result<bool, VolumeError> {
+        Ok(self.change_at(index, change).await? == Applied::Done)
+    }
+}

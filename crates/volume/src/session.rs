@@ -1,0 +1,485 @@
+//! One session: one connection to one lender, for one slice.
+//!
+//! Requests are pipelined and matched with their replies by cookie; a reply must repeat its request in full (operation, slice,
+//! session, offset, length), or the connection ends: a lender that lies loses nothing but its connection. Nothing is ever sent
+//! twice in a session (W4): a request whose session is lost is given back to its caller as [`SessionError::Lost`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use sublet_doors::local::{Permit, Semaphore, Signal};
+use sublet_doors::{Buffer, Chunk, Conn, ConnReader, ConnWriter, Doors, Tick};
+use sublet_types::limits::{SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
+use sublet_types::{SessionNumber, SliceId};
+use sublet_wire::checksum::{first_mismatch, table_size, write_table};
+use sublet_wire::message::{CONTROL_PAYLOAD_MAX, Close, DiskIdentity, Message, OpenMode, OpenReply, SetState};
+use sublet_wire::{FRAME_SIZE, Flags, Malformed, Op, ReplyFrame, RequestFrame, Status};
+
+/// Room in the lender's bound that requests leave to the watchdog's PINGs.
+const PING_ROOM: u64 = 2;
+/// The receive buffer: many small replies, or the beginning of a large one.
+const RECEIVE_SIZE: usize = 256 << 10;
+
+/// Why a session ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// The connection broke or the lender broke the protocol.
+    Lost(String),
+    /// A request has been unanswered for too long; since when.
+    Hung(String, Tick),
+    /// The lender knows a newer epoch (F4).
+    Fenced(String),
+    /// This side does not want it any more.
+    Unwanted,
+}
+
+/// A request had no success.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum SessionError {
+    /// The session has ended; whether the request was carried out is not known. It may be sent again in a new session.
+    Lost,
+    /// The lender refused it.
+    Refused(Status, String),
+}
+
+/// What a reply's payload may be if its status is `Ok`, in bytes.
+#[derive(Clone, Copy)]
+enum Expect {
+    Exactly(usize),
+    AtMost(usize),
+}
+
+struct Pending {
+    frame: RequestFrame,
+    expect: Expect,
+    reply: oneshot::Sender<Result<Chunk, SessionError>>,
+    sent: Tick,
+    /// Room in the session's bounds; given back with the reply, not earlier: a caller that went away frees nothing.
+    _permits: Option<(Permit, Permit)>,
+}
+
+#[derive(Default)]
+struct Flow {
+    pending: HashMap<u64, Pending>,
+    next_cookie: u64,
+    outbox: Vec<Chunk>,
+    end: Option<End>,
+}
+
+/// See the module.
+pub(crate) struct Session<D: Doors> {
+    doors: D,
+    slice: SliceId,
+    number: SessionNumber,
+    mode: OpenMode,
+    flow: RefCell<Flow>,
+    out: Signal,
+    ended: Signal,
+    depth: Semaphore,
+    /// The part of `depth` that this lender does not allow.
+    withheld: RefCell<Option<Permit>>,
+    bytes: Semaphore,
+    heard: Cell<Tick>,
+    data_replied: Cell<Tick>,
+    opened: RefCell<Option<OpenReply>>,
+}
+
+/// How long a session has been silent (see [`Session::silence`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Silence {
+    /// Nothing at all has arrived for so long, although a request waits.
+    pub(crate) all: Duration,
+    /// No reply to a data request has arrived for so long, although one waits.
+    pub(crate) data: Duration,
+    /// The oldest data request has waited for so long.
+    pub(crate) oldest: Duration,
+    /// Nothing at all has arrived for so long, whether or not a request waits.
+    pub(crate) quiet: Duration,
+    /// A PING is on its way.
+    pub(crate) pinging: bool,
+}
+
+fn is_data(op: Op) -> bool {
+    !matches!(op, Op::Hello | Op::Open | Op::Ping)
+}
+
+impl<D: Doors> Session<D> {
+    /// Takes over a connection; HELLO and OPEN are still to be said ([`crate::connect`]).
+    pub(crate) fn start(
+        doors: &D,
+        conn: <D as sublet_doors::Net>::Conn,
+        slice: SliceId,
+        number: SessionNumber,
+        mode: OpenMode,
+    ) -> Rc<Self> {
+        let (reader, writer) = conn.split();
+        let now = doors.now();
+        let session = Rc::new(Self {
+            doors: doors.clone(),
+            slice,
+            number,
+            mode,
+            flow: RefCell::default(),
+            out: Signal::new(),
+            ended: Signal::new(),
+            depth: Semaphore::new(SESSION_DEPTH_MAX as u64 - PING_ROOM),
+            withheld: RefCell::new(None),
+            bytes: Semaphore::new(SESSION_BYTES_MAX),
+            heard: Cell::new(now),
+            data_replied: Cell::new(now),
+            opened: RefCell::new(None),
+        });
+        doors.spawn(Rc::clone(&session).receive(reader));
+        doors.spawn(Rc::clone(&session).send(writer));
+        session
+    }
+
+    /// As what the leg was opened.
+    pub(crate) fn mode(&self) -> OpenMode {
+        self.mode
+    }
+
+    /// What the lender answered to OPEN.
+    pub(crate) fn opened(&self) -> Option<OpenReply> {
+        self.opened.borrow().clone()
+    }
+
+    /// Keeps to a smaller bound of requests in flight.
+    pub(crate) fn limit_depth(&self, depth_max: u32) {
+        let excess = (SESSION_DEPTH_MAX as u64).saturating_sub(depth_max.into()).min(SESSION_DEPTH_MAX as u64 - PING_ROOM - 1);
+        *self.withheld.borrow_mut() = self.depth.try_acquire(excess);
+    }
+
+    pub(crate) fn set_opened(&self, reply: OpenReply) {
+        *self.opened.borrow_mut() = Some(reply);
+    }
+
+    /// Requests in flight: reads go to the leg with the fewest.
+    pub(crate) fn load(&self) -> usize {
+        self.flow.borrow().pending.len()
+    }
+
+    /// True once it has ended.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.flow.borrow().end.is_some()
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn end(&self) -> End {
+        loop {
+            let seen = self.ended.version();
+            if let Some(end) = &self.flow.borrow().end {
+                return end.clone();
+            }
+            self.ended.changed(seen).await;
+        }
+    }
+
+    /// Ends the session; every request in flight is lost. The first reason counts.
+    pub(crate) fn kill(&self, end: End) {
+        let mut flow = self.flow.borrow_mut();
+        if flow.end.is_some() {
+            return;
+        }
+        tracing::debug!(slice = %self.slice, session = self.number.0, ?end, "session ends");
+        flow.end = Some(end);
+        let pending = std::mem::take(&mut flow.pending);
+        flow.outbox.clear();
+        drop(flow);
+        drop(pending);
+        self.out.notify();
+        self.ended.notify();
+    }
+
+    /// How silent the lender is, for the watchdog.
+    pub(crate) fn silence(&self, now: Tick) -> Silence {
+        let flow = self.flow.borrow();
+        let oldest = flow.pending.values().map(|p| p.sent).min();
+        let oldest_data = flow.pending.values().filter(|p| is_data(p.frame.op)).map(|p| p.sent).min();
+        Silence {
+            all: oldest.map_or(Duration::ZERO, |sent| now.since(sent.max(self.heard.get()))),
+            data: oldest_data.map_or(Duration::ZERO, |sent| now.since(sent.max(self.data_replied.get()))),
+            oldest: oldest_data.map_or(Duration::ZERO, |sent| now.since(sent)),
+            quiet: now.since(self.heard.get()),
+            pinging: flow.pending.values().any(|p| p.frame.op == Op::Ping),
+        }
+    }
+
+    async fn send(self: Rc<Self>, mut writer: <<D as sublet_doors::Net>::Conn as Conn>::Writer) {
+        loop {
+            let seen = self.out.version();
+            if self.is_dead() {
+                break;
+            }
+            let batch = std::mem::take(&mut self.flow.borrow_mut().outbox);
+            if batch.is_empty() {
+                self.out.changed(seen).await;
+                continue;
+            }
+            let result = {
+                let sending = pin!(writer.write_all(batch));
+                let ended = pin!(self.end());
+                match select(sending, ended).await {
+                    Either::Left((result, _)) => result,
+                    Either::Right(_) => break,
+                }
+            };
+            if let Err(error) = result {
+                self.kill(End::Lost(format!("sending failed: {error}")));
+            }
+        }
+        writer.shutdown();
+    }
+
+    async fn receive(self: Rc<Self>, mut reader: <<D as sublet_doors::Net>::Conn as Conn>::Reader) {
+        let mut buffer = Buffer::new(RECEIVE_SIZE);
+        let mut filled = 0;
+        loop {
+            let room = filled..buffer.len();
+            let (result, back) = {
+                let reading = pin!(reader.read(buffer, room));
+                let ended = pin!(self.end());
+                match select(reading, ended).await {
+                    Either::Left((result, _)) => result,
+                    Either::Right(_) => return,
+                }
+            };
+            buffer = back;
+            match result {
+                Ok(0) => return self.kill(End::Lost("the lender closed the connection".into())),
+                Ok(n) => filled += n,
+                Err(error) => return self.kill(End::Lost(format!("receiving failed: {error}"))),
+            }
+            self.heard.set(self.doors.now());
+            match self.take_replies(buffer, filled) {
+                Ok((next, left)) => (buffer, filled) = (next, left),
+                Err(malformed) => return self.kill(End::Lost(format!("the lender broke the protocol: {malformed}"))),
+            }
+        }
+    }
+
+    /// Hands out all whole replies at the front of the buffer; gives back a buffer that begins with what is left.
+    fn take_replies(&self, buffer: Buffer, filled: usize) -> Result<(Buffer, usize), Malformed> {
+        let mut at = 0;
+        let mut needed = FRAME_SIZE;
+        let mut replies = Vec::new();
+        while let Some(header) = buffer.get(at..filled).and_then(|rest| rest.first_chunk::<FRAME_SIZE>()) {
+            let frame = ReplyFrame::decode(header)?;
+            // Before its payload is awaited, so that endless or absurd payloads are never buffered.
+            self.check(&frame)?;
+            let total = FRAME_SIZE + frame.payload as usize;
+            if filled - at < total {
+                needed = total;
+                break;
+            }
+            replies.push((frame, at + FRAME_SIZE..at + total));
+            at += total;
+        }
+        if replies.is_empty() && needed <= buffer.len() {
+            return Ok((buffer, filled));
+        }
+        let left = filled - at;
+        let mut next = Buffer::new(RECEIVE_SIZE.max(needed));
+        if let (Some(to), Some(from)) = (next.get_mut(..left), buffer.get(at..filled)) {
+            to.copy_from_slice(from);
+        }
+        let received = buffer.freeze();
+        for (frame, range) in replies {
+            self.deliver(&frame, received.part(range))?;
+        }
+        Ok((next, left))
+    }
+
+    /// Does the reply answer a request of this session, and has its payload a size that it may have?
+    fn check(&self, frame: &ReplyFrame) -> Result<(), Malformed> {
+        if frame.slice != self.slice {
+            return Err(Malformed("a reply names another slice"));
+        }
+        if frame.cookie == 0 {
+            let notice = matches!(frame.op, Op::Fenced | Op::Draining | Op::Resized);
+            let fits = frame.payload as usize <= CONTROL_PAYLOAD_MAX;
+            return if notice && fits { Ok(()) } else { Err(Malformed("a notice is not one that is known")) };
+        }
+        let flow = self.flow.borrow();
+        let Some(pending) = flow.pending.get(&frame.cookie) else { return Err(Malformed("a reply has no request")) };
+        let asked = &pending.frame;
+        let same = frame.op == asked.op
+            && frame.session == asked.session
+            && frame.offset == asked.offset
+            && frame.length == asked.length;
+        if !same {
+            return Err(Malformed("a reply does not repeat its request"));
+        }
+        let payload = frame.payload as usize;
+        let fits = match (frame.status, pending.expect) {
+            (Status::Ok, Expect::Exactly(n)) => payload == n,
+            (Status::Ok, Expect::AtMost(n)) => payload <= n,
+            _ => payload <= CONTROL_PAYLOAD_MAX,
+        };
+        if fits { Ok(()) } else { Err(Malformed("a reply has a payload of a wrong size")) }
+    }
+
+    fn deliver(&self, frame: &ReplyFrame, payload: Chunk) -> Result<(), Malformed> {
+        let text = || String::from_utf8_lossy(payload.get(..payload.len().min(500)).unwrap_or(&[])).into_owned();
+        if frame.op == Op::Fenced || frame.status == Status::StaleEpoch {
+            self.kill(End::Fenced(text()));
+            return Ok(());
+        }
+        if frame.cookie == 0 {
+            tracing::info!(slice = %self.slice, op = ?frame.op, "notice of the lender");
+            return Ok(());
+        }
+        let pending = self.flow.borrow_mut().pending.remove(&frame.cookie);
+        let Some(pending) = pending else { return if self.is_dead() { Ok(()) } else { Err(Malformed("a reply came twice")) } };
+        if is_data(frame.op) {
+            self.data_replied.set(self.doors.now());
+        }
+        let answer = if frame.status == Status::Ok { Ok(payload) } else { Err(SessionError::Refused(frame.status, text())) };
+        // The caller may have gone away; the reply was still awaited so that the bounds hold.
+        let _ = pending.reply.send(answer);
+        Ok(())
+    }
+
+    /// Enters a request into the outbox; the reply comes through the receiver.
+    fn post(
+        &self,
+        mut frame: RequestFrame,
+        head: &[u8],
+        data: Option<&Chunk>,
+        expect: Expect,
+        permits: Option<(Permit, Permit)>,
+    ) -> Option<oneshot::Receiver<Result<Chunk, SessionError>>> {
+        let mut flow = self.flow.borrow_mut();
+        if flow.end.is_some() {
+            return None;
+        }
+        flow.next_cookie += 1;
+        frame.cookie = flow.next_cookie;
+        frame.payload = u32::try_from(head.len() + data.map_or(0, |d| d.len())).ok()?;
+        let (reply, answer) = oneshot::channel();
+        let sent = self.doors.now();
+        flow.pending.insert(frame.cookie, Pending { frame, expect, reply, sent, _permits: permits });
+        let mut bytes = frame.encode().to_vec();
+        bytes.extend_from_slice(head);
+        flow.outbox.push(Chunk::from(bytes));
+        flow.outbox.extend(data.cloned());
+        drop(flow);
+        self.out.notify();
+        Some(answer)
+    }
+
+    fn frame(&self, op: Op, flags: Flags, offset: u64, length: u32) -> RequestFrame {
+        RequestFrame { op, flags, cookie: 0, session: self.number, slice: self.slice, offset, length, deadline_ms: 0, payload: 0 }
+    }
+
+    async fn request(
+        &self,
+        frame: RequestFrame,
+        head: &[u8],
+        data: Option<&Chunk>,
+        expect: Expect,
+    ) -> Result<Chunk, SessionError> {
+        let bytes = u64::try_from(head.len() + data.map_or(0, |d| d.len())).unwrap_or(SESSION_BYTES_MAX);
+        let reply = match expect {
+            Expect::Exactly(n) | Expect::AtMost(n) => n as u64,
+        };
+        let permits = (self.depth.acquire(1).await, self.bytes.acquire(bytes.max(reply)).await);
+        let answer = self.post(frame, head, data, expect, Some(permits)).ok_or(SessionError::Lost)?;
+        answer.await.unwrap_or(Err(SessionError::Lost))
+    }
+
+    /// A control request with a message as payload.
+    pub(crate) async fn control(&self, op: Op, payload: &[u8]) -> Result<Chunk, SessionError> {
+        self.request(self.frame(op, Flags::default(), 0, 0), payload, None, Expect::AtMost(CONTROL_PAYLOAD_MAX)).await
+    }
+
+    /// Reads whole blocks and checks them end to end; `None` if a checksum is wrong.
+    pub(crate) async fn read(&self, offset: u64, length: u32) -> Result<Option<Chunk>, SessionError> {
+        let size = length as usize;
+        let table = table_size(size);
+        let payload = self
+            .request(self.frame(Op::Read, Flags::default(), offset, length), &[], None, Expect::Exactly(table + size))
+            .await?;
+        let (sums, data) = (payload.part(0..table), payload.part(table..table + size));
+        Ok(first_mismatch(&data, &sums).is_none().then_some(data))
+    }
+
+    /// Writes whole blocks; `sums` is their checksum table, made once for all legs.
+    pub(crate) async fn write(&self, offset: u64, data: &Chunk, sums: &[u8], flags: Flags) -> Result<(), SessionError> {
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        self.request(self.frame(Op::Write, flags, offset, length), sums, Some(data), Expect::Exactly(0)).await.map(drop)
+    }
+
+    /// Makes whole blocks read as zero.
+    pub(crate) async fn write_zeroes(&self, offset: u64, length: u32, flags: Flags) -> Result<(), SessionError> {
+        self.request(self.frame(Op::WriteZeroes, flags, offset, length), &[], None, Expect::Exactly(0)).await.map(drop)
+    }
+
+    /// Makes everything acknowledged before durable.
+    pub(crate) async fn flush(&self) -> Result<(), SessionError> {
+        self.request(self.frame(Op::Flush, Flags::default(), 0, 0), &[], None, Expect::Exactly(0)).await.map(drop)
+    }
+
+    /// A request about a range whose reply is a message of at most `reply_max` bytes (EXTENTS, SEARCH).
+    pub(crate) async fn ask<T: Message>(
+        &self,
+        op: Op,
+        offset: u64,
+        length: u32,
+        payload: &[u8],
+        reply_max: usize,
+    ) -> Result<T, SessionError> {
+        let reply =
+            self.request(self.frame(op, Flags::default(), offset, length), payload, None, Expect::AtMost(reply_max)).await?;
+        self.decoded(&reply)
+    }
+
+    /// Reads a message out of a reply; a malformed one ends the session.
+    pub(crate) fn decoded<T: Message>(&self, payload: &[u8]) -> Result<T, SessionError> {
+        T::decode(payload).map_err(|malformed| {
+            self.kill(End::Lost(format!("the lender broke the protocol: {malformed}")));
+            SessionError::Lost
+        })
+    }
+
+    /// Is it there, in the identity in which it was opened (S1)?
+    pub(crate) async fn ping(&self) -> Result<(), SessionError> {
+        let reply = self.control(Op::Ping, &[]).await?;
+        let identity: DiskIdentity = self.decoded(&reply)?;
+        let same = self.opened.borrow().as_ref().is_some_and(|opened| opened.identity == identity);
+        if !same {
+            self.kill(End::Lost("the lender's disk changed its identity under an open session".into()));
+            return Err(SessionError::Lost);
+        }
+        Ok(())
+    }
+
+    /// Sends a PING that nobody waits for: its reply is heard, its absence is [`Silence`].
+    pub(crate) fn ping_unawaited(&self) {
+        let _ = self.post(self.frame(Op::Ping, Flags::default(), 0, 0), &[], None, Expect::AtMost(CONTROL_PAYLOAD_MAX), None);
+    }
+
+    /// Writes generation and in-sync set into the lender's label (S1, S5).
+    pub(crate) async fn set_state(&self, state: &SetState) -> Result<(), SessionError> {
+        self.control(Op::SetState, &state.encode()).await.map(drop)
+    }
+
+    /// Ends the session in order: everything acknowledged is durable.
+    pub(crate) async fn close(&self, clean: bool) -> Result<(), SessionError> {
+        self.control(Op::Close, &Close { clean }.encode()).await?;
+        self.kill(End::Unwanted);
+        Ok(())
+    }
+}
+
+/// The checksum table of whole blocks.
+pub(crate) fn checksums(data: &[u8]) -> Vec<u8> {
+    let mut table = vec![0; table_size(data.len())];
+    write_table(data, &mut table);
+    table
+}
