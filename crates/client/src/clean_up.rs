@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use sublet_api::{ErrorKind, Refusal};
 
@@ -15,6 +16,11 @@ use crate::fuse::{FILE_NAME, link, loop_device, mount};
 /// # Errors
 /// `Io` with everything that could not be removed; `Conflict` if the client's loop device is still in use.
 pub fn clean_up(dir: &Path) -> Result<(), Refusal> {
+    clear(dir, &["nbd.sock", "control.sock", "ready.json", "pid", "device.json"], loop_device::DETACH_TIME_MAX)
+}
+
+/// The same, with the files to be removed, and with how long a loop device that is still in use is waited for.
+pub(crate) fn clear(dir: &Path, files: &[&str], patience: Duration) -> Result<(), Refusal> {
     let dir = match dir.canonicalize() {
         Ok(dir) => dir,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -29,11 +35,11 @@ pub fn clean_up(dir: &Path) -> Result<(), Refusal> {
     };
 
     // A client that hangs instead of being dead would let every step below wait for it.
-    abort_connection(&fuse);
+    mount::abort(&fuse);
     let file = fuse.join(FILE_NAME);
     let devices = loop_device::attached_to(&file).unwrap_or_default();
     for device in &devices {
-        note(device.display().to_string(), loop_device::detach(device, &file));
+        note(device.display().to_string(), loop_device::detach(device, &file, patience));
     }
     let record_path = block_device::record_path(&dir);
     match sublet_link::read_json::<DeviceRecord>(&record_path) {
@@ -51,7 +57,7 @@ pub fn clean_up(dir: &Path) -> Result<(), Refusal> {
             note(fuse.display().to_string(), Err(error));
         }
     }
-    for name in ["nbd.sock", "control.sock", "ready.json", "pid", "device.json"] {
+    for name in files {
         let path = dir.join(name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => note(path.display().to_string(), Err(error)),
@@ -63,21 +69,6 @@ pub fn clean_up(dir: &Path) -> Result<(), Refusal> {
     }
     let refusal = Refusal::new(ErrorKind::Io, format!("not everything of the dead client could be removed: {}", failed.join("; ")));
     Err(refusal.hint("unmount what lies on its block device, then try again"))
-}
-
-/// Lets every request that waits for the dead or hanging client fail (`/sys/fs/fuse/connections/N/abort`, where fusectl is
-/// mounted; without it the end of the process does the same).
-fn abort_connection(fuse: &Path) {
-    let Ok(all) = mount::mounted() else { return };
-    for found in all.iter().filter(|m| m.at == fuse && m.kind.starts_with("fuse")) {
-        let (major, minor) = found.device;
-        // The connection's number is the file system's device number as the kernel keeps it.
-        let number = (major << 20) | minor;
-        let path = format!("/sys/fs/fuse/connections/{number}/abort");
-        if let Err(error) = std::fs::write(&path, "1") {
-            tracing::debug!(%error, path, "the FUSE connection was not aborted");
-        }
-    }
 }
 
 #[cfg(test)]

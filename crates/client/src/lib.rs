@@ -9,6 +9,7 @@ pub mod clean_up;
 pub mod device;
 pub mod fuse;
 pub mod nbd;
-//pub mod process;
+pub mod process;
 
 pub use clean_up::clean_up;
+pub use process::{ClientArgs, Ready, run};

@@ -140,7 +140,7 @@ pub(crate) fn take_down(directory: &Path, record: Option<&DeviceRecord>) {
         Vec::new()
     });
     for device in &devices {
-        if let Err(error) = loop_device::detach(device, &file) {
+        if let Err(error) = loop_device::detach(device, &file, loop_device::DETACH_TIME_MAX) {
             tracing::warn!(%error, device = %device.display(), "the loop device could not be detached");
         }
     }

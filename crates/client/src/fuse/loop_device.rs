@@ -20,8 +20,8 @@ const LO_FLAGS_DIRECT_IO: u32 = 16;
 const TRIES_MAX: u32 = 64;
 /// How long a device node may take to appear after the kernel made the device.
 const NODE_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long detaching waits for others (udev looks into every new device) to let go.
-const DETACH_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long detaching usually waits for others (udev looks into every new device) to let go.
+pub const DETACH_TIME_MAX: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// `struct loop_info64` (`linux/loop.h`).
@@ -159,12 +159,12 @@ pub fn flush(device: &Path) -> io::Result<()> {
     File::open(device)?.sync_all()
 }
 
-/// Detaches a loop device if its backing file is still `file`, and waits until it is gone. While somebody has it open, the
-/// kernel detaches it at the last close.
+/// Detaches a loop device if its backing file is still `file`, and waits for `patience` until it is gone. While somebody has
+/// it open, the kernel detaches it at the last close.
 ///
 /// # Errors
-/// What the operating system says; `ResourceBusy` if somebody still has it open after ten seconds.
-pub fn detach(device: &Path, file: &Path) -> io::Result<()> {
+/// What the operating system says; `ResourceBusy` if somebody still has it open after that time.
+pub fn detach(device: &Path, file: &Path, patience: Duration) -> io::Result<()> {
     if !attached_to(file)?.iter().any(|found| found == device) {
         return Ok(());
     }
@@ -177,7 +177,7 @@ pub fn detach(device: &Path, file: &Path) -> io::Result<()> {
     drop(opened);
     let begun = Instant::now();
     while attached_to(file)?.iter().any(|found| found == device) {
-        if begun.elapsed() >= DETACH_TIME_MAX {
+        if begun.elapsed() >= patience {
             return Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 format!("{} is still in use; it goes away when its last user closes it", device.display()),

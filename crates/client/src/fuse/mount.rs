@@ -53,6 +53,19 @@ pub fn unmount_lazily(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// Lets every request that waits for the server of `directory` fail, and every later one. The file system stays while somebody
+/// uses it.
+pub fn abort(directory: &Path) {
+    let is_ours = |m: &Mounted| m.at == directory && m.kind.starts_with("fuse");
+    if !mounted().is_ok_and(|all| all.iter().any(is_ours)) {
+        return;
+    }
+    // A forced unmount aborts the FUSE connection even where it cannot unmount (fuse(4), fuse_umount_begin).
+    if let Err(error) = rustix::mount::unmount(directory, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        tracing::debug!(%error, at = %directory.display(), "the FUSE connection was aborted; its file system is still in use");
+    }
+}
+
 /// One line of `/proc/self/mountinfo`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mounted {

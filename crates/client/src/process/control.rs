@@ -1,0 +1,100 @@
+//! `control.sock`: JSON lines, one thread a connection; what is asked goes to the engine's thread.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use futures_channel::mpsc::UnboundedSender;
+use futures_channel::oneshot;
+use sublet_api::control::{ClientAnswerLine, ClientRequest};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_link::{AnswerLine, LineConn};
+
+/// Control connections at the same time.
+const CONNECTIONS_MAX: usize = 32;
+/// A connection that asks nothing for so long is closed.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// A request, and where its answer lines go. The asker is gone when they cannot be sent.
+pub struct Asked {
+    /// What is asked.
+    pub request: ClientRequest,
+    /// Its answer.
+    pub answer: mpsc::Sender<ClientAnswerLine>,
+    /// Ends when the last line of the answer was sent.
+    pub sent: oneshot::Receiver<()>,
+}
+
+/// Listens at `path`; requests arrive at `asked`.
+///
+/// # Errors
+/// What the operating system says to listening there.
+pub fn start(path: &Path, asked: UnboundedSender<Asked>) -> io::Result<()> {
+    let listener = sublet_link::listen(path)?;
+    let open = Arc::new(AtomicUsize::new(0));
+    thread::Builder::new().name("sublet-control".into()).spawn(move || {
+        for stream in listener.incoming() {
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a control connection could not be accepted");
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            if asked.is_closed() {
+                return;
+            }
+            if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+                open.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let (asked, own) = (asked.clone(), Arc::clone(&open));
+            let spawned = thread::Builder::new().name("sublet-control".into()).spawn(move || {
+                if let Err(error) = stream.set_read_timeout(Some(SILENCE_MAX)) {
+                    tracing::debug!(%error, "no time limit for a control connection");
+                }
+                if let Err(error) = serve(LineConn::new(stream), &asked) {
+                    tracing::debug!(%error, "a control connection ended");
+                }
+                own.fetch_sub(1, Ordering::Relaxed);
+            });
+            if let Err(error) = spawned {
+                open.fetch_sub(1, Ordering::Relaxed);
+                tracing::warn!(%error, "no thread for a control connection");
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn serve(mut conn: LineConn, asked: &UnboundedSender<Asked>) -> io::Result<()> {
+    loop {
+        let request = match conn.receive::<ClientRequest>() {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let refusal = Refusal::new(ErrorKind::BadRequest, format!("the request is not understood: {error}"));
+                return conn.send(&ClientAnswerLine::Refused { refusal });
+            }
+            Err(error) => return Err(error),
+        };
+        let (answer, lines) = mpsc::channel();
+        let (_until_sent, sent) = oneshot::channel();
+        let gone = || Refusal::new(ErrorKind::Conflict, "the client is ending");
+        if asked.unbounded_send(Asked { request, answer, sent }).is_err() {
+            return conn.send(&ClientAnswerLine::Refused { refusal: gone() });
+        }
+        loop {
+            let line = lines.recv().unwrap_or_else(|_| ClientAnswerLine::Refused { refusal: gone() });
+            conn.send(&line)?;
+            if !line.more_follows() {
+                break;
+            }
+        }
+    }
+}

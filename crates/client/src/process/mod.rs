@@ -1,0 +1,102 @@
+//! The client's process: the engine and its front ends in one thread; control socket, manager and signals in threads of
+//! their own, which talk to it through channels.
+
+pub mod commands;
+pub mod control;
+pub mod host;
+pub mod manager;
+pub mod ready;
+pub mod signals;
+pub mod volume_device;
+
+mod fronts;
+mod session;
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_channel::mpsc;
+use sublet_api::mount::MountingInformation;
+use sublet_api::{ErrorKind, Refusal};
+use sublet_doors::real;
+use sublet_link::{Home, MountHome, PidFile, read_json};
+
+pub use ready::Ready;
+
+/// What a client is started with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientArgs {
+    /// The mount's directory, with `mount.json` in it.
+    pub dir: PathBuf,
+    /// Serve a block device, too (root only).
+    pub fuse: bool,
+    /// Close the path to the lenders after so long without a request.
+    pub idle_close: Option<Duration>,
+    /// Fail requests when a lender without which they cannot go on has been missing for so long.
+    pub fail_after: Option<Duration>,
+    /// An open file descriptor on which to say that everything is up, or why not.
+    pub ready_fd: Option<i32>,
+}
+
+/// Serves a mounted volume until it is told to stop, is fenced, or fails.
+///
+/// # Errors
+/// `StaleEpoch` (exit code 7) if the volume was taken over by a newer epoch; else why it could not begin or had to end.
+pub fn run(args: ClientArgs) -> Result<(), Refusal> {
+    let told = Cell::new(false);
+    let result = serve(&args, &told);
+    if let Err(refusal) = &result {
+        tracing::error!(%refusal, "the client ends");
+        if !told.get() {
+            ready::tell(args.ready_fd, refusal);
+        }
+    }
+    result
+}
+
+fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
+    let dir = args.dir.canonicalize().map_err(|e| {
+        let kind = if e.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+        Refusal::new(kind, format!("the mount's directory {} cannot be used: {e}", args.dir.display()))
+    })?;
+    let home = MountHome::new(&dir);
+    let info: MountingInformation = read_json(&home.mount_json())?.ok_or_else(|| {
+        Refusal::new(ErrorKind::NotFound, format!("there is no mounting information in {}", dir.display())).hint("use sublet mount")
+    })?;
+    if info.secret.is_none() {
+        let what = format!("the mounting information in {} is a printed copy without its secret", dir.display());
+        return Err(Refusal::new(ErrorKind::BadRequest, what).hint("mount the volume again"));
+    }
+    let _pid = PidFile::take(&home.pid_path(), &format!("a client of {}", info.name))?;
+    // Nobody else runs here; what an earlier client left behind when it was killed goes first.
+    crate::clean_up::clear(&dir, &session::RUNNING_FILES, Duration::from_secs(2))?;
+    host::leave_session();
+    if args.fuse {
+        host::prepare_for_writeback();
+    }
+    let (signal, signals) = mpsc::unbounded();
+    let failed = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("{what}: {e}"));
+    signals::watch(signal).map_err(|e| failed("signals cannot be waited for", e))?;
+    let ended = real::run(async |doors| session::serve(doors, args, &home, info, signals, told).await);
+    ended.map_err(|e| failed("the data path cannot run", e))?
+}
+
+/// The server's state directory: `HOME/mounts/NAME` is the mount's.
+fn state_directory(dir: &Path) -> Option<PathBuf> {
+    dir.parent()?.parent().map(Path::to_path_buf)
+}
+
+/// Where the manager may be: what the caller says (`SUBLET_MANAGER`), then what the local server has learned.
+fn manager_urls(dir: &Path) -> Vec<String> {
+    let said = std::env::var("SUBLET_MANAGER").unwrap_or_default();
+    let mut urls: Vec<String> = said.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect();
+    if let Some(identity) = state_directory(dir).and_then(|home| Home::new(home).identity().ok()) {
+        for url in identity.managers {
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+    }
+    urls
+}

@@ -1,0 +1,299 @@
+//! One life of a mounted volume, in the engine's thread: up, events, down.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_channel::mpsc::{self, UnboundedReceiver};
+use futures_util::future::{Either, select};
+use futures_util::{StreamExt, stream};
+use sublet_api::control::{ClientAnswerLine, ClientRequest};
+use sublet_api::mount::MountingInformation;
+use sublet_api::view::PathState;
+use sublet_api::{ErrorKind, Refusal};
+use sublet_doors::real::RealDoors;
+use sublet_doors::{Clock, Doors};
+use sublet_link::MountHome;
+use sublet_volume::{Volume, VolumeOptions};
+
+use super::control::{self, Asked};
+use super::fronts::{Device, Fronts};
+use super::manager::{Heard, Manager};
+use super::ready::{self, Ready};
+use super::{ClientArgs, commands, host, manager_urls, state_directory};
+use crate::device::BlockDevice;
+use crate::fuse::block_device::remove_file;
+
+/// Files that only a running client has, besides its pid.
+pub(super) const RUNNING_FILES: [&str; 4] = ["nbd.sock", "control.sock", "ready.json", "device.json"];
+/// How long a clean close may take.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
+/// How long a close may take that waits for nobody.
+const FORCED_CLOSE_MAX: Duration = Duration::from_secs(5);
+/// How long the manager is waited for at the end.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+/// How long the last answer on the control socket may take to leave.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// How long a lost path is asked whether it was fenced; a fenced one says so at once.
+const PROBE_MAX: Duration = Duration::from_secs(1);
+
+type Engine = Rc<Volume<RealDoors, Manager>>;
+
+/// What happens to a running client.
+enum Event {
+    Signal,
+    Asked(Asked),
+    Heard(Heard),
+    Fenced,
+}
+
+/// How it ends.
+enum End {
+    /// In order, everything flushed.
+    Stopped(Option<Asked>),
+    /// Without waiting for lenders.
+    Forced(Option<Asked>),
+    /// A newer epoch rules (F4).
+    Fenced,
+}
+
+/// Opens the volume, serves it, and closes it.
+pub(super) async fn serve(
+    doors: RealDoors,
+    args: &ClientArgs,
+    home: &MountHome,
+    info: MountingInformation,
+    mut signals: UnboundedReceiver<()>,
+    told: &Cell<bool>,
+) -> Result<(), Refusal> {
+    let name = info.name.to_string();
+    let manager = Manager::new(manager_urls(home.dir()), state_directory(home.dir()), info.volume, info.epoch);
+    let options = VolumeOptions { idle_close: args.idle_close, fail_after: args.fail_after, boot: host::boot_id() };
+    let open = Volume::open(doors.clone(), manager.clone(), info, options);
+    let volume = match select(pin!(open), signals.next()).await {
+        Either::Left((result, _)) => result.map_err(|e| e.refusal())?,
+        Either::Right(_) => return Err(Refusal::new(ErrorKind::Conflict, "the client was stopped while it was opening the volume")),
+    };
+    let device = Rc::new(Device::new(Rc::clone(&volume)));
+    let up = async {
+        let fronts = Fronts::start(&doors, Rc::clone(&device), home, &name, args.fuse).await?;
+        match announce(&doors, args, home, &fronts, &manager, &volume, &device) {
+            Ok(channels) => Ok((fronts, channels)),
+            Err(refusal) => {
+                fronts.cut_off().await;
+                Err(refusal)
+            }
+        }
+    };
+    let (fronts, (asked, heard)) = match up.await {
+        Ok(up) => up,
+        Err(refusal) => {
+            close(&doors, &volume, true).await;
+            remove_running_files(home);
+            return Err(refusal);
+        }
+    };
+    told.set(true);
+    tracing::info!(volume = %name, "the volume can be used");
+
+    let fenced = Rc::clone(&device);
+    let fenced = stream::once(async move {
+        fenced.until_fenced().await;
+        Event::Fenced
+    });
+    let outside = stream::select(signals.map(|()| Event::Signal), heard.map(Event::Heard));
+    let inside = stream::select(asked.map(Event::Asked), fenced);
+    let mut events = pin!(stream::select(outside, inside));
+    let end = loop {
+        let Some(event) = events.next().await else { break End::Forced(None) };
+        if let Some(end) = handle(&doors, event, &fronts, &volume, &device).await {
+            break end;
+        }
+    };
+    finish(&doors, end, fronts, &volume, &manager, home).await
+}
+
+type Channels = (UnboundedReceiver<Asked>, UnboundedReceiver<Heard>);
+
+/// Opens the control socket, begins to report, and tells the starter that everything is up.
+fn announce(
+    doors: &RealDoors,
+    args: &ClientArgs,
+    home: &MountHome,
+    fronts: &Fronts,
+    manager: &Manager,
+    volume: &Engine,
+    device: &Rc<Device>,
+) -> Result<Channels, Refusal> {
+    let failed = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("{what}: {e}"));
+    let (ask, asked) = mpsc::unbounded();
+    control::start(&home.control_socket(), ask).map_err(|e| failed("the control socket cannot be made", e))?;
+    manager.update(&volume.status());
+    let (hear, heard) = mpsc::unbounded();
+    manager.start(&hear).map_err(|e| failed("reports to the manager cannot begin", e))?;
+    doors.spawn(watch(doors.clone(), Rc::clone(volume), Rc::clone(device), manager.clone()));
+    let ready = Ready {
+        socket: home.nbd_socket().display().to_string(),
+        device: fronts.link().map(|link| link.display().to_string()),
+        pid: std::process::id(),
+    };
+    ready.write(home.dir())?;
+    ready::tell(args.ready_fd, &ready);
+    Ok((asked, heard))
+}
+
+/// Reports every change of the path, and notices a fence also while nobody uses the volume.
+async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Manager) {
+    loop {
+        let seen = volume.status_changed().version();
+        let status = volume.status();
+        manager.update(&status);
+        if matches!(status.path, PathState::Lost | PathState::None) {
+            // A fenced engine refuses at once, which the device remembers; one that waits for a lender says nothing.
+            let _ = doors.timeout(PROBE_MAX, device.flush()).await;
+        }
+        volume.status_changed().changed(seen).await;
+    }
+}
+
+/// Handles one event; how the client ends, if it does.
+async fn handle(doors: &RealDoors, event: Event, fronts: &Fronts, volume: &Engine, device: &Rc<Device>) -> Option<End> {
+    match event {
+        Event::Fenced => return Some(End::Fenced),
+        Event::Heard(Heard::Lenders(lenders)) => volume.update_lenders(lenders),
+        Event::Heard(Heard::StaleEpoch(text)) => {
+            tracing::error!(text, "the manager knows a newer epoch of this volume");
+            device.fence();
+        }
+        Event::Signal => {
+            // Nobody is there to be refused: what can be saved is saved.
+            fronts.sync_file_systems().await;
+            return Some(match flush(fronts, device).await {
+                Ok(()) => End::Stopped(None),
+                Err(refusal) => {
+                    tracing::error!(%refusal, "the client was told to end by a signal");
+                    End::Forced(None)
+                }
+            });
+        }
+        Event::Asked(asked) => return answer(doors, asked, fronts, volume, device).await,
+    }
+    None
+}
+
+async fn answer(doors: &RealDoors, asked: Asked, fronts: &Fronts, volume: &Engine, device: &Rc<Device>) -> Option<End> {
+    let refuse = |asked: &Asked, refusal| {
+        // An asker that went away needs no answer.
+        let _ = asked.answer.send(ClientAnswerLine::Refused { refusal });
+    };
+    match &asked.request {
+        ClientRequest::Status => {
+            let link = fronts.link().map(|link| link.display().to_string());
+            let _ = asked.answer.send(commands::status(volume, link));
+        }
+        ClientRequest::Search(search) => {
+            doors.spawn(commands::search(Rc::clone(volume), search.clone(), asked.answer.clone()));
+        }
+        ClientRequest::Init if volume.read_only() => {
+            refuse(&asked, Refusal::new(ErrorKind::Conflict, "the volume is mounted read-only"));
+        }
+        ClientRequest::Init => match unused(fronts).await {
+            Ok(()) => doors.spawn(commands::initialise(Rc::clone(volume), asked.answer.clone())),
+            Err(refusal) => refuse(&asked, refusal),
+        },
+        ClientRequest::Stop { force: true } => return Some(End::Forced(Some(asked))),
+        ClientRequest::Stop { force: false } => {
+            let mut ready = unused(fronts).await;
+            if ready.is_ok() {
+                ready = flush(fronts, device).await;
+            }
+            match ready {
+                Ok(()) => return Some(End::Stopped(Some(asked))),
+                Err(refusal) => refuse(&asked, refusal),
+            }
+        }
+    }
+    None
+}
+
+/// Refuses while somebody uses the block device.
+async fn unused(fronts: &Fronts) -> Result<(), Refusal> {
+    let users = fronts.users().await?;
+    if users.is_empty() {
+        return Ok(());
+    }
+    let what = format!("the block device is in use: {}", users.join(", "));
+    Err(Refusal::new(ErrorKind::Conflict, what).hint("unmount what lies on it first"))
+}
+
+async fn flush(fronts: &Fronts, device: &Device) -> Result<(), Refusal> {
+    match select(pin!(fronts.flush()), pin!(device.until_fenced())).await {
+        Either::Left((result, _)) => result,
+        Either::Right(((), _)) => Err(Refusal::new(ErrorKind::StaleEpoch, "the volume was taken over by a newer epoch")),
+    }
+}
+
+async fn finish(
+    doors: &RealDoors,
+    end: End,
+    fronts: Fronts,
+    volume: &Engine,
+    manager: &Manager,
+    home: &MountHome,
+) -> Result<(), Refusal> {
+    let (asked, result) = match end {
+        End::Stopped(asked) => {
+            fronts.stop().await;
+            if !close(doors, volume, false).await {
+                close(doors, volume, true).await;
+            }
+            (asked, Ok(()))
+        }
+        End::Forced(asked) => {
+            fronts.cut_off().await;
+            close(doors, volume, true).await;
+            (asked, Ok(()))
+        }
+        End::Fenced => {
+            fronts.cut_off().await;
+            close(doors, volume, true).await;
+            let refusal = Refusal::new(ErrorKind::StaleEpoch, "the volume was taken over by a newer epoch; this client has stopped");
+            (None, Err(refusal.hint("mount the volume again if it is still yours")))
+        }
+    };
+    if doors.timeout(LEAVE_MAX, manager.leave()).await.is_err() {
+        tracing::info!("the manager does not answer at the end");
+    }
+    remove_running_files(home);
+    if let Some(asked) = asked {
+        let _ = asked.answer.send(ClientAnswerLine::Done);
+        drop(asked.answer);
+        let _ = doors.timeout(ANSWER_MAX, asked.sent).await;
+    }
+    tracing::info!("the client has ended");
+    result
+}
+
+/// Closes the engine; false if that failed or took too long.
+async fn close(doors: &RealDoors, volume: &Engine, force: bool) -> bool {
+    let limit = if force { FORCED_CLOSE_MAX } else { CLOSE_MAX };
+    match doors.timeout(limit, volume.close(force)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, force, "the path was not closed cleanly");
+            false
+        }
+        Err(_) => {
+            tracing::warn!(force, "closing the path took too long");
+            false
+        }
+    }
+}
+
+fn remove_running_files(home: &MountHome) {
+    // The record of the block device stays if the device is still there: a later clean-up needs it.
+    for name in RUNNING_FILES.iter().filter(|name| **name != "device.json") {
+        remove_file(&home.dir().join(name));
+    }
+}
