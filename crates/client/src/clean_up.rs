@@ -67,7 +67,8 @@ pub(crate) fn clear(dir: &Path, files: &[&str], patience: Duration) -> Result<()
     if failed.is_empty() {
         return Ok(());
     }
-    let refusal = Refusal::new(ErrorKind::Io, format!("not everything of the dead client could be removed: {}", failed.join("; ")));
+    let refusal =
+        Refusal::new(ErrorKind::Io, format!("not everything of the dead client could be removed: {}", failed.join("; ")));
     Err(refusal.hint("unmount what lies on its block device, then try again"))
 }
 

@@ -35,6 +35,10 @@ struct Served {
 
 impl Served {
     fn start(name: &str, size: usize, read_only: bool) -> Self {
+        Self::start_hanging(name, size, read_only, false)
+    }
+
+    fn start_hanging(name: &str, size: usize, read_only: bool, hangs: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -43,6 +47,7 @@ impl Served {
             run(async move |doors| {
                 let device = Rc::new(MemoryDevice::new(doors.clone(), size, read_only));
                 let front = BlockFrontEnd::start(&doors, Rc::clone(&device), &path, &name).await.unwrap();
+                device.hangs.set(hangs);
                 ready.send(front.link().to_path_buf()).unwrap();
                 if stopped.await.unwrap_or(true) {
                     assert!(front.users().await.unwrap().is_empty());
@@ -181,5 +186,21 @@ fn the_directory_shows_one_file_that_can_be_read_directly() {
     assert_eq!(size.trim(), (8u64 << 20).to_string());
     assert!(std::fs::write(served.file().with_file_name("other"), "x").is_err());
     served.stop(true);
+    served.nothing_is_left();
+}
+
+#[test]
+fn users_of_a_hanging_client_are_freed_by_cleaning_up() {
+    if !possible() {
+        return;
+    }
+    let mut served = Served::start_hanging("client-test-hang", 8 << 20, false, true);
+    let device = served.link.clone();
+    let reader = std::thread::spawn(move || std::fs::read(device).map(drop));
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(!reader.is_finished(), "the reader waits for the client");
+    clean_up(served.dir.path()).unwrap();
+    assert!(reader.join().unwrap().is_err());
+    served.stop(false);
     served.nothing_is_left();
 }

@@ -70,10 +70,9 @@ impl BlockFrontEnd {
         }
         let name = name.to_owned();
         blocking(move || {
-            put_up(&dir, &directory, size, read_only, &name).inspect_err(|_| take_down(&directory, None)).map(|record| Self {
-                directory: directory.clone(),
-                record,
-            })
+            put_up(&dir, &directory, size, read_only, &name)
+                .inspect_err(|_| take_down(&directory, None))
+                .map(|record| Self { directory: directory.clone(), record })
         })
         .await
     }
@@ -90,7 +89,9 @@ impl BlockFrontEnd {
     pub async fn users(&self) -> Result<Vec<String>, Refusal> {
         let device = self.record.device.clone();
         let users = blocking(move || loop_device::users(&device)).await;
-        users.map_err(|e| Refusal::new(ErrorKind::Io, format!("who uses {} cannot be found out: {e}", self.record.device.display())))
+        users.map_err(|e| {
+            Refusal::new(ErrorKind::Io, format!("who uses {} cannot be found out: {e}", self.record.device.display()))
+        })
     }
 
     /// Writes out what the kernel caches of the device; engine and session must still run.

@@ -18,7 +18,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// What the operating system says.
 pub fn mount(kernel: BorrowedFd<'_>, directory: &Path) -> io::Result<()> {
-    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,max_read={}", kernel.as_raw_fd(), super::protocol::PAYLOAD_MAX);
+    let options =
+        format!("fd={},rootmode=40000,user_id=0,group_id=0,max_read={}", kernel.as_raw_fd(), super::protocol::PAYLOAD_MAX);
     let options = CString::new(options).map_err(io::Error::other)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     rustix::mount::mount("sublet", directory, "fuse.sublet", flags, options.as_c_str())?;

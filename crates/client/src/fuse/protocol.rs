@@ -97,19 +97,19 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 impl Header {
     /// Reads the header; `None` if the packet is shorter than it says (the kernel does not do that).
     pub fn read(packet: &[u8]) -> Option<Self> {
-        let header =
-            Self { length: u32_at(packet, 0)?, opcode: u32_at(packet, 4)?, unique: u64_at(packet, 8)?, node: u64_at(packet, 16)? };
+        let header = Self {
+            length: u32_at(packet, 0)?,
+            opcode: u32_at(packet, 4)?,
+            unique: u64_at(packet, 8)?,
+            node: u64_at(packet, 16)?,
+        };
         (packet.len() >= IN_HEADER_SIZE && header.length as usize == packet.len()).then_some(header)
     }
 }
 
 /// Body of READ and WRITE.
 pub fn read_span(packet: &[u8]) -> Option<Span> {
-    Some(Span {
-        offset: u64_at(packet, IN_HEADER_SIZE + 8)?,
-        length: u32_at(packet, IN_HEADER_SIZE + 16)?.into(),
-        mode: 0,
-    })
+    Some(Span { offset: u64_at(packet, IN_HEADER_SIZE + 8)?, length: u32_at(packet, IN_HEADER_SIZE + 16)?.into(), mode: 0 })
 }
 
 /// Body of FALLOCATE.

@@ -133,9 +133,7 @@ impl Request {
             CMD_WRITE => Command::Write { fua },
             CMD_FLUSH => Command::Flush,
             CMD_TRIM => Command::Zero(ZeroFlags { fua, ..ZeroFlags::default() }),
-            CMD_WRITE_ZEROES => {
-                Command::Zero(ZeroFlags { fua, no_hole: flag(CMD_FLAG_NO_HOLE), fast: flag(CMD_FLAG_FAST_ZERO) })
-            }
+            CMD_WRITE_ZEROES => Command::Zero(ZeroFlags { fua, no_hole: flag(CMD_FLAG_NO_HOLE), fast: flag(CMD_FLAG_FAST_ZERO) }),
             CMD_CACHE => Command::Cache,
             CMD_BLOCK_STATUS => Command::BlockStatus { one: flag(CMD_FLAG_REQ_ONE) },
             other => return Err(Failure::new(EINVAL, format!("command {other} is not known"))),

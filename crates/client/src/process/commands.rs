@@ -64,7 +64,9 @@ fn pattern(hex: &str) -> Result<Vec<u8>, Refusal> {
 /// Finds a byte pattern.
 pub async fn search<D: Doors, M: ManagerDoor>(volume: Rc<Volume<D, M>>, search: Search, answer: Sender<ClientAnswerLine>) {
     let line = match pattern(&search.pattern_hex) {
-        Ok(pattern) => find(&volume, &pattern, &search, &answer).await.unwrap_or_else(|refusal| ClientAnswerLine::Refused { refusal }),
+        Ok(pattern) => {
+            find(&volume, &pattern, &search, &answer).await.unwrap_or_else(|refusal| ClientAnswerLine::Refused { refusal })
+        }
         Err(refusal) => ClientAnswerLine::Refused { refusal },
     };
     let _ = answer.send(line);

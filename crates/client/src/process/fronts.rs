@@ -93,7 +93,8 @@ impl Fronts {
         match self.doors.timeout(FLUSH_MAX, flush).await {
             Ok(result) => result,
             Err(_) => {
-                let text = format!("what was written could not be flushed within {} s: a lender does not answer", FLUSH_MAX.as_secs());
+                let text =
+                    format!("what was written could not be flushed within {} s: a lender does not answer", FLUSH_MAX.as_secs());
                 Err(Refusal::new(ErrorKind::LenderUnreachable, text)
                     .hint("see sublet status; --force gives up what was not flushed"))
             }

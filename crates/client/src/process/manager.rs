@@ -54,8 +54,7 @@ pub struct Manager {
 impl Manager {
     /// The manager that `urls` name. A state directory `home` tells later where it went.
     pub fn new(urls: Vec<String>, home: Option<PathBuf>, volume: VolumeId, epoch: Epoch) -> Self {
-        let inner =
-            Inner { link: ManagerLink::new(urls), home, volume, epoch, seen: Mutex::default(), changed: Condvar::new() };
+        let inner = Inner { link: ManagerLink::new(urls), home, volume, epoch, seen: Mutex::default(), changed: Condvar::new() };
         Self { inner: Arc::new(inner) }
     }
 

@@ -62,7 +62,8 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
     })?;
     let home = MountHome::new(&dir);
     let info: MountingInformation = read_json(&home.mount_json())?.ok_or_else(|| {
-        Refusal::new(ErrorKind::NotFound, format!("there is no mounting information in {}", dir.display())).hint("use sublet mount")
+        Refusal::new(ErrorKind::NotFound, format!("there is no mounting information in {}", dir.display()))
+            .hint("use sublet mount")
     })?;
     if info.secret.is_none() {
         let what = format!("the mounting information in {} is a printed copy without its secret", dir.display());

@@ -73,7 +73,9 @@ pub(super) async fn serve(
     let open = Volume::open(doors.clone(), manager.clone(), info, options);
     let volume = match select(pin!(open), signals.next()).await {
         Either::Left((result, _)) => result.map_err(|e| e.refusal())?,
-        Either::Right(_) => return Err(Refusal::new(ErrorKind::Conflict, "the client was stopped while it was opening the volume")),
+        Either::Right(_) => {
+            return Err(Refusal::new(ErrorKind::Conflict, "the client was stopped while it was opening the volume"));
+        }
     };
     let device = Rc::new(Device::new(Rc::clone(&volume)));
     let up = async {
@@ -258,7 +260,8 @@ async fn finish(
         End::Fenced => {
             fronts.cut_off().await;
             close(doors, volume, true).await;
-            let refusal = Refusal::new(ErrorKind::StaleEpoch, "the volume was taken over by a newer epoch; this client has stopped");
+            let refusal =
+                Refusal::new(ErrorKind::StaleEpoch, "the volume was taken over by a newer epoch; this client has stopped");
             (None, Err(refusal.hint("mount the volume again if it is still yours")))
         }
     };

@@ -24,16 +24,28 @@ pub struct MemoryDevice {
     read_only: bool,
     turn: Cell<u64>,
     pub flushes: Cell<u64>,
+    /// Requests are never answered.
+    pub hangs: Cell<bool>,
 }
 
 impl MemoryDevice {
     pub fn new(doors: RealDoors, size: usize, read_only: bool) -> Self {
-        Self { doors, bytes: RefCell::new(vec![0; size]), read_only, turn: Cell::new(0), flushes: Cell::new(0) }
+        Self {
+            doors,
+            bytes: RefCell::new(vec![0; size]),
+            read_only,
+            turn: Cell::new(0),
+            flushes: Cell::new(0),
+            hangs: Cell::new(false),
+        }
     }
 
-    /// Every third request waits a little.
+    /// Every third request waits a little; all of them wait for ever if the device hangs.
     async fn pause(&self) {
         self.turn.set(self.turn.get() + 1);
+        if self.hangs.get() {
+            std::future::pending::<()>().await;
+        }
         if self.turn.get().is_multiple_of(3) {
             self.doors.sleep(Duration::from_micros(200)).await;
         }
