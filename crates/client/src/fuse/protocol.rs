@@ -157,7 +157,7 @@ impl Body {
 /// The header of a reply: `error` is 0 or a positive errno; `length` is that of the body.
 pub fn out_header(unique: u64, error: i32, length: usize) -> Vec<u8> {
     let total = u32::try_from(16 + length).unwrap_or(u32::MAX);
-    Body::default().u32(total).u32(error.wrapping_neg().cast_unsigned()).u64(unique).0
+    Body::default().u32(total).u32(error.wrapping_neg() as u32).u64(unique).0
 }
 
 /// The answer to INIT, from its packet; `None` if the kernel is too old.

@@ -131,7 +131,7 @@ impl<B: BlockDevice> Session<B> {
             op::GETATTR if known => protocol::attr(header.node, size, read_only),
             op::SETATTR => return Err(libc::EPERM),
             op::OPEN if header.node == FILE => {
-                let flags = protocol::open_flags(packet).ok_or(libc::EINVAL)?.cast_signed();
+                let flags = protocol::open_flags(packet).ok_or(libc::EINVAL)? as i32;
                 if read_only && flags & libc::O_ACCMODE != libc::O_RDONLY {
                     return Err(libc::EROFS);
                 }

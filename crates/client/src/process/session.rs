@@ -13,7 +13,7 @@ use sublet_api::mount::MountingInformation;
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real::RealDoors;
-use sublet_doors::{Clock, Doors};
+use sublet_doors::{Buffer, Clock, Doors};
 use sublet_link::MountHome;
 use sublet_volume::{Volume, VolumeOptions};
 
@@ -152,8 +152,8 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
         let status = volume.status();
         manager.update(&status);
         if matches!(status.path, PathState::Lost | PathState::None) {
-            // A fenced engine refuses at once, which the device remembers; one that waits for a lender says nothing.
-            let _ = doors.timeout(PROBE_MAX, device.flush()).await;
+            // A fenced engine refuses even to read nothing, which the device remembers; one that waits for a lender does not.
+            let _ = doors.timeout(PROBE_MAX, device.read(0, Buffer::new(0), 0..0)).await;
         }
         volume.status_changed().changed(seen).await;
     }

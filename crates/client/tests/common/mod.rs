@@ -46,7 +46,7 @@ impl MemoryDevice {
         if self.hangs.get() {
             std::future::pending::<()>().await;
         }
-        if self.turn.get().is_multiple_of(3) {
+        if self.turn.get() % 3 == 0 {
             self.doors.sleep(Duration::from_micros(200)).await;
         }
     }
