@@ -176,7 +176,7 @@ async fn write_labels<F: DiskFile>(
             count: spec.pieces.len(),
             length: piece.length,
         };
-        let label = PieceLabel { sequence: 1, identity, opening, tracked: file.facts().device };
+        let label = PieceLabel { sequence: 1, identity, opening, pending: false, tracked: file.facts().device };
         let written = write_both(&**file, PIECE_LABEL_AT.map(|at| at + piece.offset), &label.encode(), 0).await;
         written.map_err(|error| AreaError::io(format!("cannot write the label to {piece}"), &error))?;
     }

@@ -75,23 +75,26 @@ fn missing(labels: &[PieceLabel], count: usize) -> usize {
     (0..count).find(|index| labels.iter().all(|label| label.identity.index != *index)).map_or(count, |index| index + 1)
 }
 
-/// Every piece took part in the last opening. The pieces are marked with the next opening before the area label is, so an
-/// interrupted opening leaves some of them one ahead: nothing was served then, and their bytes are of the last one.
+/// Every piece took part in the last opening. An opening enters itself as pending into every piece, then into the area
+/// label, then as confirmed into every piece, and only then is anything served. So a pending piece may be one ahead of the
+/// area label (nothing was served since), but a confirmed one only if the area label is an old one.
 pub(crate) fn check_opening(area: &AreaLabel, labels: &[PieceLabel], pieces: &[PieceSpec]) -> Result<(), AreaError> {
-    let now = area.opening;
-    let mut ahead = None;
-    for (index, label) in labels.iter().enumerate() {
-        let own = label.opening;
-        let same = own.number == now.number && own.open == now.open;
-        let interrupted = own.number == now.number + 1 && own.previous == now.open;
-        if own.number > now.number && !interrupted {
-            ahead = Some(own);
-        } else if !same && !interrupted {
-            return Err(older(index, area, pieces, "it did not take part in the last opening"));
-        }
+    if labels.len() == 1 {
+        // Both labels lie on the same disk: they cannot be of different age, only interrupted.
+        return Ok(());
     }
-    // The others are ahead of the area label, which lies in piece 0.
-    ahead.map_or(Ok(()), |_| Err(older(0, area, pieces, "the other pieces have been opened since")))
+    let now = area.opening;
+    let ahead = |label: &PieceLabel| label.opening.number > now.number;
+    let interrupted =
+        |label: &PieceLabel| label.pending && label.opening.number == now.number + 1 && label.opening.previous == now.open;
+    if labels.iter().any(|label| ahead(label) && !interrupted(label)) {
+        // The area label lies in piece 0.
+        return Err(older(0, area, pieces, "the other pieces have been opened since"));
+    }
+    match labels.iter().position(|label| !ahead(label) && label.opening != now) {
+        Some(index) => Err(older(index, area, pieces, "it did not take part in the last opening")),
+        None => Ok(()),
+    }
 }
 
 fn older(index: usize, area: &AreaLabel, pieces: &[PieceSpec], why: &str) -> AreaError {

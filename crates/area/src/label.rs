@@ -12,12 +12,13 @@ use crate::spec::PieceIdentity;
 const HEAD_SIZE: usize = 4096;
 const FLAG_SPARSE: u32 = 1;
 const FLAG_TRACKED: u32 = 1;
+const FLAG_PENDING: u32 = 2;
 const PIECE_LENGTHS_AT: usize = 256;
 
 /// One opening of the area (L2, L3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Opening {
-    /// Counts openings; every piece has the same number, or an interrupted opening was one ahead.
+    /// Counts openings; every piece has the same number, or a pending one that is one ahead.
     pub number: u64,
     /// Random.
     pub open: OpenId,
@@ -31,6 +32,8 @@ pub(crate) struct PieceLabel {
     pub sequence: u64,
     pub identity: PieceIdentity,
     pub opening: Opening,
+    /// The opening has begun, but it is not known here whether the area label took part in it; nothing is served then.
+    pub pending: bool,
     /// Region states are kept (a device, whose blank regions do not read as zero by themselves, P1).
     pub tracked: bool,
 }
@@ -71,7 +74,8 @@ impl PieceLabel {
         put.u128(40, id.pool.to_u128()).u128(56, id.area.to_u128()).u128(72, id.server.to_u128());
         put_opening(&mut put, self.opening);
         put.u32(128, u32::try_from(id.index).unwrap_or(u32::MAX)).u32(132, u32::try_from(id.count).unwrap_or(u32::MAX));
-        put.u64(136, id.length).u32(144, if self.tracked { FLAG_TRACKED } else { 0 }).name(148, 152, &id.name);
+        let flags = if self.tracked { FLAG_TRACKED } else { 0 } | if self.pending { FLAG_PENDING } else { 0 };
+        put.u64(136, id.length).u32(144, flags).name(148, 152, &id.name);
         seal(&mut bytes, PIECE, self.sequence);
         bytes
     }
@@ -91,7 +95,9 @@ impl PieceLabel {
         if identity.count > PIECES_MAX || identity.index >= identity.count {
             return Err(unreadable(PIECE.what));
         }
-        Ok(Self { sequence: get.u64(24), identity, opening: get_opening(&get), tracked: get.u32(144) & FLAG_TRACKED != 0 })
+        let flags = get.u32(144);
+        let (pending, tracked) = (flags & FLAG_PENDING != 0, flags & FLAG_TRACKED != 0);
+        Ok(Self { sequence: get.u64(24), identity, opening: get_opening(&get), pending, tracked })
     }
 }
 

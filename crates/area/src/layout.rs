@@ -76,15 +76,13 @@ impl PieceMap {
     pub fn split(&self, offset: u64, length: u64) -> impl Iterator<Item = Stretch> + '_ {
         let end = offset.saturating_add(length).min(self.capacity());
         let first = self.ends.partition_point(|piece_end| *piece_end <= offset);
-        let mut at = offset;
-        let ends = self.ends.get(first..).unwrap_or(&[]);
-        ends.iter().enumerate().map_while(move |(n, piece_end)| {
-            let piece = first + n;
-            let begin = if piece == 0 { 0 } else { self.ends.get(piece - 1).copied().unwrap_or(0) };
-            let stop = end.min(*piece_end);
-            let stretch = Stretch { piece, offset: at - begin, length: stop.saturating_sub(at) };
-            at = stop;
-            (stretch.length > 0).then_some(stretch)
+        let begin_of = |piece: usize| if piece == 0 { 0 } else { self.ends.get(piece - 1).copied().unwrap_or(0) };
+        let ends = self.ends.get(first..).unwrap_or(&[]).iter().enumerate();
+        let pieces = ends.map(move |(n, piece_end)| (first + n, begin_of(first + n), *piece_end));
+        pieces.take_while(move |(_, begin, _)| *begin < end).filter_map(move |(piece, begin, piece_end)| {
+            let from = offset.max(begin);
+            let to = end.min(piece_end);
+            (from < to).then(|| Stretch { piece, offset: from - begin, length: to - from })
         })
     }
 }

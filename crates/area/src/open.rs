@@ -101,7 +101,7 @@ impl<D: Doors> Area<D> {
         let open = OpenId::from_u128(doors.random_u128());
         area.opening = Opening { number: area.opening.number + 1, open, previous: area.opening.open };
         area.sequence += 1;
-        mark_opened(&found, pieces, &area, &winner).await?;
+        mark_opened(&mut found, pieces, &area, &winner).await?;
 
         let open_pieces = found.into_iter().zip(pieces).zip(regions).map(|((found, piece), regions)| OpenPiece {
             spec: piece.clone(),
@@ -127,27 +127,41 @@ impl<D: Doors> Area<D> {
     }
 }
 
-/// Enters the new opening into every piece, and then into the area label, which is what counts (see
+/// Enters the new opening: pending into every piece, then into the area label, then confirmed into every piece (see
 /// [`check_opening`]). The copy that is damaged or older is written first, so that the good one outlives a torn write.
 async fn mark_opened<F: DiskFile>(
-    found: &[Found<F>],
+    found: &mut [Found<F>],
     pieces: &[PieceSpec],
     area: &AreaLabel,
     winner: &Winner,
 ) -> Result<(), AreaError> {
-    for (found, piece) in found.iter().zip(pieces) {
-        let mut label = found.label.clone();
-        label.sequence += 1;
-        label.opening = area.opening;
-        label.identity.name = area.name.clone();
-        let at = PIECE_LABEL_AT.map(|at| at + piece.offset);
-        let written = write_both(&*found.file, at, &label.encode(), found.winner.write_first).await;
-        written.map_err(|error| AreaError::io(format!("cannot write the label of {piece}"), &error))?;
+    if pieces.len() > 1 {
+        mark_pieces(found, pieces, area, true).await?;
     }
     if let (Some(found), Some(piece)) = (found.first(), pieces.first()) {
         let at = AREA_LABEL_AT.map(|at| at + piece.offset);
         let written = write_both(&*found.file, at, &area.encode(), winner.write_first).await;
         written.map_err(|error| AreaError::io(format!("cannot write the area label on {piece}"), &error))?;
+    }
+    mark_pieces(found, pieces, area, false).await
+}
+
+async fn mark_pieces<F: DiskFile>(
+    found: &mut [Found<F>],
+    pieces: &[PieceSpec],
+    area: &AreaLabel,
+    pending: bool,
+) -> Result<(), AreaError> {
+    for (found, piece) in found.iter_mut().zip(pieces) {
+        found.label.sequence += 1;
+        found.label.opening = area.opening;
+        found.label.pending = pending;
+        found.label.identity.name = area.name.clone();
+        let at = PIECE_LABEL_AT.map(|at| at + piece.offset);
+        let written = write_both(&*found.file, at, &found.label.encode(), found.winner.write_first).await;
+        written.map_err(|error| AreaError::io(format!("cannot write the label of {piece}"), &error))?;
+        // Both copies are whole and equal now.
+        found.winner.write_first = 0;
     }
     Ok(())
 }
