@@ -119,6 +119,13 @@ fn a_connection_can_be_used_again_after_a_refusal_that_nobody_read_the_body_for(
 }
 
 #[test]
+fn a_wrong_method_is_told_the_right_ones() {
+    let manager = manager();
+    let answer = raw(&manager, b"DELETE /v1/volumes HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n").to_lowercase();
+    assert!(answer.starts_with("http/1.1 405") && answer.contains("allow: get,head,post"), "{answer}");
+}
+
+#[test]
 fn a_body_that_never_comes_does_not_hold_up_the_refusal() {
     let manager = manager();
     let began = std::time::Instant::now();
