@@ -15,12 +15,13 @@ use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, data_size, metad
 use crate::regions::Regions;
 use crate::spec::{FormatSpec, PieceIdentity, PieceSpec};
 
-fn check_spec(spec: &FormatSpec) -> Result<u64, AreaError> {
+/// The pieces are aligned, do not overlap, and leave room for an area; the answer is its capacity.
+pub(crate) fn check_place(pieces: &[PieceSpec]) -> Result<u64, AreaError> {
     let refuse = |kind, message: String| Err(AreaError::new(kind, message));
-    if spec.pieces.is_empty() || spec.pieces.len() > PIECES_MAX {
-        return refuse(AreaErrorKind::OutOfRange, format!("an area has 1 to {PIECES_MAX} pieces, not {}", spec.pieces.len()));
+    if pieces.is_empty() || pieces.len() > PIECES_MAX {
+        return refuse(AreaErrorKind::OutOfRange, format!("an area has 1 to {PIECES_MAX} pieces, not {}", pieces.len()));
     }
-    for (index, piece) in spec.pieces.iter().enumerate() {
+    for (index, piece) in pieces.iter().enumerate() {
         if piece.offset % BLOCK_SIZE != 0 || piece.length % BLOCK_SIZE != 0 || piece.offset > SIZE_MAX || piece.length > SIZE_MAX
         {
             return refuse(
@@ -28,7 +29,7 @@ fn check_spec(spec: &FormatSpec) -> Result<u64, AreaError> {
                 format!("{piece}: offset and length must be multiples of 4 KiB, below 1 EiB"),
             );
         }
-        if spec.pieces.iter().skip(index + 1).any(|other| other.overlaps(piece)) {
+        if pieces.iter().skip(index + 1).any(|other| other.overlaps(piece)) {
             return refuse(AreaErrorKind::Overlap, format!("{piece} is named twice"));
         }
         if data_size(piece.length) == 0 {
@@ -38,7 +39,7 @@ fn check_spec(spec: &FormatSpec) -> Result<u64, AreaError> {
             );
         }
     }
-    let capacity: u64 = spec.pieces.iter().map(|piece| data_size(piece.length)).sum();
+    let capacity: u64 = pieces.iter().map(|piece| data_size(piece.length)).sum();
     if capacity < AREA_SIZE_MIN || capacity > SIZE_MAX {
         let (min, max) = (ByteSize(AREA_SIZE_MIN), ByteSize(SIZE_MAX));
         let message = format!("the area would have room for {}; it must be {min} to {max}", ByteSize(capacity));
@@ -72,7 +73,7 @@ impl<D: Doors> Area<D> {
     /// # Errors
     /// What does not fit, or what the disk says.
     pub async fn format(doors: &D, spec: &FormatSpec) -> Result<(), AreaError> {
-        let capacity = check_spec(spec)?;
+        let capacity = check_place(&spec.pieces)?;
         let opening = Opening { number: 0, open: OpenId::from_u128(doors.random_u128()), previous: OpenId::from_u128(0) };
         let mut files = Vec::with_capacity(spec.pieces.len());
         for piece in &spec.pieces {

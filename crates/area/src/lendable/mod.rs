@@ -2,10 +2,21 @@
 //!
 //! Blocking code for the agent's control thread; it only reads.
 
+mod check;
+mod machine;
+pub mod signature;
+mod space;
+mod suggest;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use sublet_api::Refusal;
 use sublet_api::control::Suggestion;
+use sublet_api::{ErrorKind, Refusal};
 use sublet_types::PoolId;
 
 use crate::spec::PieceSpec;
@@ -39,13 +50,30 @@ pub struct Target {
 /// # Errors
 /// If it does not exist, cannot be read, or is something that holds no bytes.
 pub fn probe(path: &Path) -> Result<Target, Refusal> {
-    let _ = path;
-    Err(Refusal::new(sublet_api::ErrorKind::Internal, "skeleton"))
+    let shown = path.display();
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Refusal::new(ErrorKind::NotFound, format!("there is no {shown}")),
+        _ => Refusal::new(ErrorKind::Io, format!("cannot look at {shown}: {error}")),
+    };
+    let path = fs::canonicalize(path).map_err(failed)?;
+    let facts = fs::metadata(&path).map_err(failed)?;
+    let size = |path: &Path| File::open(path).and_then(|mut file| file.seek(SeekFrom::End(0))).map_err(failed);
+    if facts.is_dir() {
+        return Ok(Target { path, kind: TargetKind::Folder, size: 0 });
+    }
+    if facts.is_file() {
+        return Ok(Target { kind: TargetKind::File, size: size(&path)?, path });
+    }
+    if facts.file_type().is_block_device() {
+        let kind = if machine::parent_of(facts.rdev()).is_some() { TargetKind::Partition } else { TargetKind::Disk };
+        return Ok(Target { kind, size: size(&path)?, path });
+    }
+    Err(Refusal::new(ErrorKind::BadRequest, format!("{shown} cannot be lent: it is neither a folder, a file nor a disk")))
 }
 
-/// May these pieces (files and devices, canonical paths) become an area? In this order: place, overlap with each other and
-/// with `areas` (pieces lent already), size, mounted or in use, signatures and labels. `force` overrules signatures and
-/// labels, nothing else. The answer is what the lender should know.
+/// May these pieces (files and devices, canonical paths) become an area? In this order: place and size, overlap with each
+/// other and with `areas` (pieces lent already), mounted or in use, signatures and labels, content of files. `force`
+/// overrules signatures, labels and content, nothing else. The answer is what the lender should know.
 ///
 /// # Errors
 /// Why not, and what to do.
@@ -55,8 +83,7 @@ pub fn check_pieces(
     pool: Option<PoolId>,
     force: bool,
 ) -> Result<Vec<String>, Refusal> {
-    let _ = (pieces, areas, pool, force);
-    Ok(Vec::new())
+    check::check_pieces(pieces, areas, pool, force)
 }
 
 /// May a file of `file_size` bytes be made in this folder, so that `keep_free_percent` of the file system stay free?
@@ -65,8 +92,7 @@ pub fn check_pieces(
 /// # Errors
 /// Why not, and what to do.
 pub fn check_folder(folder: &Path, file_size: u64, keep_free_percent: u8, sparse: bool) -> Result<Vec<String>, Refusal> {
-    let _ = (folder, file_size, keep_free_percent, sparse);
-    Ok(Vec::new())
+    space::check(folder, file_size, keep_free_percent, sparse)
 }
 
 /// Room for data (as `--size` means it) that a file in this folder could have, keeping so much free.
@@ -74,18 +100,16 @@ pub fn check_folder(folder: &Path, file_size: u64, keep_free_percent: u8, sparse
 /// # Errors
 /// If the file system does not answer.
 pub fn folder_surplus(folder: &Path, keep_free_percent: u8) -> Result<u64, Refusal> {
-    let _ = (folder, keep_free_percent);
-    Ok(0)
+    Ok(space::surplus(space::space_of(folder)?, keep_free_percent))
 }
 
 /// Disks, partitions and folders with surplus, and the command that lends each.
 pub fn suggest(areas: &[PieceSpec], keep_free_percent: u8) -> Vec<Suggestion> {
-    let _ = (areas, keep_free_percent);
-    Vec::new()
+    suggest::suggest(areas, keep_free_percent)
 }
 
 /// Every block device of this machine that could carry a label (disks and partitions), as whole pieces: where a missing
 /// piece may have turned up.
 pub fn block_devices() -> Vec<PieceSpec> {
-    Vec::new()
+    machine::blocks().into_iter().map(|block| PieceSpec { path: block.path, offset: 0, length: block.size }).collect()
 }

@@ -51,7 +51,7 @@ fn generation(number: u64) -> Generation {
     Generation { number, random: u128::from(number) * 1000 + 9 }
 }
 
-fn facts(n: u128, offset: u64, length: u64) -> SliceFacts {
+pub(crate) fn facts(n: u128, offset: u64, length: u64) -> SliceFacts {
     SliceFacts {
         slice: slice(n),
         area: AREA,
@@ -104,7 +104,7 @@ async fn made<D: Doors>(doors: &D, pieces: &[PieceSpec]) -> Rc<Area<D>> {
     open(doors, pieces).await
 }
 
-async fn read<D: Doors>(area: &Area<D>, n: u128, offset: u64, length: usize) -> Vec<u8> {
+pub(crate) async fn read<D: Doors>(area: &Area<D>, n: u128, offset: u64, length: usize) -> Vec<u8> {
     let mut buffer = Buffer::new(length);
     buffer.fill(0xEE);
     let (result, buffer) = area.read(slice(n), offset, buffer, 0..length).await;
@@ -112,6 +112,6 @@ async fn read<D: Doors>(area: &Area<D>, n: u128, offset: u64, length: usize) -> 
     buffer.to_vec()
 }
 
-async fn write<D: Doors>(area: &Area<D>, n: u128, offset: u64, byte: u8, length: usize) {
+pub(crate) async fn write<D: Doors>(area: &Area<D>, n: u128, offset: u64, byte: u8, length: usize) {
     area.write(slice(n), offset, vec![byte; length].into()).await.unwrap();
 }
