@@ -17,5 +17,8 @@ mod receive;
 mod request;
 mod search;
 
+#[cfg(test)]
+mod tests;
+
 pub use agent::Agent;
 pub use daemon::{ServerArgs, run};
