@@ -98,3 +98,75 @@ fn serve(mut conn: LineConn, asked: &UnboundedSender<Asked>) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use futures_channel::mpsc;
+    use futures_util::StreamExt;
+    use futures_util::future::FutureExt;
+    use sublet_api::view::PathState;
+
+    use super::*;
+
+    /// Answers requests as an engine would, until the asker is gone.
+    fn engine(mut asked: mpsc::UnboundedReceiver<Asked>) {
+        loop {
+            match asked.next().now_or_never() {
+                Some(Some(next)) => {
+                    let last = match next.request {
+                        ClientRequest::Init => {
+                            next.answer.send(ClientAnswerLine::Progress { done: 1, total: 2 }).unwrap();
+                            ClientAnswerLine::Done
+                        }
+                        ClientRequest::Stop { .. } => {
+                            // Ends without an answer.
+                            return;
+                        }
+                        _ => ClientAnswerLine::Status {
+                            path: PathState::Open,
+                            reason: String::new(),
+                            missing: Vec::new(),
+                            device: None,
+                            resync: None,
+                        },
+                    };
+                    next.answer.send(last).unwrap();
+                }
+                Some(None) => return,
+                None => thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    #[test]
+    fn requests_are_answered_garbage_is_refused_and_an_ending_client_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (ask, asked) = mpsc::unbounded();
+        start(&path, ask).unwrap();
+        let engine = thread::spawn(move || engine(asked));
+
+        for garbage in ["\n", "{}\n", "{\"ask\":\"dance\"}\n", "\u{1}\u{2}\n"] {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(garbage.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.contains("\"bad_request\""), "{garbage:?}: {answer}");
+        }
+        drop(UnixStream::connect(&path).unwrap());
+
+        let ask_it = |request| {
+            let mut lines = 0;
+            let last = sublet_link::ask(&path, &request, &mut |_: ClientAnswerLine| lines += 1);
+            (last, lines)
+        };
+        assert_eq!(ask_it(ClientRequest::Init), (Ok(ClientAnswerLine::Done), 1));
+        assert!(matches!(ask_it(ClientRequest::Status).0, Ok(ClientAnswerLine::Status { path: PathState::Open, .. })));
+        let ended = ask_it(ClientRequest::Stop { force: false }).0.unwrap_err();
+        assert_eq!(ended.kind, ErrorKind::Conflict);
+        engine.join().unwrap();
+    }
+}

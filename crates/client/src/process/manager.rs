@@ -197,3 +197,7 @@ impl ManagerDoor for Manager {
         blocking(move || manager.inner.link.client_report(volume, report)).await.map(|answer| answer.lenders)
     }
 }
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

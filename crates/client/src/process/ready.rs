@@ -47,3 +47,23 @@ pub fn tell(descriptor: Option<i32>, what: &impl Serialize) {
         tracing::info!(%error, descriptor, "the starter was not told");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn the_starter_reads_one_line() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let ready = Ready { socket: "/x/nbd.sock".into(), device: None, pid: 7 };
+        tell(Some(writer.as_raw_fd()), &ready);
+        tell(None, &ready);
+        drop(writer);
+        let mut line = String::new();
+        std::fs::File::from(reader).read_to_string(&mut line).unwrap();
+        assert_eq!(serde_json::from_str::<Ready>(line.strip_suffix('\n').unwrap()).unwrap(), ready);
+    }
+}
