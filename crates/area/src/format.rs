@@ -40,7 +40,7 @@ pub(crate) fn check_place(pieces: &[PieceSpec]) -> Result<u64, AreaError> {
         }
     }
     let capacity: u64 = pieces.iter().map(|piece| data_size(piece.length)).sum();
-    if capacity < AREA_SIZE_MIN || capacity > SIZE_MAX {
+    if !(AREA_SIZE_MIN..=SIZE_MAX).contains(&capacity) {
         let (min, max) = (ByteSize(AREA_SIZE_MIN), ByteSize(SIZE_MAX));
         let message = format!("the area would have room for {}; it must be {min} to {max}", ByteSize(capacity));
         return refuse(AreaErrorKind::OutOfRange, message);

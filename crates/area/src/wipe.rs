@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use futures_channel::mpsc;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, DiskFile, Doors};
 use sublet_types::size::MIB;
@@ -21,6 +21,8 @@ const STEP: u64 = 256 * MIB;
 const PART: u64 = 16 * MIB;
 /// The size of one write of zeroes.
 const WRITE: u64 = MIB;
+/// How many of them are under way: enough to keep a disk busy, few enough to leave room for borrowers.
+const WRITES_AT_ONCE: usize = 4;
 
 impl<D: Doors> Area<D> {
     /// Wipes a slice: fences it, overwrites it with zeroes, and makes that durable before its record is dropped or becomes
@@ -129,13 +131,12 @@ async fn overwrite<D: Doors>(inner: &Inner<D>, stretch: Stretch) -> Result<(), A
             continue;
         }
         let zeroes = Buffer::zeroed(WRITE as usize).freeze();
-        let mut from = begin;
-        while from < end {
-            let part = WRITE.min(end - from);
-            let written = piece.file.write_at(from, zeroes.part(0..part as usize)).await;
-            written.map_err(|error| AreaError::io(&piece.spec, &error))?;
-            from += part;
-        }
+        let parts = (0..length.div_ceil(WRITE)).map(|n| Ok(begin + n * WRITE));
+        let write = async |from: u64| {
+            let part = zeroes.part(0..WRITE.min(end - from) as usize);
+            piece.file.write_at(from, part).await.map_err(|error| AreaError::io(&piece.spec, &error))
+        };
+        stream::iter(parts).try_for_each_concurrent(WRITES_AT_ONCE, write).await?;
     }
     Ok(())
 }

@@ -196,7 +196,7 @@ fn mounted_devices_are_refused_even_with_force_and_empty_ones_are_suggested() {
     let Some(device) = Loop::attach(&path) else { return };
     let piece = whole(&device.0);
     assert_eq!(probe(&device.0).unwrap().kind, TargetKind::Disk);
-    assert_eq!(check_pieces(&[piece.clone()], &[], None, false), Ok(vec![]));
+    assert_eq!(check_pieces(std::slice::from_ref(&piece), &[], None, false), Ok(vec![]));
     refused(&[whole(&path)], &[], "it is attached to loop");
     let suggested = |areas: &[PieceSpec]| suggest(areas, 10).into_iter().find(|s| s.path == device.0.to_str().unwrap());
     let suggestion = suggested(&[]).unwrap();
@@ -212,12 +212,40 @@ fn mounted_devices_are_refused_even_with_force_and_empty_ones_are_suggested() {
     fs::create_dir(&point).unwrap();
     let mounted = Mounted::new(&device.0, &point);
     for force in [false, true] {
-        let refusal = check_pieces(&[piece.clone()], &[], None, force).unwrap_err();
+        let refusal = check_pieces(std::slice::from_ref(&piece), &[], None, force).unwrap_err();
         assert!(refusal.to_string().contains("it is mounted on"), "{refusal}");
         assert!(refusal.to_string().contains("my mount"), "{refusal}");
     }
     drop(mounted);
     refused(&[piece], &[], "an ext2/3/4 file system");
+}
+
+/// Swap on a device, off again with the test.
+struct Swap(PathBuf);
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let _ = Command::new("swapoff").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn swapped_on_devices_and_files_are_refused_even_with_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sparse_file(folder.path(), "swap", 40 * MIB);
+    File::options().write(true).open(&path).unwrap().write_all_at(&vec![0; 40 << 20], 0).unwrap();
+    let Some(device) = Loop::attach(&path) else { return };
+    if !did("mkswap", &["-q", device.0.to_str().unwrap()]) {
+        return;
+    }
+    let on = Command::new("swapon").args(["-p", "0"]).arg(&device.0).output();
+    if !on.as_ref().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no swap here: {on:?}");
+        return;
+    }
+    let _swap = Swap(device.0.clone());
+    let refusal = check_pieces(&[whole(&device.0)], &[], None, true).unwrap_err();
+    assert!(refusal.to_string().contains("it is in use as swap"), "{refusal}");
 }
 
 /// An MBR with one Linux partition, from sector `start` on.
@@ -238,12 +266,12 @@ fn a_disk_is_in_use_when_its_partition_is_and_parts_keep_off_partitions() {
     File::options().write(true).open(&path).unwrap().write_all_at(&table, 0).unwrap();
     let Some(device) = Loop::attach(&path) else { return };
     let partition = PathBuf::from(format!("{}p1", device.0.display()));
-    if !partition.exists() {
-        eprintln!("skipped: the kernel makes no partitions of loop devices here");
+    // A kernel without support for partition tables is told where the partition lies.
+    if !partition.exists() && !did("addpart", &[device.0.to_str().unwrap(), "1", "2048", "204800"]) {
         return;
     }
     let disk = whole(&device.0);
-    refused(&[disk.clone()], &[], "an MBR partition table");
+    refused(std::slice::from_ref(&disk), &[], "an MBR partition table");
     assert_eq!(probe(&partition).unwrap().kind, TargetKind::Partition);
     assert!(check_pieces(&[whole(&partition)], &[], None, false).is_ok());
     // The partition lies from 1 to 101 MiB of the disk.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use super::memory::{crashes, with_files};
+use super::memory::{Op, crashes, with_files};
 use super::*;
 use crate::AreaErrorKind as Kind;
 
@@ -46,6 +46,28 @@ fn test_p2_a_wiped_slice_leaves_zeroes_on_the_disk_and_its_neighbours_alone() {
             assert_eq!(read(&area, 4, 0, 8 << 20).await, vec![0; 8 << 20]);
         });
     }
+}
+
+#[test]
+fn test_p2_old_bytes_are_overwritten_and_synced_before_the_file_system_may_drop_them() {
+    with_files(&size(), false, async |doors| {
+        let area = made(&doors, &one()).await;
+        area.prepare_slice(&facts(1, 0, REGION)).await.unwrap();
+        doors.take_log();
+        area.wipe_slice(slice(1), epoch(3), true, &|_, _| {}).await.unwrap();
+        let data_at = area.inner.pieces[0].data_at;
+        let log = doors.take_log();
+        let dropped = log.iter().position(|op| matches!(op, Op::Zero { .. })).unwrap();
+        let written: usize = log[..dropped]
+            .iter()
+            .map(|op| match op {
+                Op::Write { at, bytes, .. } if *at >= data_at && bytes.iter().all(|byte| *byte == 0) => bytes.len(),
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(written as u64, REGION);
+        assert!(matches!(log[dropped - 1], Op::Sync { .. }));
+    });
 }
 
 #[test]
