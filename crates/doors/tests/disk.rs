@@ -206,6 +206,7 @@ fn errors_of_opening_name_the_path() {
 fn dropped_operations_leave_the_file_usable_and_the_memory_intact() {
     let folder = tempfile::tempdir().unwrap();
     let path = make(folder.path(), 32 * MIB);
+    let mut ending = std::time::Instant::now();
     let dropped = run(async |doors: RealDoors| {
         let file = doors.open(&path, HOW).await.unwrap();
         file.write_at(0, pattern(MIB as usize, 1).freeze()).await.unwrap();
@@ -231,9 +232,11 @@ fn dropped_operations_leave_the_file_usable_and_the_memory_intact() {
             }
         });
         doors.sleep(Duration::from_millis(20)).await;
+        ending = std::time::Instant::now();
         dropped
     })
     .unwrap();
+    assert!(ending.elapsed() < Duration::from_secs(5), "the end of a runtime stops its tasks");
     assert!(dropped > 0, "some reads were really dropped in flight");
 }
 

@@ -103,10 +103,62 @@ fn a_timed_out_read_loses_no_bytes() {
             }
             while got.len() < data.len() {
                 // Smaller than what came for the dropped read.
-                let (result, buffer) = reader.read(Buffer::new(16), 3..16).await;
+                let (result, buffer) = doors.timeout(LIMIT, reader.read(Buffer::new(16), 3..16)).await.unwrap();
                 got.extend_from_slice(&buffer[3..3 + result.unwrap()]);
             }
             assert_eq!(got, data);
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn bytes_that_came_for_a_dropped_read_are_kept() {
+    run(async |doors| {
+        let listener = doors.listen(&Endpoint::Tcp(Address::new("127.0.0.1", 0))).await.unwrap();
+        let at = listener.local_address().unwrap();
+        let mut peer = std::net::TcpStream::connect((at.host(), at.port())).unwrap();
+        let (mut reader, _writer) = listener.accept().await.unwrap().split();
+        {
+            let mut early = std::pin::pin!(reader.read(Buffer::new(64), 0..64));
+            // The receive is in the kernel now ...
+            assert!(doors.timeout(Duration::from_millis(20), early.as_mut()).await.is_err());
+            // ... and gets these bytes, but nobody looks at its future any more,
+            std::io::Write::write_all(&mut peer, b"kept").unwrap();
+            doors.sleep(Duration::from_millis(20)).await;
+            // which is dropped here.
+        }
+        let (result, buffer) = doors.timeout(LIMIT, reader.read_exact(Buffer::new(4), 0..4)).await.unwrap();
+        result.unwrap();
+        assert_eq!(&*buffer, b"kept");
+    })
+    .unwrap();
+}
+
+#[test]
+fn very_many_connections_dropped_at_once_are_all_closed() {
+    // More than the ring takes cancellations at once.
+    const COUNT: u64 = 1500;
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let needed = 2 * COUNT + 200;
+    if limit.current.is_some_and(|current| current < needed) {
+        limit.current = Some(needed);
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    }
+    run(async |doors| {
+        let (mut near, mut far) = (Vec::new(), Vec::new());
+        for _ in 0..COUNT {
+            let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+            near.push(RealConn::from_fd(a.into()).unwrap().split());
+            far.push(RealConn::from_fd(b.into()).unwrap().split());
+        }
+        let reads = near.iter_mut().map(|(reader, _)| reader.read(Buffer::new(1), 0..1));
+        let all = futures_util::future::join_all(reads);
+        assert!(doors.timeout(Duration::from_millis(100), all).await.is_err());
+        drop(near);
+        let ends = far.iter_mut().map(|(reader, _)| reader.read(Buffer::new(1), 0..1));
+        for (result, _) in doors.timeout(LIMIT, futures_util::future::join_all(ends)).await.unwrap() {
+            assert_eq!(result.unwrap(), 0);
         }
     })
     .unwrap();
@@ -237,7 +289,7 @@ fn unix_sockets_are_private_and_only_dead_ones_are_replaced() {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         let listener = doors.listen(&at).await.unwrap();
         let (accepted, connected) = join(listener.accept(), doors.connect(&at, LIMIT)).await;
-        (accepted.unwrap(), connected.unwrap());
+        drop((accepted.unwrap(), connected.unwrap()));
     })
     .unwrap();
 }

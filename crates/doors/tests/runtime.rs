@@ -231,3 +231,49 @@ fn a_device_that_is_not_mounted_says_so() {
     })
     .unwrap();
 }
+
+#[test]
+#[ignore = "needs root and /dev/fuse: cargo test -p sublet-doors -- --ignored"]
+fn fuse_packets_come_and_go_through_a_device() {
+    use std::os::fd::AsRawFd;
+    let folder = tempfile::tempdir().unwrap();
+    let fuse = std::fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
+    let options = std::ffi::CString::new(options).unwrap();
+    rustix::mount::mount("fuse", folder.path(), "fuse", rustix::mount::MountFlags::NOSUID, &*options).unwrap();
+    let mounted = folder.path().to_owned();
+    let result = std::panic::catch_unwind(|| {
+        run(async |doors| {
+            let device = Device::new(fuse.into()).unwrap();
+            let (length, init) = device.read(Buffer::new((1 << 20) + 4096)).await;
+            assert!(length.unwrap() >= 56);
+            assert_eq!(init[4..8], 26_u32.to_le_bytes(), "FUSE_INIT comes first");
+            // fuse_out_header with the request's unique number, and fuse_init_out of version 7.31: two parts, one packet.
+            let mut body = vec![0; 64];
+            body[..4].copy_from_slice(&7_u32.to_le_bytes());
+            body[4..8].copy_from_slice(&31_u32.to_le_bytes());
+            body[20..24].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+            let header = [&80_u32.to_le_bytes()[..], &[0; 4], &init[8..16]].concat();
+            device.write(vec![header.into(), body.into()]).await.unwrap();
+            // A second thread asks for the attributes of the root; the answer is an error, told as one packet.
+            let asked = mounted.clone();
+            let asking = std::thread::spawn(move || std::fs::metadata(asked));
+            let (length, request) = device.read(Buffer::new((1 << 20) + 4096)).await;
+            assert!(length.unwrap() >= 40);
+            let answer = [&16_u32.to_le_bytes()[..], &(-5_i32).to_le_bytes(), &request[8..16]].concat();
+            device.write(vec![answer.into()]).await.unwrap();
+            assert_eq!(asking.join().unwrap().unwrap_err().raw_os_error(), Some(5));
+            let (end, ()) = join(device.read(Buffer::new((1 << 20) + 4096)), async {
+                doors.sleep(Duration::from_millis(50)).await;
+                rustix::mount::unmount(&mounted, rustix::mount::UnmountFlags::DETACH).unwrap();
+            })
+            .await;
+            assert_eq!(end.0.unwrap_err().raw_os_error(), Some(19), "ENODEV after the unmount");
+        })
+        .unwrap();
+    });
+    if result.is_err() {
+        let _ = rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+    result.unwrap();
+}
