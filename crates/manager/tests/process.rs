@@ -63,7 +63,8 @@ fn a_manager_serves_on_all_its_addresses_alone_until_sigterm_and_comes_back_as_t
     assert!(second.message.contains("another manager"), "{second}");
 
     let held = {
-        let url = format!("{}/v1/table?after=1000000&wait_ms=30000", urls[1]);
+        let revision = get(&format!("{}/v1/table", urls[1]))["revision"].as_u64().unwrap();
+        let url = format!("{}/v1/table?after={revision}&wait_ms=30000", urls[1]);
         std::thread::spawn(move || ureq::get(url).call().map(|answer| answer.status()))
     };
     std::thread::sleep(Duration::from_millis(300));

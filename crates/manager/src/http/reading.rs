@@ -27,7 +27,7 @@ pub(crate) async fn pool(core: Core) -> Answer {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct TableQuery {
-    /// The revision that the caller has: the answer is held until there is a higher one. Without it, the table comes at once.
+    /// The revision that the caller has: the answer is held while it is the present one. Without it, the table comes at once.
     after: Option<u64>,
     /// How long to hold the answer at most, in milliseconds; more than 30000 counts as 30000.
     #[serde(default)]
