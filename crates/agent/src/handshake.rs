@@ -34,7 +34,11 @@ pub(crate) fn no_frame() -> RequestFrame {
 }
 
 /// Receives the next request, which must be `op`.
-async fn expect<M: Message, R: ConnReader>(receiver: &mut Receiver<R>, op: Op, otherwise: &'static str) -> Result<(RequestFrame, M), End> {
+async fn expect<M: Message, R: ConnReader>(
+    receiver: &mut Receiver<R>,
+    op: Op,
+    otherwise: &'static str,
+) -> Result<(RequestFrame, M), End> {
     let frame = receiver.frame().await?;
     if frame.op != op {
         return Err(End::Malformed(Malformed(otherwise)));
@@ -77,7 +81,11 @@ pub(crate) async fn handshake<D: Doors, R: ConnReader>(
     let (frame, open) = agent.doors.timeout(HANDSHAKE_TIME_MAX, open).await.map_err(late)??;
     match open_session(agent, &open).await {
         Ok((shared, reply)) => {
-            shared.outbox.push(Reply { head: reply_head(&frame, Status::Ok, 0, &reply.encode()), data: None, permits: Vec::new() });
+            shared.outbox.push(Reply {
+                head: reply_head(&frame, Status::Ok, 0, &reply.encode()),
+                data: None,
+                permits: Vec::new(),
+            });
             Ok(Some(shared))
         }
         Err(failure) => {
@@ -98,9 +106,9 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
         Missing::Unknown => Failure::new(Status::NoSlice, format!("this lender has no area {}", open.area)),
         Missing::Offline(reason) => Failure::new(Status::Unavailable, format!("the area is offline: {reason}")),
     })?;
-    let gate = served.gate(open.slice).ok_or_else(|| {
-        Failure::new(Status::NoSlice, format!("area {} has no slice {}", served.area.name(), open.slice))
-    })?;
+    let gate = served
+        .gate(open.slice)
+        .ok_or_else(|| Failure::new(Status::NoSlice, format!("area {} has no slice {}", served.area.name(), open.slice)))?;
     // Before any session is disturbed: who must not open must not end others either.
     served.area.check_open(open)?;
     let wait = async {
@@ -122,7 +130,8 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
     if !read_only {
         served.area.mark_open(open.slice, open.epoch).await?;
     }
-    let (generation, unclean) = served.area.slice_state(open.slice).ok_or_else(|| Failure::new(Status::NoSlice, "the slice is gone"))?;
+    let (generation, unclean) =
+        served.area.slice_state(open.slice).ok_or_else(|| Failure::new(Status::NoSlice, "the slice is gone"))?;
     if agent.is_draining() {
         return Err(stopping());
     }

@@ -86,7 +86,9 @@ impl<D: Doors> Agent<D> {
     fn ordered(&self, area: AreaId) -> Result<Rc<Served<D>>, Refusal> {
         self.served(area).map_err(|missing| match missing {
             Missing::Unknown => Refusal::new(ErrorKind::NotFound, format!("this server has no area {area}")),
-            Missing::Offline(reason) => Refusal::new(ErrorKind::LenderUnreachable, format!("area {} is offline: {reason}", area.short())),
+            Missing::Offline(reason) => {
+                Refusal::new(ErrorKind::LenderUnreachable, format!("area {} is offline: {reason}", area.short()))
+            }
         })
     }
 

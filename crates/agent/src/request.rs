@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_area::AreaError;
-use sublet_doors::{Buffer, Chunk, Doors, Tick};
 use sublet_doors::local::Permit;
+use sublet_doors::{Buffer, Chunk, Doors, Tick};
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
 use sublet_wire::checksum::{first_mismatch, table_size, write_table};
 use sublet_wire::message::{Close, EXTENTS_PER_REPLY_MAX, ExtentsReply, Message, OpenMode, Search, SetState};
@@ -136,10 +136,13 @@ impl<D: Doors> Work<D> {
     /// Checks that the range is whole blocks of the segment.
     fn range(&self) -> Result<(u64, u64), Failure> {
         let (offset, length) = (self.frame.offset, u64::from(self.frame.length));
-        let aligned = offset.is_multiple_of(BLOCK_SIZE) && length.is_multiple_of(BLOCK_SIZE) && length > 0;
+        let aligned = offset % BLOCK_SIZE == 0 && length % BLOCK_SIZE == 0 && length > 0;
         let end = offset.checked_add(length).filter(|end| *end <= self.shared.session.length);
         if !aligned || end.is_none() {
-            let text = format!("{length} bytes at {offset} are not whole 4096-byte blocks of the slice's {}", self.shared.session.length);
+            let text = format!(
+                "{length} bytes at {offset} are not whole 4096-byte blocks of the slice's {}",
+                self.shared.session.length
+            );
             return Err(Failure::new(Status::OutOfRange, text));
         }
         Ok((offset, length))
@@ -148,7 +151,10 @@ impl<D: Doors> Work<D> {
     /// A stale leg is never read.
     fn readable(&self) -> Result<(), Failure> {
         if self.shared.session.mode.get() == OpenMode::Target {
-            return Err(Failure::new(Status::Disagreement, "this leg is stale: it is written to until it is in sync, never read"));
+            return Err(Failure::new(
+                Status::Disagreement,
+                "this leg is stale: it is written to until it is in sync, never read",
+            ));
         }
         Ok(())
     }
@@ -196,7 +202,10 @@ impl<D: Doors> Work<D> {
         let (offset, _) = self.range()?;
         if let Some(block) = first_mismatch(&data, table) {
             let at = offset + block as u64 * BLOCK_SIZE;
-            return Err(Failure::new(Status::BadChecksum, format!("the block at {at} arrived with a wrong checksum; nothing was written")));
+            return Err(Failure::new(
+                Status::BadChecksum,
+                format!("the block at {at} arrived with a wrong checksum; nothing was written"),
+            ));
         }
         self.shared.served.area.write(self.shared.session.slice, offset, data.freeze()).await?;
         self.durable_if_asked().await

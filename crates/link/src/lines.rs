@@ -68,7 +68,8 @@ impl LineConn {
             return Ok(None);
         }
         if line.pop() != Some(b'\n') {
-            let what = if line.len() as u64 + 1 >= LINE_SIZE_MAX { "the line is too long" } else { "the peer ended within a line" };
+            let what =
+                if line.len() as u64 + 1 >= LINE_SIZE_MAX { "the line is too long" } else { "the peer ended within a line" };
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         serde_json::from_slice(&line).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use sublet_api::request::{
-    AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, CreateVolume, LegAnswer, Mount, Reclaim, Rename, Request, Return,
-    SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
+    AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, CreateVolume, LegAnswer, Mount, Reclaim, Rename, Request,
+    Return, SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
 };
 use sublet_api::server::{Poll, PollAnswer, Register, Registered};
 use sublet_api::view::{AreaView, EventView, PoolView, ServerView, TableView, TaskView, VolumeView};
@@ -400,7 +400,12 @@ impl ManagerLink {
     ///
     /// # Errors
     /// See [`ManagerLink::task`].
-    pub fn give_back(&self, volume: &str, give_back: Return, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+    pub fn give_back(
+        &self,
+        volume: &str,
+        give_back: Return,
+        on_progress: &mut dyn FnMut(&TaskView),
+    ) -> Result<TaskAnswer, Refusal> {
         self.task(&Request::Return { volume: volume.into(), give_back }, on_progress)
     }
 
@@ -408,7 +413,12 @@ impl ManagerLink {
     ///
     /// # Errors
     /// See [`ManagerLink::task`].
-    pub fn transfer(&self, volume: &str, transfer: Transfer, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
+    pub fn transfer(
+        &self,
+        volume: &str,
+        transfer: Transfer,
+        on_progress: &mut dyn FnMut(&TaskView),
+    ) -> Result<TaskAnswer, Refusal> {
         self.task(&Request::Transfer { volume: volume.into(), transfer }, on_progress)
     }
 

@@ -69,8 +69,11 @@ impl PidFile {
                 return Err(io(e.into()));
             }
             let pid = fs::read_to_string(path).unwrap_or_default();
-            return Err(Refusal::new(ErrorKind::Conflict, format!("{what} already runs here as process {} ({})", pid.trim(), path.display()))
-                .hint("stop it first, or use another directory"));
+            return Err(Refusal::new(
+                ErrorKind::Conflict,
+                format!("{what} already runs here as process {} ({})", pid.trim(), path.display()),
+            )
+            .hint("stop it first, or use another directory"));
         }
         file.set_len(0).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;

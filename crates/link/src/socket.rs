@@ -15,19 +15,24 @@ const SOCKET_PATH_MAX: usize = 107;
 
 /// 64 bits of FNV-1a: a name for a directory that is the same in every process.
 fn short_name(path: &Path) -> String {
-    let hash = path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = path
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("{hash:016x}")
 }
 
 /// The private directory for links: `$XDG_RUNTIME_DIR/sublet` or `/tmp/sublet-UID`, owned by this user alone.
 fn link_dir() -> io::Result<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.as_os_str().len() <= 60 && dir.is_dir());
+    let runtime =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.as_os_str().len() <= 60 && dir.is_dir());
     let dir = runtime.map_or_else(|| PathBuf::from(format!("/tmp/sublet-{uid}")), |dir| dir.join("sublet"));
     match fs::DirBuilder::new().mode(0o700).create(&dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display()))),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display())));
+        }
         _ => {}
     }
     let facts = fs::symlink_metadata(&dir)?;
@@ -96,7 +101,8 @@ mod tests {
     fn sockets_work_at_paths_longer_than_an_address_has_room_for() {
         let dir = tempfile::tempdir().unwrap();
         for depth in [0, 3] {
-            let folder = (0..depth).fold(dir.path().to_path_buf(), |p, _| p.join("a-folder-with-a-rather-long-name-as-people-have-them"));
+            let folder =
+                (0..depth).fold(dir.path().to_path_buf(), |p, _| p.join("a-folder-with-a-rather-long-name-as-people-have-them"));
             fs::create_dir_all(&folder).unwrap();
             let path = folder.join("control.sock");
             let listener = listen(&path).unwrap();

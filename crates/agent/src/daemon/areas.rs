@@ -89,7 +89,8 @@ fn finish(daemon: &Daemon, area: AreaId, result: Result<(AreaReport, Vec<PieceSp
             tracing::info!(name = %report.name, place = %report.place, "area online");
             let saved = daemon.change_entries(|entries| {
                 if let Some(entry) = entries.iter_mut().find(|entry| entry.area == area) {
-                    (entry.name, entry.capacity, entry.place, entry.pieces) = (report.name, report.capacity, report.place, pieces);
+                    (entry.name, entry.capacity, entry.place, entry.pieces) =
+                        (report.name, report.capacity, report.place, pieces);
                 }
             });
             if let Err(refusal) = saved {

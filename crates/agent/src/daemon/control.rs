@@ -24,7 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens at the control socket.
 pub(crate) fn listen(daemon: &Daemon) -> Result<UnixListener, Refusal> {
-    sublet_link::listen(&daemon.home.control_socket()).map_err(|e| Refusal::new(ErrorKind::Io, format!("the control socket: {e}")))
+    sublet_link::listen(&daemon.home.control_socket())
+        .map_err(|e| Refusal::new(ErrorKind::Io, format!("the control socket: {e}")))
 }
 
 /// The thread `control`: each connection has a thread of its own.

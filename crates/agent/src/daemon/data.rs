@@ -72,7 +72,10 @@ impl DataHandle {
     }
 
     /// Does work on the data thread and waits for its result.
-    pub(crate) fn call<T: Send + 'static>(&self, work: impl AsyncFnOnce(Rc<Agent<RealDoors>>) -> T + Send + 'static) -> Result<T, Refusal> {
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        work: impl AsyncFnOnce(Rc<Agent<RealDoors>>) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         let (sender, receiver) = blocking::channel();
         self.start(work, move |result| {
             // A caller that has gone needs no answer.

@@ -47,7 +47,10 @@ pub(crate) fn lend(daemon: &Arc<Daemon>, wish: &Lend, tell: Tell<'_>) -> Result<
     let label = known_area(daemon, wish, &targets, pool)?;
     let name = daemon.link.check_area(
         daemon.server,
-        CheckArea { name: named.or_else(|| label.as_ref().map(|(label, _)| label.name.clone())), area: label.as_ref().map(|(l, _)| l.area) },
+        CheckArea {
+            name: named.or_else(|| label.as_ref().map(|(label, _)| label.name.clone())),
+            area: label.as_ref().map(|(l, _)| l.area),
+        },
     )?;
     let plan = plan(daemon, wish, &targets, label, pool, &name.name)?;
     if let (Some(file), Some(piece)) = (&plan.make, plan.pieces.first()) {
@@ -55,9 +58,7 @@ pub(crate) fn lend(daemon: &Arc<Daemon>, wish: &Lend, tell: Tell<'_>) -> Result<
         make::make_file(file, piece.length, wish.sparse, tell)?;
     }
     let registered = register(daemon, wish, &plan, pool, &name.name, tell);
-    if registered.is_err()
-        && let Some(file) = &plan.make
-    {
+    if let (Err(_), Some(file)) = (&registered, &plan.make) {
         make::remove(file);
     }
     registered.map(|report| (report, plan.warnings))
@@ -116,8 +117,10 @@ fn known_area(
         return Ok(None);
     }
     let offset = wish.offset.unwrap_or(0);
-    let asked: Vec<_> =
-        targets.iter().map(|target| PieceSpec { path: target.path.clone(), offset, length: target.size.saturating_sub(offset) }).collect();
+    let asked: Vec<_> = targets
+        .iter()
+        .map(|target| PieceSpec { path: target.path.clone(), offset, length: target.size.saturating_sub(offset) })
+        .collect();
     let labels = daemon.data.call(async move |agent| {
         let mut labels = Vec::new();
         for piece in asked {
@@ -134,7 +137,9 @@ fn known_area(
     }
     if labels.len() != first.count {
         let text = format!("area {} has {} pieces, {} of them are named here", first.name, first.count, labels.len());
-        return Err(Refusal::new(ErrorKind::Conflict, text).hint("name all pieces of the area, or use --force to forget what it holds"));
+        return Err(
+            Refusal::new(ErrorKind::Conflict, text).hint("name all pieces of the area, or use --force to forget what it holds")
+        );
     }
     let mut labels = labels;
     labels.sort_by_key(|(_, label)| label.index);
@@ -157,9 +162,7 @@ fn plan(
         let warnings = vec![format!("area {} was recognised by its label: it is served again with what it holds", label.name)];
         return Ok(Plan { pieces, make: None, fill: false, known: Some(label), warnings });
     }
-    if let [folder] = targets
-        && folder.kind == TargetKind::Folder
-    {
+    if let Some(folder) = targets.iter().find(|target| target.kind == TargetKind::Folder) {
         return plan_file(wish, folder, name);
     }
     let pieces = targets.iter().map(|target| stretch(wish, target)).collect::<Result<Vec<_>, _>>()?;
@@ -183,14 +186,23 @@ fn plan_file(wish: &Lend, folder: &Target, name: &Name) -> Result<Plan, Refusal>
     let warnings = lendable::check_folder(&folder.path, length, wish.keep_free_percent, wish.sparse)?;
     let file = folder.path.join(format!("{name}.area"));
     if file.exists() {
-        return Err(Refusal::new(ErrorKind::AlreadyExists, format!("{} exists already", file.display())).hint("give another --name"));
+        return Err(
+            Refusal::new(ErrorKind::AlreadyExists, format!("{} exists already", file.display())).hint("give another --name")
+        );
     }
     let pieces = vec![PieceSpec { path: file.clone(), offset: 0, length }];
     Ok(Plan { pieces, make: Some(file), fill: false, known: None, warnings })
 }
 
 /// Labels the pieces, serves the area, and tells the manager; undone if any of it fails.
-fn register(daemon: &Arc<Daemon>, wish: &Lend, plan: &Plan, pool: PoolId, name: &Name, tell: Tell<'_>) -> Result<AreaReport, Refusal> {
+fn register(
+    daemon: &Arc<Daemon>,
+    wish: &Lend,
+    plan: &Plan,
+    pool: PoolId,
+    name: &Name,
+    tell: Tell<'_>,
+) -> Result<AreaReport, Refusal> {
     if plan.fill {
         for piece in &plan.pieces {
             make::fill_file(piece, tell)?;

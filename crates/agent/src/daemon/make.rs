@@ -63,7 +63,13 @@ fn write_zeroes(file: &File, path: &Path, from: u64, end: u64, tell: Tell<'_>) -
 
 /// Makes a file of so many bytes, which must not exist; nothing is left of it after an error.
 pub(crate) fn make_file(path: &Path, size: u64, sparse: bool, tell: Tell<'_>) -> Result<(), Refusal> {
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(|e| failed(path, "made", &e))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| failed(path, "made", &e))?;
     let made = (|| {
         if sparse {
             file.set_len(size).map_err(|e| failed(path, "made", &e))?;

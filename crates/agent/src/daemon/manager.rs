@@ -171,7 +171,9 @@ fn exchange(daemon: &Arc<Daemon>, poll: Poll) -> Result<(), Refusal> {
 /// The thread `poll`.
 pub(crate) fn poll(daemon: &Arc<Daemon>) {
     let begun = Instant::now();
-    while begun.elapsed() < AREAS_PATIENCE && daemon.entries().iter().any(|entry| entry.offline.as_deref() == Some("it is being opened")) {
+    while begun.elapsed() < AREAS_PATIENCE
+        && daemon.entries().iter().any(|entry| entry.offline.as_deref() == Some("it is being opened"))
+    {
         thread::sleep(Duration::from_millis(20));
     }
     let never_registered = daemon.pool().is_none();

@@ -61,7 +61,11 @@ pub struct ServerArgs {
 pub fn run(args: ServerArgs) -> Result<(), Refusal> {
     let io = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("{what}: {e}"));
     let home = Home::new(&args.data);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(home.root()).map_err(|e| io(&home.root().display().to_string(), e))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(home.root())
+        .map_err(|e| io(&home.root().display().to_string(), e))?;
     let _pid = PidFile::take(&home.pid_path(), "a server")?;
     let outcome = real::run(async |doors| serve(doors, home, args).await);
     outcome.map_err(|e| io("the data thread cannot run", e))?
@@ -183,7 +187,11 @@ fn advertised(bound: &[Address], urls: &[String]) -> Vec<Address> {
     let mut out: Vec<Address> = Vec::new();
     for address in bound {
         let wildcard = address.host().parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
-        let address = if wildcard { own_address(urls).map_or(address.clone(), |host| Address::new(host, address.port())) } else { address.clone() };
+        let address = if wildcard {
+            own_address(urls).map_or(address.clone(), |host| Address::new(host, address.port()))
+        } else {
+            address.clone()
+        };
         if !out.contains(&address) {
             out.push(address);
         }

@@ -79,7 +79,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn save(path: &std::path::Path, record: &impl Serialize) -> Result<(), Refusal> {
     let bytes = serde_json::to_vec_pretty(record).map_err(std::io::Error::other);
-    bytes.and_then(|bytes| write_private(path, &bytes)).map_err(|e| Refusal::new(ErrorKind::Io, format!("the state cannot be saved: {e}")))
+    bytes
+        .and_then(|bytes| write_private(path, &bytes))
+        .map_err(|e| Refusal::new(ErrorKind::Io, format!("the state cannot be saved: {e}")))
 }
 
 /// The identity of an earlier start, or a new one.
@@ -114,16 +116,24 @@ pub(crate) fn boot_id() -> Result<u128, Refusal> {
             .map_err(|e| Refusal::new(ErrorKind::Io, format!("the kernel's boot id cannot be read: {e}")))?,
     };
     let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
-    u128::from_str_radix(&digits, 16).map_err(|e| Refusal::new(ErrorKind::Internal, format!("the boot id '{}' is none: {e}", text.trim())))
+    u128::from_str_radix(&digits, 16)
+        .map_err(|e| Refusal::new(ErrorKind::Internal, format!("the boot id '{}' is none: {e}", text.trim())))
 }
 
 impl Daemon {
-    pub(crate) fn load(home: Home, identity: Identity, link: ManagerLink, data: DataHandle, facts: Facts) -> Result<Self, Refusal> {
+    pub(crate) fn load(
+        home: Home,
+        identity: Identity,
+        link: ManagerLink,
+        data: DataHandle,
+        facts: Facts,
+    ) -> Result<Self, Refusal> {
         let file: Option<AreasFile> = read_json(&home.areas_path())?;
         let mut areas = match file {
             Some(file) if file.version == 1 => file.areas,
             Some(file) => {
-                let text = format!("{} has version {}, which is newer than this program", home.areas_path().display(), file.version);
+                let text =
+                    format!("{} has version {}, which is newer than this program", home.areas_path().display(), file.version);
                 return Err(Refusal::new(ErrorKind::Internal, text).hint("use the newer program"));
             }
             None => Vec::new(),
@@ -150,9 +160,10 @@ impl Daemon {
         let mut identity = lock(&self.identity);
         let before = identity.clone();
         change(&mut identity);
-        if *identity != before
-            && let Err(refusal) = save(&self.home.identity_path(), &*identity)
-        {
+        if *identity == before {
+            return;
+        }
+        if let Err(refusal) = save(&self.home.identity_path(), &*identity) {
             // It is learned again after a restart.
             tracing::warn!(%refusal, "the identity was not saved");
         }

@@ -13,7 +13,9 @@ fn bytes_read_back_at_every_size_and_from_a_later_session() {
         let (mut peer, reply) = lender.session(open(1, 1)).await.unwrap();
         assert!(!reply.unclean);
         assert_eq!(peer.read(0, 4096).await.unwrap(), vec![0; 4096], "a fresh slice reads as zero");
-        for (at, length) in [(0, 4096), (8192, 28 << 10), (64 << 10, 32 << 10), (1 << 20, 1 << 20), (SEGMENT as usize - 4096, 4096)] {
+        for (at, length) in
+            [(0, 4096), (8192, 28 << 10), (64 << 10, 32 << 10), (1 << 20, 1 << 20), (SEGMENT as usize - 4096, 4096)]
+        {
             let data = pattern(length as u8, length);
             assert_eq!(peer.write(at as u64, &data).await, Status::Ok);
             assert_eq!(peer.read(at as u64, length).await.unwrap(), data);

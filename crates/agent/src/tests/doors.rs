@@ -18,18 +18,18 @@ const LARGE: usize = 64 << 10;
 
 /// The gate that large writes pass: label writes are small and go through.
 #[derive(Default)]
-pub(super) struct DiskGate {
+pub(crate) struct DiskGate {
     closed: Cell<bool>,
-    pub(super) waiting: Cell<usize>,
+    pub(crate) waiting: Cell<usize>,
     signal: Signal,
 }
 
 impl DiskGate {
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closed.set(true);
     }
 
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.closed.set(false);
         self.signal.notify();
     }
@@ -48,12 +48,12 @@ impl DiskGate {
 }
 
 #[derive(Clone)]
-pub(super) struct SlowDoors {
-    pub(super) real: RealDoors,
-    pub(super) gate: Rc<DiskGate>,
+pub(crate) struct SlowDoors {
+    pub(crate) real: RealDoors,
+    pub(crate) gate: Rc<DiskGate>,
 }
 
-pub(super) struct SlowFile {
+pub(crate) struct SlowFile {
     file: <RealDoors as Disk>::File,
     gate: Rc<DiskGate>,
 }

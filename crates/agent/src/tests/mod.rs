@@ -149,7 +149,15 @@ impl Lender {
     pub(super) async fn connect(&self) -> Peer {
         let conn = self.doors.connect(&Endpoint::Tcp(self.address.clone()), Duration::from_secs(2)).await.unwrap();
         let (reader, writer) = conn.split();
-        Peer { doors: self.doors.clone(), reader, writer, session: SessionNumber(0), slice: SLICE, cookie: 0, others: VecDeque::new() }
+        Peer {
+            doors: self.doors.clone(),
+            reader,
+            writer,
+            session: SessionNumber(0),
+            slice: SLICE,
+            cookie: 0,
+            others: VecDeque::new(),
+        }
     }
 
     /// A connection after HELLO.

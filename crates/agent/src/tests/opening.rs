@@ -91,8 +91,10 @@ fn a_refused_open_disturbs_nobody() {
 fn a_stale_leg_is_written_and_never_read_until_its_label_is_in_sync() {
     run(async |doors| {
         let lender = Lender::lent(doors).await;
-        let stale = sublet_api::order::SliceFacts { legs: 2, leg: 1, in_sync: vec![true, false], way: Way::Doubled, ..super::facts() };
-        let order = sublet_api::order::Order::OpenLease { slice: super::SLICE, area: super::AREA, lease: super::lease(2), facts: stale };
+        let stale =
+            sublet_api::order::SliceFacts { legs: 2, leg: 1, in_sync: vec![true, false], way: Way::Doubled, ..super::facts() };
+        let order =
+            sublet_api::order::Order::OpenLease { slice: super::SLICE, area: super::AREA, lease: super::lease(2), facts: stale };
         lender.order(order).await;
         let wish = Open { leg: 1, way: Way::Doubled, mode: OpenMode::Target, ..open(2, 1) };
         let (mut peer, _) = lender.session(wish).await.unwrap();
