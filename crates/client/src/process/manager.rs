@@ -33,6 +33,8 @@ struct Seen {
     reason: String,
     resyncs: Vec<ResyncReport>,
     version: u64,
+    /// The client is closing the path itself: what happens to it now is no news.
+    closing: bool,
     leaving: bool,
 }
 
@@ -43,6 +45,8 @@ struct Inner {
     epoch: Epoch,
     seen: Mutex<Seen>,
     changed: Condvar,
+    /// Held while a report is made and sent, so that an older one never arrives after a newer one. Not by the held report.
+    order: Mutex<()>,
 }
 
 /// The manager, as a client needs it. Clones are the same link.
@@ -54,7 +58,15 @@ pub struct Manager {
 impl Manager {
     /// The manager that `urls` name. A state directory `home` tells later where it went.
     pub fn new(urls: Vec<String>, home: Option<PathBuf>, volume: VolumeId, epoch: Epoch) -> Self {
-        let inner = Inner { link: ManagerLink::new(urls), home, volume, epoch, seen: Mutex::default(), changed: Condvar::new() };
+        let inner = Inner {
+            link: ManagerLink::new(urls),
+            home,
+            volume,
+            epoch,
+            seen: Mutex::default(),
+            changed: Condvar::new(),
+            order: Mutex::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -67,13 +79,22 @@ impl Manager {
     pub fn update(&self, status: &PathStatus) {
         let mut seen = self.seen();
         let fresh = (&seen.path, &seen.reason, &seen.resyncs) != (&status.path, &status.reason, &status.resync);
-        if fresh && !seen.leaving {
+        if fresh && !seen.closing {
             seen.path = status.path;
             seen.reason.clone_from(&status.reason);
             seen.resyncs.clone_from(&status.resync);
             seen.version += 1;
             self.inner.changed.notify_all();
         }
+    }
+
+    /// The client begins to close the path: no more changes are told.
+    pub fn close(&self) {
+        self.seen().closing = true;
+    }
+
+    fn in_order(&self) -> MutexGuard<'_, ()> {
+        self.inner.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self, hold: bool) -> (u64, ClientReport) {
@@ -143,8 +164,14 @@ impl Manager {
                 return;
             }
             drop(seen);
+            let turn = self.in_order();
+            if self.seen().leaving {
+                return;
+            }
             let (version, report) = self.report(false);
-            match self.send(report, heard) {
+            let result = self.send(report, heard);
+            drop(turn);
+            match result {
                 Ok(()) => told = version,
                 // Another epoch rules: there is nothing more to tell.
                 Err(refusal) if refusal.kind == ErrorKind::StaleEpoch => return,
@@ -157,6 +184,7 @@ impl Manager {
     pub async fn leave(&self) {
         {
             let mut seen = self.seen();
+            seen.closing = true;
             seen.leaving = true;
             self.inner.changed.notify_all();
         }
@@ -170,6 +198,7 @@ impl Manager {
                 hold: false,
                 leaving: true,
             };
+            let _turn = manager.in_order();
             if let Err(refusal) = manager.inner.link.client_report(manager.inner.volume, report) {
                 tracing::info!(%refusal, "the manager was not told that this client ends");
             }
@@ -193,8 +222,13 @@ impl ManagerDoor for Manager {
 
     async fn lenders(&self, volume: VolumeId) -> Result<Vec<LenderAddresses>, Refusal> {
         let manager = self.clone();
-        let (_, report) = self.report(false);
-        blocking(move || manager.inner.link.client_report(volume, report)).await.map(|answer| answer.lenders)
+        blocking(move || {
+            let _turn = manager.in_order();
+            let (_, report) = manager.report(false);
+            manager.inner.link.client_report(volume, report)
+        })
+        .await
+        .map(|answer| answer.lenders)
     }
 }
 

@@ -244,6 +244,7 @@ async fn finish(
     manager: &Manager,
     home: &MountHome,
 ) -> Result<(), Refusal> {
+    manager.close();
     let (asked, result) = match end {
         End::Stopped(asked) => {
             fronts.stop().await;
