@@ -1,9 +1,38 @@
 //! The manager as a synchronous state machine: `apply(event) -> actions`.
+//!
+//! What must survive is in the rows and committed before anything is told. What is kept here beside the table can be lost at
+//! any moment: who is heard of, which orders are out, who waits for an answer. A restarted manager derives the orders anew.
+
+mod commit;
+mod orders;
+mod paths;
+mod peers;
+mod poll;
+mod pump;
+mod requests;
+mod tasks;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::request::{Request, Response};
-use sublet_api::{ErrorKind, Refusal};
+use sublet_types::{ManagerId, PoolId, TaskId, VolumeId};
 
+use self::orders::OrderBook;
+use self::paths::PathWatch;
+use self::peers::Peers;
+use crate::change::Change;
+use crate::records::{Key, PoolRow, ROW_VERSION, Row};
 use crate::store::{Store, StoreError};
+use crate::table::Table;
+
+/// How long a request for a task is held before it is answered with `running`, in milliseconds; the caller repeats it.
+pub const TASK_HOLD_MS: u64 = 5000;
+/// The longest that a request for the table is held, in milliseconds.
+pub const TABLE_HOLD_MAX_MS: u64 = 60_000;
+/// Finished tasks that are kept, so that a repeated request finds its answer.
+pub const TASKS_MAX: usize = 1000;
+/// Events that are kept.
+pub const EVENTS_MAX: usize = 10_000;
 
 /// What the shell knows and the core must not find out by itself.
 pub struct Outside<'a> {
@@ -44,40 +73,167 @@ pub enum Action {
     },
 }
 
+/// A caller that waits for a task's end.
+struct TaskWaiter {
+    conn: u64,
+    task: TaskId,
+    until_ms: u64,
+}
+
+/// A caller that waits for a change of the table.
+struct TableWaiter {
+    conn: u64,
+    after: u64,
+    until_ms: u64,
+}
+
 /// The manager.
 pub struct Core<S: Store> {
     store: S,
+    table: Table,
+    /// The store's revision.
+    revision: u64,
+    /// The revision of the last change that the table view shows.
+    shown_revision: u64,
+    /// Changes with what clients are told about lenders: their addresses, whether they are up, the manager's urls.
+    lenders_revision: u64,
     urls: Vec<String>,
+    next_event: u64,
+    now_ms: u64,
+    peers: Peers,
+    orders: OrderBook,
+    paths: BTreeMap<VolumeId, PathWatch>,
+    /// What running tasks wait for, and how many bytes are done.
+    progress: BTreeMap<TaskId, (String, u64)>,
+    task_waiters: Vec<TaskWaiter>,
+    table_waiters: Vec<TableWaiter>,
+    /// Warnings that were told already.
+    said: BTreeSet<(String, String)>,
+    /// The last commit failed: it is tried again.
+    is_store_failing: bool,
+    actions: Vec<Action>,
 }
 
 impl<S: Store> Core<S> {
-    /// Loads the table. `urls` is where the manager can be reached.
+    /// Loads the table, or begins a new one. `urls` is where the manager can be reached.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read; a single bad row is no error, it is quarantined and shown.
-    pub fn load(store: S, outside: &mut Outside<'_>, urls: Vec<String>) -> Result<Self, StoreError> {
-        let _ = outside;
-        Ok(Self { store, urls })
+    /// [`StoreError`] if the store cannot be read; a single bad row is no error, it is quarantined and shown as an event.
+    pub fn load(mut store: S, outside: &mut Outside<'_>, urls: Vec<String>) -> Result<Self, StoreError> {
+        let loaded = store.load()?;
+        let mut table = Table::default();
+        let mut bad = Vec::new();
+        for raw in &loaded.rows {
+            match Row::decode(raw) {
+                Ok(row) => table.put(row),
+                Err(why) => bad.push((raw.key.clone(), why)),
+            }
+        }
+        let next_event = table.events.keys().next_back().map_or(1, |number| number + 1);
+        let mut core = Self {
+            store,
+            revision: loaded.revision,
+            shown_revision: loaded.revision,
+            lenders_revision: 0,
+            urls,
+            next_event,
+            now_ms: outside.now_ms,
+            peers: Peers::new(outside.now_ms, table.members().map(|row| row.id)),
+            orders: OrderBook::new(u64::from_le_bytes(low_bytes((outside.random)()))),
+            table,
+            paths: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            task_waiters: Vec::new(),
+            table_waiters: Vec::new(),
+            said: BTreeSet::new(),
+            is_store_failing: false,
+            actions: Vec::new(),
+        };
+        let change = core.first_change(outside, &bad)?;
+        core.commit(change)?;
+        Ok(core)
+    }
+
+    /// What loading itself has to write: the pool row of a new table, and what to know of rows that cannot be read.
+    fn first_change(&self, outside: &mut Outside<'_>, bad: &[(String, String)]) -> Result<Change, StoreError> {
+        let mut change = Change::new();
+        if self.table.pool.is_none() {
+            if let Some((key, why)) = bad.iter().find(|(key, _)| *key == Key::Pool.text()) {
+                // Without it nobody knows whose table this is; a new identity would orphan every area.
+                return Err(StoreError::Failed(format!("the row {key} cannot be read: {why}")));
+            }
+            let pool = PoolId::from_u128((outside.random)());
+            let manager = ManagerId::from_u128((outside.random)());
+            change.put(Row::Pool(PoolRow { version: ROW_VERSION, pool, manager }));
+            change.event("", format!("new pool {pool}"));
+        }
+        for (key, why) in bad {
+            change.event("", format!("the row {key} cannot be read and is set aside: {why}"));
+        }
+        for volume in self.table.volumes.values() {
+            let is_orphan = volume.task.is_some_and(|id| !self.table.tasks.get(&id).is_some_and(|task| task.is_running()));
+            if is_orphan && volume.frozen.is_none() {
+                let reason = "the row of the task that was changing it is missing".to_owned();
+                change.event(volume.name.as_str(), format!("frozen: {reason}"));
+                change.put(Row::Volume(Box::new(crate::records::VolumeRow { frozen: Some(reason), ..volume.clone() })));
+            }
+        }
+        Ok(change)
     }
 
     /// Applies one event. All that a returned action tells is durable by then.
     pub fn apply(&mut self, outside: &mut Outside<'_>, event: Event) -> Vec<Action> {
-        let _ = (&self.store, outside);
+        // A clock that was set back must not make anything younger than it is.
+        self.now_ms = self.now_ms.max(outside.now_ms);
         match event {
-            Event::Request { conn, .. } => {
-                vec![Action::Reply { conn, response: Response::Refused(Refusal::new(ErrorKind::Internal, "being written")) }]
-            }
-            Event::Gone { .. } | Event::Tick => Vec::new(),
+            Event::Request { conn, request } => self.request(outside, conn, request),
+            Event::Gone { conn } => self.gone(conn),
+            Event::Tick => {}
         }
-    }
-
-    /// When [`Event::Tick`] shall come, if nothing else does before, in milliseconds since 1970.
-    pub fn next_wake_ms(&self) -> Option<u64> {
-        None
+        self.pump(outside);
+        std::mem::take(&mut self.actions)
     }
 
     /// Tells where the manager can be reached now; servers and clients learn it from their next answers.
     pub fn set_urls(&mut self, urls: Vec<String>) {
-        self.urls = urls;
+        if urls != self.urls {
+            self.urls = urls;
+            self.lenders_revision += 1;
+            self.peers.tell_all();
+        }
+    }
+
+    /// The table, to be read.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The store's revision: it counts the commits.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn reply(&mut self, conn: u64, response: Response) {
+        self.actions.push(Action::Reply { conn, response });
+    }
+
+    fn gone(&mut self, conn: u64) {
+        self.task_waiters.retain(|waiter| waiter.conn != conn);
+        self.table_waiters.retain(|waiter| waiter.conn != conn);
+        self.peers.gone(conn);
+        let now_ms = self.now_ms;
+        for watch in self.paths.values_mut() {
+            watch.gone(conn, now_ms);
+        }
     }
 }
+
+fn low_bytes(bits: u128) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = bits.to_le_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

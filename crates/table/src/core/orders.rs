@@ -1,0 +1,172 @@
+//! Orders that are out. What is wanted is derived from the table and the tasks again and again; this book only remembers what
+//! became of each order, so that none is given twice without need. All of it may be lost at any moment.
+
+use sublet_api::Refusal;
+use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome};
+use sublet_types::ServerId;
+use sublet_types::limits::ORDER_TIMEOUT;
+
+use crate::plan::{Standing, order_area};
+
+/// [`ORDER_TIMEOUT`] in milliseconds.
+pub const TIMEOUT_MS: u64 = ORDER_TIMEOUT.as_millis() as u64;
+/// An order without an answer is sent again after this long, then after twice as long, and so on (orders are idempotent; an
+/// answer to a poll may get lost), in milliseconds.
+const RESEND_MS: u64 = 3000;
+/// An order that was refused and is still wanted is given again after this long, in milliseconds.
+const RETRY_MS: u64 = 10_000;
+/// The most orders of one poll answer.
+const ORDERS_PER_ANSWER_MAX: usize = 64;
+
+/// What became of an order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Fate {
+    Open,
+    Done,
+    Failed(Refusal),
+}
+
+pub struct Entry {
+    pub number: u64,
+    pub server: ServerId,
+    pub order: Order,
+    pub fate: Fate,
+    issued_ms: u64,
+    /// When it was last sent or heard of.
+    touched_ms: u64,
+    /// How often it was sent.
+    sent: u32,
+    progress: Option<(u64, u64)>,
+}
+
+impl Entry {
+    fn is_wipe(&self) -> bool {
+        matches!(self.order, Order::WipeSlice { .. })
+    }
+
+    /// Whether its lender, although it is up, has not answered in time. A wipe takes as long as it takes.
+    fn is_overdue(&self, now_ms: u64) -> bool {
+        self.fate == Fate::Open && !self.is_wipe() && now_ms >= self.issued_ms + TIMEOUT_MS
+    }
+
+    /// How it stands with a lender that is up.
+    pub fn standing(&self, now_ms: u64) -> Standing {
+        match &self.fate {
+            Fate::Done => Standing::Done,
+            Fate::Failed(refusal) => Standing::Failed(refusal.clone()),
+            Fate::Open if self.is_overdue(now_ms) => {
+                Standing::Unreachable(format!("it did not answer for {} s", now_ms.saturating_sub(self.issued_ms) / 1000))
+            }
+            Fate::Open => Standing::Waiting { since_ms: self.issued_ms, progress: self.progress },
+        }
+    }
+
+    fn is_to_be_sent(&self, poll_arrived_ms: u64) -> bool {
+        let pause = RESEND_MS << self.sent.min(5);
+        self.fate == Fate::Open && (self.sent == 0 || poll_arrived_ms >= self.touched_ms + pause)
+    }
+}
+
+/// See the module.
+pub struct OrderBook {
+    run: u64,
+    next: u64,
+    pub entries: Vec<Entry>,
+}
+
+impl OrderBook {
+    pub fn new(run: u64) -> Self {
+        Self { run, next: 1, entries: Vec::new() }
+    }
+
+    pub fn find(&self, order: &Order) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.order == *order)
+    }
+
+    /// Enters an order that is not there yet.
+    pub fn want(&mut self, server: ServerId, order: &Order, now_ms: u64) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.order == *order) {
+            // The disk has moved: its new server has not been asked yet.
+            if entry.server != server {
+                *entry = Entry { server, ..fresh(entry.number, server, order, now_ms) };
+            }
+            return;
+        }
+        self.entries.push(fresh(self.next, server, order, now_ms));
+        self.next += 1;
+    }
+
+    /// Forgets orders that nobody wants any more. Their late answers mean nothing.
+    pub fn keep(&mut self, wanted: impl Fn(&Order) -> bool) {
+        self.entries.retain(|entry| wanted(&entry.order));
+    }
+
+    /// Refused orders that are still wanted are given again after a while.
+    pub fn retry(&mut self, now_ms: u64) {
+        for entry in &mut self.entries {
+            if matches!(entry.fate, Fate::Failed(_)) && now_ms >= entry.touched_ms + RETRY_MS {
+                *entry = fresh(entry.number, entry.server, &entry.order.clone(), now_ms);
+            }
+        }
+    }
+
+    /// Enters a result; the answer is the order, if it is done now.
+    pub fn result(&mut self, server: ServerId, result: OrderResult, now_ms: u64) -> Option<Order> {
+        if result.run != self.run {
+            return None;
+        }
+        let entry = self.entries.iter_mut().find(|entry| entry.number == result.number && entry.server == server)?;
+        entry.touched_ms = now_ms;
+        match result.outcome {
+            Outcome::Progress { done, total } => {
+                entry.progress = Some((done, total));
+                None
+            }
+            Outcome::Done => {
+                entry.fate = Fate::Done;
+                Some(entry.order.clone())
+            }
+            Outcome::Failed { refusal } => {
+                tracing::warn!(area = %order_area(&entry.order), %refusal, "an order was refused");
+                entry.fate = Fate::Failed(refusal);
+                None
+            }
+        }
+    }
+
+    /// A server has started anew: it knows nothing of what it was told.
+    pub fn forget_sent(&mut self, server: ServerId, now_ms: u64) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.server == server && entry.fate != Fate::Done) {
+            *entry = fresh(entry.number, server, &entry.order.clone(), now_ms);
+        }
+    }
+
+    /// The orders for an answer to a poll, in the order in which they were given.
+    pub fn take(&mut self, server: ServerId, poll_arrived_ms: u64, now_ms: u64) -> Vec<NumberedOrder> {
+        let run = self.run;
+        let due = self.entries.iter_mut().filter(|entry| entry.server == server && entry.is_to_be_sent(poll_arrived_ms));
+        due.take(ORDERS_PER_ANSWER_MAX)
+            .map(|entry| {
+                entry.sent += 1;
+                entry.touched_ms = now_ms;
+                NumberedOrder { number: entry.number, run, order: entry.order.clone() }
+            })
+            .collect()
+    }
+
+    /// When a standing changes by the mere passing of time.
+    pub fn wakes(&self, now_ms: u64) -> impl Iterator<Item = u64> {
+        self.entries.iter().flat_map(move |entry| {
+            let times = match entry.fate {
+                Fate::Open => [entry.issued_ms + TIMEOUT_MS, entry.issued_ms + crate::plan::mount::STALE_WAIT_MS],
+                Fate::Failed(_) => [entry.touched_ms + RETRY_MS; 2],
+                Fate::Done => [0; 2],
+            };
+            times.into_iter().filter(move |time| *time > now_ms)
+        })
+    }
+}
+
+fn fresh(number: u64, server: ServerId, order: &Order, now_ms: u64) -> Entry {
+    Entry { number, server, order: order.clone(), fate: Fate::Open, issued_ms: now_ms, touched_ms: now_ms, sent: 0, progress: None }
+}

@@ -1,0 +1,152 @@
+//! What is known of the servers by hearing from them. Nothing of it is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sublet_api::server::AreaReport;
+use sublet_api::view::ServerState;
+use sublet_types::limits::SERVER_SILENT_MAX;
+use sublet_types::{AreaId, ServerId};
+
+use crate::views::Heard;
+
+/// [`SERVER_SILENT_MAX`] in milliseconds.
+pub const SILENT_MAX_MS: u64 = SERVER_SILENT_MAX.as_millis() as u64;
+
+/// How a server is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerState {
+    /// Not heard of since this manager started, but that is not long ago.
+    Unheard,
+    /// It polls.
+    Up,
+    /// It is silent.
+    Lost,
+}
+
+/// A poll that is not answered yet.
+pub struct HeldPoll {
+    pub conn: u64,
+    pub until_ms: u64,
+    pub arrived_ms: u64,
+    /// Answer it as soon as this event is worked off: it brought results, or there is something to tell.
+    pub is_urgent: bool,
+}
+
+/// One server.
+pub struct Peer {
+    pub state: PeerState,
+    pub since_ms: u64,
+    pub heard_ms: u64,
+    /// The process that registered.
+    pub run: Option<u64>,
+    /// The process that was registered before it.
+    pub run_before: Option<u64>,
+    pub poll: Option<HeldPoll>,
+    /// What it last reported, brought up to date with the orders that it has carried out since.
+    pub reported: BTreeMap<AreaId, AreaReport>,
+}
+
+/// All servers.
+#[derive(Default)]
+pub struct Peers {
+    pub all: BTreeMap<ServerId, Peer>,
+}
+
+impl Peers {
+    pub fn new(now_ms: u64, servers: impl Iterator<Item = ServerId>) -> Self {
+        let mut peers = Self::default();
+        for id in servers {
+            peers.entry(id, now_ms);
+        }
+        peers
+    }
+
+    pub fn entry(&mut self, id: ServerId, now_ms: u64) -> &mut Peer {
+        self.all.entry(id).or_insert_with(|| Peer {
+            state: PeerState::Unheard,
+            since_ms: now_ms,
+            heard_ms: now_ms,
+            run: None,
+            run_before: None,
+            poll: None,
+            reported: BTreeMap::new(),
+        })
+    }
+
+    /// Servers that answer, or that may: a manager that has just started gives them time to come.
+    pub fn reachable(&self) -> BTreeSet<ServerId> {
+        self.all.iter().filter(|(_, peer)| peer.state != PeerState::Lost).map(|(id, _)| *id).collect()
+    }
+
+    pub fn is_reachable(&self, id: ServerId) -> bool {
+        self.all.get(&id).is_some_and(|peer| peer.state != PeerState::Lost)
+    }
+
+    pub fn is_up(&self, id: ServerId) -> bool {
+        self.all.get(&id).is_some_and(|peer| peer.state == PeerState::Up)
+    }
+
+    /// Why a server that is not reachable is not.
+    pub fn silence(&self, id: ServerId, now_ms: u64) -> String {
+        match self.all.get(&id) {
+            Some(peer) if peer.run.is_none() => "it has not been heard of since the manager started".to_owned(),
+            Some(peer) => format!("it has been silent for {} s", now_ms.saturating_sub(peer.heard_ms) / 1000),
+            None => "it is not known".to_owned(),
+        }
+    }
+
+    pub fn heard(&self) -> BTreeMap<ServerId, Heard> {
+        let heard = |peer: &Peer| Heard {
+            state: if peer.state == PeerState::Up { ServerState::Up } else { ServerState::Lost },
+            since_ms: peer.since_ms,
+        };
+        self.all.iter().map(|(id, peer)| (*id, heard(peer))).collect()
+    }
+
+    /// Servers that have become silent now. The held poll of a silent server is given up.
+    pub fn newly_lost(&mut self, now_ms: u64) -> Vec<ServerId> {
+        let mut lost = Vec::new();
+        for (id, peer) in &mut self.all {
+            if peer.state != PeerState::Lost && now_ms >= peer.heard_ms + SILENT_MAX_MS {
+                peer.state = PeerState::Lost;
+                peer.since_ms = now_ms;
+                lost.push(*id);
+            }
+        }
+        lost
+    }
+
+    pub fn gone(&mut self, conn: u64) {
+        for peer in self.all.values_mut() {
+            if peer.poll.as_ref().is_some_and(|poll| poll.conn == conn) {
+                peer.poll = None;
+            }
+        }
+    }
+
+    /// Answers a server's held poll soon: there is something to tell.
+    pub fn tell(&mut self, id: ServerId) {
+        if let Some(poll) = self.all.get_mut(&id).and_then(|peer| peer.poll.as_mut()) {
+            poll.is_urgent = true;
+        }
+    }
+
+    pub fn tell_all(&mut self) {
+        for poll in self.all.values_mut().filter_map(|peer| peer.poll.as_mut()) {
+            poll.is_urgent = true;
+        }
+    }
+
+    /// Whether a server other than `except` is up and serves the area.
+    pub fn is_served_elsewhere(&self, area: AreaId, except: ServerId) -> bool {
+        let serves = |peer: &Peer| peer.reported.get(&area).is_some_and(|report| report.offline.is_none());
+        self.all.iter().any(|(id, peer)| *id != except && peer.state == PeerState::Up && serves(peer))
+    }
+
+    pub fn wakes(&self) -> impl Iterator<Item = u64> {
+        let silence = self.all.values().filter(|peer| peer.state != PeerState::Lost).map(|peer| peer.heard_ms + SILENT_MAX_MS);
+        let polls = self.all.values().filter_map(|peer| peer.poll.as_ref()).map(|poll| poll.until_ms);
+        silence.chain(polls)
+    }
+
+}

@@ -1,0 +1,152 @@
+//! Servers register and poll: they get orders, and bring results and reports.
+
+use sublet_api::Refusal;
+use sublet_api::order::Order;
+use sublet_api::request::Response;
+use sublet_api::server::{Poll, PollAnswer, Register, Registered};
+use sublet_types::ServerId;
+use sublet_types::limits::POLL_INTERVAL;
+
+use super::Core;
+use super::peers::{HeldPoll, PeerState, SILENT_MAX_MS};
+use crate::change::Change;
+use crate::plan::{self, conflict};
+use crate::store::Store;
+
+impl<S: Store> Core<S> {
+    /// `POST /v1/servers`.
+    pub(super) fn register(&mut self, register: &Register) -> Result<Response, Refusal> {
+        let now_ms = self.now_ms;
+        if let Some(peer) = self.peers.all.get(&register.server) {
+            // Two processes with one state directory would take turns for ever.
+            let is_older_one = peer.run != Some(register.run) && peer.run_before == Some(register.run);
+            if is_older_one && now_ms < peer.heard_ms + SILENT_MAX_MS {
+                let text = format!("another process with the identity of server '{}' is registered", self.table.server_name(register.server));
+                return Err(conflict(text, "each server needs a --data folder of its own; stop one of the two"));
+            }
+        }
+        let mut change = plan::register::plan(&self.table, register)?;
+        // A registration that changes what the views show always commits something, so that watchers see a new revision.
+        let is_known = |peer: &crate::core::peers::Peer| peer.state == PeerState::Up && peer.run == Some(register.run);
+        if change.events.is_empty() && !self.peers.all.get(&register.server).is_some_and(is_known) {
+            change.event(self.table.server_name(register.server), "up");
+        }
+        self.commit_request(change)?;
+        let peer = self.peers.entry(register.server, now_ms);
+        if peer.state != PeerState::Up {
+            peer.state = PeerState::Up;
+            peer.since_ms = now_ms;
+            self.lenders_revision += 1;
+        }
+        peer.heard_ms = now_ms;
+        if peer.run != Some(register.run) {
+            peer.run_before = peer.run;
+            peer.run = Some(register.run);
+            peer.reported.clear();
+            let old = peer.poll.take();
+            self.orders.forget_sent(register.server, now_ms);
+            if let Some(old) = old {
+                let answer = self.poll_answer(register.server, Vec::new(), true);
+                self.reply(old.conn, Response::Poll(answer));
+            }
+        }
+        self.mark_shown();
+        let missing = || Refusal::new(sublet_api::ErrorKind::Internal, "the registration is not in the table");
+        let pool = self.table.pool.as_ref().ok_or_else(missing)?;
+        let name = self.table.member(register.server).ok_or_else(missing)?.name.clone();
+        Ok(Response::Registered(Registered { pool: pool.pool, manager: pool.manager, name, urls: self.urls.clone() }))
+    }
+
+    /// `POST /v1/servers/{server}/poll`.
+    pub(super) fn poll(&mut self, conn: u64, server: ServerId, poll: Poll) -> Result<Option<Response>, Refusal> {
+        let now_ms = self.now_ms;
+        let is_registered = self.table.member(server).is_some() && self.peers.all.get(&server).is_some_and(|peer| peer.run == Some(poll.run));
+        if !is_registered {
+            return Ok(Some(Response::Poll(self.poll_answer(server, Vec::new(), true))));
+        }
+        let mut change = Change::new();
+        if self.peers.all.get(&server).is_some_and(|peer| peer.state != PeerState::Up) {
+            change.event(self.table.server_name(server), "up again");
+        }
+        if let Some(reports) = &poll.areas {
+            let elsewhere = |area| self.peers.is_served_elsewhere(area, server);
+            let found = plan::reconcile::report(&self.table, server, reports, &elsewhere);
+            change.events.extend(found.events);
+            change.warnings.extend(found.warnings);
+            change.deletes.extend(found.deletes);
+            change.puts.extend(found.puts);
+        }
+        self.commit_request(change)?;
+        let peer = self.peers.entry(server, now_ms);
+        peer.heard_ms = now_ms;
+        if peer.state != PeerState::Up {
+            peer.state = PeerState::Up;
+            peer.since_ms = now_ms;
+            self.lenders_revision += 1;
+            self.shown_revision = self.revision;
+            self.orders.forget_sent(server, now_ms);
+        }
+        if let Some(reports) = poll.areas {
+            peer.reported = reports.into_iter().map(|report| (report.area, report)).collect();
+        }
+        let is_urgent = !poll.results.is_empty();
+        let until_ms = now_ms + POLL_INTERVAL.as_millis() as u64;
+        let old = peer.poll.replace(HeldPoll { conn, until_ms, arrived_ms: now_ms, is_urgent });
+        if let Some(old) = old {
+            let answer = self.poll_answer(server, Vec::new(), false);
+            self.reply(old.conn, Response::Poll(answer));
+        }
+        for result in poll.results {
+            if let Some(order) = self.orders.result(server, result, now_ms) {
+                self.note_done(server, &order);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings the last report up to date with what the server has done since.
+    fn note_done(&mut self, server: ServerId, order: &Order) {
+        let reported = self.peers.all.get_mut(&server).and_then(|peer| peer.reported.get_mut(&plan::order_area(order)));
+        let Some(report) = reported else { return };
+        let (slice, epoch, admitted) = match order {
+            Order::OpenLease { slice, lease, .. } => (*slice, lease.epoch, true),
+            Order::Fence { slice, epoch, .. } => (*slice, *epoch, false),
+            Order::RenameArea { name, .. } => {
+                report.name = name.clone();
+                return;
+            }
+            Order::PrepareSlice { .. } | Order::WipeSlice { .. } | Order::ReleaseArea { .. } => return,
+        };
+        for row in report.slices.iter_mut().filter(|row| row.slice == slice && row.epoch.number <= epoch.number) {
+            row.epoch = epoch;
+            row.admitted = admitted;
+        }
+    }
+
+    fn poll_answer(&self, server: ServerId, orders: Vec<sublet_api::order::NumberedOrder>, register: bool) -> PollAnswer {
+        let row = self.table.servers.get(&server);
+        let member = row.is_none_or(|row| !row.left);
+        PollAnswer { orders, register: register && member, name: row.map(|row| row.name.clone()), urls: self.urls.clone(), member }
+    }
+
+    /// Answers held polls: there are orders, something is to be told, or the time is over.
+    pub(super) fn answer_polls(&mut self) {
+        let servers: Vec<ServerId> = self.peers.all.keys().copied().collect();
+        for server in servers {
+            let Some(poll) = self.peers.all.get_mut(&server).and_then(|peer| peer.poll.take()) else { continue };
+            let orders = self.orders.take(server, poll.arrived_ms, self.now_ms);
+            if orders.is_empty() && !poll.is_urgent && poll.until_ms > self.now_ms {
+                if let Some(peer) = self.peers.all.get_mut(&server) {
+                    peer.poll = Some(poll);
+                }
+                continue;
+            }
+            let answer = self.poll_answer(server, orders, false);
+            self.reply(poll.conn, Response::Poll(answer));
+            // It was there until now; the silence begins here.
+            if let Some(peer) = self.peers.all.get_mut(&server) {
+                peer.heard_ms = self.now_ms;
+            }
+        }
+    }
+}

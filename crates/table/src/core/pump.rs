@@ -1,0 +1,170 @@
+//! After every event: notice what time has brought, give the orders that are wanted, let tasks go on, and answer.
+
+use std::collections::BTreeMap;
+
+use sublet_api::order::Order;
+use sublet_types::ServerId;
+
+use super::orders::Fate;
+use super::{Core, Outside};
+use crate::change::Change;
+use crate::plan::{self, reconcile, wipe};
+use crate::records::Row;
+use crate::store::{Store, StoreError};
+
+/// Wipes that one server is told to do at the same time: they compete for its disks.
+const WIPES_AT_ONCE: usize = 4;
+/// Rounds of one event. Every round but the last commits something, and no task has so many steps; more is a defect that
+/// must not hang the manager.
+const ROUNDS_MAX: usize = 1000;
+/// The pause before a failed commit is tried again, in milliseconds.
+const STORE_RETRY_MS: u64 = 1000;
+
+impl<S: Store> Core<S> {
+    pub(super) fn pump(&mut self, outside: &mut Outside<'_>) {
+        if let Err(error) = self.work(outside) {
+            // Nothing was told of what could not be committed. It is tried again with the next event.
+            tracing::debug!(%error, "a change waits for the store");
+        }
+        self.answer_tasks();
+        self.answer_reports();
+        self.answer_table();
+        self.answer_polls();
+    }
+
+    fn work(&mut self, outside: &mut Outside<'_>) -> Result<(), StoreError> {
+        self.notice_lost()?;
+        self.orders.retry(self.now_ms);
+        for _ in 0..ROUNDS_MAX {
+            self.give_orders();
+            let confirmed = self.take_confirmations()?;
+            let advanced = self.advance_tasks(outside)?;
+            if !confirmed && !advanced {
+                break;
+            }
+        }
+        self.watch_paths()
+    }
+
+    fn notice_lost(&mut self) -> Result<(), StoreError> {
+        let lost = self.peers.newly_lost(self.now_ms);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        self.lenders_revision += 1;
+        let mut change = Change::new();
+        for id in lost.into_iter().filter(|id| self.table.member(*id).is_some()) {
+            change.event(self.table.server_name(id), format!("lost: {}", self.peers.silence(id, self.now_ms)));
+        }
+        self.commit(change)?;
+        self.mark_shown();
+        Ok(())
+    }
+
+    /// What reconciliation wants of a server that is up: the present epoch first (F3), then names and wipes.
+    fn background(&self, server: ServerId) -> Vec<Order> {
+        let Some(peer) = self.peers.all.get(&server).filter(|_| self.peers.is_up(server)) else { return Vec::new() };
+        let mut orders = reconcile::wanted(&self.table, server, &peer.reported);
+        orders.extend(reconcile::wipes(&self.table, server).into_iter().take(WIPES_AT_ONCE));
+        orders
+    }
+
+    /// Brings the order book in line with what is wanted now.
+    fn give_orders(&mut self) {
+        let mut wanted: Vec<(ServerId, Order)> = Vec::new();
+        for server in self.peers.all.keys() {
+            wanted.extend(self.background(*server).into_iter().map(|order| (*server, order)));
+        }
+        for task in self.table.tasks.values().filter(|task| task.is_running() && Self::gives_orders(task)) {
+            let orders = plan::orders(&self.table, task).into_iter();
+            wanted.extend(orders.filter_map(|order| Some((self.table.lender(plan::order_area(&order))?, order))));
+        }
+        self.orders.keep(|order| wanted.iter().any(|(_, other)| other == order));
+        for (server, order) in &wanted {
+            self.orders.want(*server, order, self.now_ms);
+        }
+    }
+
+    /// Commits what lenders have confirmed to reconciliation; the answer is whether there was anything.
+    fn take_confirmations(&mut self) -> Result<bool, StoreError> {
+        let mut background: BTreeMap<u64, Order> = BTreeMap::new();
+        let mut refused = Change::new();
+        for server in self.peers.all.keys() {
+            for order in self.background(*server) {
+                match self.orders.find(&order) {
+                    Some(entry) if entry.fate == Fate::Done => {
+                        background.insert(entry.number, order);
+                    }
+                    Some(entry) => {
+                        if let Fate::Failed(refusal) = &entry.fate {
+                            let area = self.table.areas.get(&plan::order_area(&order)).map(|area| area.name.to_string()).unwrap_or_default();
+                            let text = format!("{} refused {}: {refusal}", self.table.server_name(*server), word(&order));
+                            refused.warning(area, text);
+                        }
+                    }
+                    None => {}
+                }
+            }
+        }
+        self.commit(refused)?;
+        let mut moved = false;
+        for order in background.into_values() {
+            let change = match &order {
+                Order::WipeSlice { slice, .. } => wipe::confirmed(&self.table, *slice),
+                order => self.epoch_confirmed(order),
+            };
+            if !change.is_empty() {
+                self.commit(change)?;
+                moved = true;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// A lender has persisted the present epoch outside of a task.
+    fn epoch_confirmed(&self, order: &Order) -> Change {
+        let mut change = Change::new();
+        let (slice, epoch, facts) = match order {
+            Order::OpenLease { slice, lease, .. } => (*slice, lease.epoch, "told of the present lease"),
+            Order::Fence { slice, epoch, .. } => (*slice, *epoch, "fenced"),
+            _ => return change,
+        };
+        let volume = self.table.volumes_in(plan::order_area(order)).find(|volume| volume.legs().any(|(_, leg)| leg.slice == slice));
+        let Some(mut volume) = volume.filter(|volume| volume.epoch == epoch).cloned() else { return change };
+        let mut is_new = false;
+        for leg in volume.segments.iter_mut().flat_map(|segment| &mut segment.legs) {
+            if leg.slice == slice && leg.confirmed < epoch.number {
+                leg.confirmed = epoch.number;
+                is_new = true;
+            }
+        }
+        if is_new {
+            let lender = self.table.lender_name(plan::order_area(order));
+            change.event(volume.name.as_str(), format!("{lender} was {facts} (epoch {epoch})"));
+            change.put(Row::Volume(Box::new(volume)));
+        }
+        change
+    }
+
+    /// When [`Event::Tick`](super::Event::Tick) shall come, if nothing else does before, in milliseconds since 1970.
+    pub fn next_wake_ms(&self) -> Option<u64> {
+        let peers = self.peers.wakes();
+        let tasks = self.task_waiters.iter().map(|waiter| waiter.until_ms);
+        let tables = self.table_waiters.iter().map(|waiter| waiter.until_ms);
+        let paths = self.paths.values().flat_map(|watch| watch.wakes());
+        let store = self.is_store_failing.then_some(self.now_ms + STORE_RETRY_MS);
+        let all = peers.chain(self.orders.wakes(self.now_ms)).chain(tasks).chain(tables).chain(paths).chain(store);
+        all.filter(|time| *time > self.now_ms).min()
+    }
+}
+
+fn word(order: &Order) -> &'static str {
+    match order {
+        Order::PrepareSlice { .. } => "to enter a slice",
+        Order::OpenLease { .. } => "to open a lease",
+        Order::Fence { .. } => "to fence",
+        Order::WipeSlice { .. } => "to wipe",
+        Order::ReleaseArea { .. } => "to release",
+        Order::RenameArea { .. } => "to rename",
+    }
+}

@@ -1,0 +1,161 @@
+//! Requests, one by one: answered at once, or held.
+
+use sublet_api::request::{AreaName, Request, Response};
+use sublet_api::view::{PoolView, TableView, TaskView};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_types::TaskId;
+
+use super::tasks::task_of;
+use super::{Core, Outside, TABLE_HOLD_MAX_MS, TableWaiter};
+use crate::plan::{self, Context};
+use crate::store::Store;
+use crate::views;
+
+impl<S: Store> Core<S> {
+    pub(super) fn request(&mut self, outside: &mut Outside<'_>, conn: u64, request: Request) {
+        match self.answer(outside, conn, request) {
+            Ok(Some(response)) => self.reply(conn, response),
+            // It is held.
+            Ok(None) => {}
+            Err(refusal) => self.reply(conn, Response::Refused(refusal)),
+        }
+    }
+
+    fn answer(&mut self, outside: &mut Outside<'_>, conn: u64, request: Request) -> Result<Option<Response>, Refusal> {
+        if task_of(&request).is_some() {
+            return self.task_request(outside, conn, &request);
+        }
+        let table = &self.table;
+        let response = match request {
+            Request::Pool => Response::Pool(self.pool_view()?),
+            Request::Table { after, wait_ms } => return Ok(self.table_request(conn, after, wait_ms)),
+            Request::Servers => Response::Servers(views::servers(table, &self.peers.heard())),
+            Request::Areas => Response::Areas(views::areas(table, &self.peers.heard())),
+            Request::Volumes => Response::Volumes(views::volumes(table)),
+            Request::Volume(volume) => Response::Volume(Box::new(views::volume(table, table.volume(&volume)?))),
+            Request::Tasks => Response::Tasks(self.task_views()),
+            Request::Events { after, limit } => {
+                let mut newest: Vec<_> = table.events.range(after.saturating_add(1)..).rev().take(limit).map(|(_, row)| views::event(row)).collect();
+                newest.reverse();
+                Response::Events(newest)
+            }
+            Request::Register(register) => self.register(&register)?,
+            Request::Poll { server, poll } => return self.poll(conn, server, poll),
+            Request::RenameServer { server, rename } => {
+                let id = table.server(&server)?.id;
+                let change = plan::rename::server(table, &server, &rename.name)?;
+                self.commit_request(change)?;
+                self.server_response(id)?
+            }
+            Request::LeaveServer { server } => {
+                let id = table.server(&server)?.id;
+                let change = plan::leave::plan(table, &server)?;
+                self.commit_request(change)?;
+                self.server_response(id)?
+            }
+            Request::CheckArea { server, check } => Response::AreaName(AreaName { name: plan::register::area_name(table, server, &check)? }),
+            Request::RenameArea { area, rename } => {
+                let id = table.area(&area)?.id;
+                let change = plan::rename::area(table, &area, &rename.name)?;
+                self.commit_request(change)?;
+                let row = self.table.areas.get(&id).ok_or_else(vanished)?;
+                Response::Area(Box::new(views::area(&self.table, row, &self.peers.heard())))
+            }
+            Request::RenameVolume { volume, rename } => {
+                let id = table.volume(&volume)?.id;
+                let change = plan::rename::volume(table, &volume, &rename.name)?;
+                self.commit_request(change)?;
+                let row = self.table.volumes.get(&id).ok_or_else(vanished)?;
+                Response::Volume(Box::new(views::volume(&self.table, row)))
+            }
+            Request::ClientReport { volume, report } => return self.client_report(conn, volume, report),
+            Request::ChangeLeg { volume, change } => {
+                let reachable = self.peers.reachable();
+                let mut context = Context { now_ms: self.now_ms, random: outside.random, reachable: &reachable };
+                let (rows, answer) = plan::leg::plan(table, volume, &change, &mut context)?;
+                self.commit_request(rows)?;
+                Response::Leg(answer)
+            }
+            Request::CreateVolume(_)
+            | Request::SetWay { .. }
+            | Request::Borrow(_)
+            | Request::Mount { .. }
+            | Request::Unmount { .. }
+            | Request::Return { .. }
+            | Request::Transfer { .. }
+            | Request::Reclaim { .. } => return Err(vanished()),
+        };
+        Ok(Some(response))
+    }
+
+    fn server_response(&self, id: sublet_types::ServerId) -> Result<Response, Refusal> {
+        let row = self.table.servers.get(&id).ok_or_else(vanished)?;
+        let heard = self.peers.heard().get(&id).copied();
+        Ok(Response::Server(Box::new(views::server(&self.table, row, heard))))
+    }
+
+    fn pool_view(&self) -> Result<PoolView, Refusal> {
+        let pool = self.table.pool.as_ref().ok_or_else(vanished)?;
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(PoolView { pool: pool.pool, manager: pool.manager, version, urls: self.urls.clone(), revision: self.shown_revision })
+    }
+
+    fn table_request(&mut self, conn: u64, after: Option<u64>, wait_ms: u64) -> Option<Response> {
+        match after {
+            Some(after) if after == self.shown_revision && wait_ms > 0 => {
+                let until_ms = self.now_ms + wait_ms.min(TABLE_HOLD_MAX_MS);
+                self.table_waiters.push(TableWaiter { conn, after, until_ms });
+                None
+            }
+            _ => Some(Response::Table(Box::new(self.table_view()))),
+        }
+    }
+
+    fn table_view(&self) -> TableView {
+        let heard = self.peers.heard();
+        TableView {
+            revision: self.shown_revision,
+            volumes: views::volumes(&self.table),
+            areas: views::areas(&self.table, &heard),
+            servers: views::servers(&self.table, &heard),
+        }
+    }
+
+    /// Answers those who wait for a change of the table.
+    pub(super) fn answer_table(&mut self) {
+        for waiter in std::mem::take(&mut self.table_waiters) {
+            if waiter.after == self.shown_revision && waiter.until_ms > self.now_ms {
+                self.table_waiters.push(waiter);
+            } else {
+                let view = self.table_view();
+                self.reply(waiter.conn, Response::Table(Box::new(view)));
+            }
+        }
+    }
+
+    /// The tasks by beginning, and the resyncs that clients tell of.
+    fn task_views(&self) -> Vec<TaskView> {
+        let mut views: Vec<TaskView> = self.table.tasks.values().map(|task| self.task_view(task)).collect();
+        for (id, watch) in &self.paths {
+            let Some(volume) = self.table.volumes.get(id) else { continue };
+            views.extend(watch.resyncs.iter().map(|resync| TaskView {
+                id: TaskId::from_u128(resync.slice.to_u128()),
+                kind: "resync".to_owned(),
+                subject: volume.name.to_string(),
+                step: "copying to a stale leg".to_owned(),
+                state: "running".to_owned(),
+                reason: String::new(),
+                done: resync.done,
+                total: resync.total,
+                started_ms: volume.path.since_ms,
+                ended_ms: 0,
+            }));
+        }
+        views.sort_by_key(|view| (view.started_ms, view.id));
+        views
+    }
+}
+
+fn vanished() -> Refusal {
+    Refusal::new(ErrorKind::Internal, "a row that was just there is missing").hint("this is a defect, please report it")
+}

@@ -1,0 +1,141 @@
+//! Requests that are tasks, and how tasks go on.
+
+use sublet_api::Refusal;
+use sublet_api::request::{Request, Response, TaskAnswer, TaskOutcome};
+use sublet_types::TaskId;
+
+use super::{Core, Outside, TASK_HOLD_MS, TaskWaiter};
+use crate::change::Change;
+use crate::plan::{self, Advance, Context, Standing, bad};
+use crate::records::{Step, TaskRow};
+use crate::store::{Store, StoreError};
+use crate::views;
+
+impl<S: Store> Core<S> {
+    /// Begins a task, or attaches to the one that was begun with the same id. A refused request leaves none.
+    pub(super) fn task_request(&mut self, outside: &mut Outside<'_>, conn: u64, request: &Request) -> Result<Option<Response>, Refusal> {
+        let Some((id, word)) = task_of(request) else { return Ok(None) };
+        match self.table.tasks.get(&id) {
+            Some(task) if task.command.word() != word => {
+                return Err(bad(format!("task {id} is a {}, not a {word}", task.command.word()), "every new request needs a new task id"));
+            }
+            Some(_) => {}
+            None => {
+                let reachable = self.peers.reachable();
+                let mut context = Context { now_ms: self.now_ms, random: outside.random, reachable: &reachable };
+                let change = self.plan(request, &mut context)?;
+                self.commit_request(change)?;
+            }
+        }
+        self.task_waiters.push(TaskWaiter { conn, task: id, until_ms: self.now_ms + TASK_HOLD_MS });
+        Ok(None)
+    }
+
+    fn plan(&self, request: &Request, context: &mut Context<'_>) -> Result<Change, Refusal> {
+        let table = &self.table;
+        match request {
+            Request::CreateVolume(command) => plan::create::plan(table, command, context),
+            Request::SetWay { volume, set_way } => plan::set_way::plan(table, volume, set_way, context),
+            Request::Borrow(command) => plan::borrow::plan(table, command, context),
+            Request::Mount { volume, mount } => plan::mount::plan(table, volume, mount, context),
+            Request::Unmount { volume, unmount } => plan::unmount::plan(table, volume, unmount, context),
+            Request::Return { volume, give_back } => plan::give_back::plan(table, volume, give_back, context),
+            Request::Transfer { volume, transfer } => plan::transfer::plan(table, volume, transfer, context),
+            Request::Reclaim { area, reclaim } => plan::reclaim::plan(table, area, reclaim, context),
+            _ => Err(bad("this request is not a task", "")),
+        }
+    }
+
+    /// How the orders of a task's step stand.
+    fn standings(&self, task: &TaskRow) -> Vec<(sublet_api::order::Order, Standing)> {
+        let orders = plan::orders(&self.table, task);
+        let standing = |order| {
+            let standing = self.standing(&order);
+            (order, standing)
+        };
+        orders.into_iter().map(standing).collect()
+    }
+
+    /// How one order stands, whether or not it has been given.
+    pub(super) fn standing(&self, order: &sublet_api::order::Order) -> Standing {
+        let entry = self.orders.find(order);
+        if let Some(standing @ (Standing::Done | Standing::Failed(_))) = entry.map(|entry| entry.standing(self.now_ms)) {
+            return standing;
+        }
+        let area = self.table.areas.get(&plan::order_area(order));
+        let Some(area) = area else { return Standing::Unreachable("its area is not in the table".to_owned()) };
+        if !self.peers.is_reachable(area.server) {
+            return Standing::Unreachable(self.peers.silence(area.server, self.now_ms));
+        }
+        if let Some(reason) = &area.offline {
+            return Standing::Unreachable(format!("area {} is offline: {reason}", area.name));
+        }
+        entry.map_or(Standing::Waiting { since_ms: self.now_ms, progress: None }, |entry| entry.standing(self.now_ms))
+    }
+
+    /// Takes every running task as far as it goes; the answer is whether anything was committed.
+    pub(super) fn advance_tasks(&mut self, outside: &mut Outside<'_>) -> Result<bool, StoreError> {
+        let running: Vec<TaskId> = self.table.tasks.values().filter(|task| task.is_running()).map(|task| task.id).collect();
+        let reachable = self.peers.reachable();
+        let mut moved = false;
+        for id in &running {
+            let Some(task) = self.table.tasks.get(id) else { continue };
+            let standings = self.standings(task);
+            let mut context = Context { now_ms: self.now_ms, random: &mut *outside.random, reachable: &reachable };
+            match plan::advance(&self.table, task, &standings, &mut context) {
+                Advance::Wait { reason, done } => {
+                    self.progress.insert(*id, (reason, done));
+                }
+                Advance::Commit(change) => {
+                    self.commit(change)?;
+                    moved = true;
+                }
+            }
+        }
+        self.progress.retain(|id, _| running.contains(id));
+        Ok(moved)
+    }
+
+    /// Answers those who wait for tasks.
+    pub(super) fn answer_tasks(&mut self) {
+        for waiter in std::mem::take(&mut self.task_waiters) {
+            let Some(task) = self.table.tasks.get(&waiter.task) else {
+                let refusal = Refusal::new(sublet_api::ErrorKind::NotFound, "the task is no longer kept");
+                self.reply(waiter.conn, Response::Refused(refusal));
+                continue;
+            };
+            if task.is_running() && waiter.until_ms > self.now_ms {
+                self.task_waiters.push(waiter);
+                continue;
+            }
+            let outcome = if task.is_running() { None } else { task.outcome.clone() };
+            let answer = TaskAnswer { task: self.task_view(task), outcome: outcome.unwrap_or(TaskOutcome::Running) };
+            self.reply(waiter.conn, Response::Task(Box::new(answer)));
+        }
+    }
+
+    pub(super) fn task_view(&self, task: &TaskRow) -> sublet_api::view::TaskView {
+        let (reason, done) = self.progress.get(&task.id).cloned().unwrap_or_default();
+        views::task(task, &reason, done)
+    }
+
+    /// Whether a task's step gives orders of its own; wipes are given by reconciliation, task or not.
+    pub(super) fn gives_orders(task: &TaskRow) -> bool {
+        !matches!(task.step, Step::Wiping | Step::Dropping | Step::Ended)
+    }
+}
+
+/// The task id and the word of a request that is a task.
+pub fn task_of(request: &Request) -> Option<(TaskId, &'static str)> {
+    Some(match request {
+        Request::CreateVolume(command) => (command.task, "create"),
+        Request::SetWay { set_way, .. } => (set_way.task, "set-way"),
+        Request::Borrow(command) => (command.task, "borrow"),
+        Request::Mount { mount, .. } => (mount.task, "mount"),
+        Request::Unmount { unmount, .. } => (unmount.task, "unmount"),
+        Request::Return { give_back, .. } => (give_back.task, "return"),
+        Request::Transfer { transfer, .. } => (transfer.task, "transfer"),
+        Request::Reclaim { reclaim, .. } => (reclaim.task, "reclaim"),
+        _ => return None,
+    })
+}

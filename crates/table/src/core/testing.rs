@@ -1,0 +1,540 @@
+//! A pool for tests: the manager, and fake servers that poll, carry out orders and keep a model of their labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sublet_api::mount::MountingInformation;
+use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome, SliceFacts};
+use sublet_api::request::{
+    AreaShare, Borrow, ChangeLeg, ClientReport, CreateVolume, LegChange, Mount, Reclaim, Request, Response, Return, SetWay, TaskAnswer, TaskOutcome,
+    Transfer, Unmount,
+};
+use sublet_api::server::{AreaReport, Poll, Register, SliceReport};
+use sublet_api::view::{PathState, TableView};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_types::limits::REGION_SIZE;
+use sublet_types::{AreaId, Epoch, Generation, Name, PoolId, ServerId, SliceId, TaskId, VolumeId, Way};
+
+use super::{Action, Core, Event, Outside};
+use crate::store::MemoryStore;
+
+pub const R: u64 = REGION_SIZE;
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn task(n: u128) -> TaskId {
+    TaskId::from_u128(n)
+}
+
+/// A slice as a fake label has it.
+#[derive(Clone)]
+pub struct FakeSlice {
+    pub facts: SliceFacts,
+    pub epoch: Epoch,
+    pub admitted: bool,
+    pub borrower: Option<ServerId>,
+}
+
+#[derive(Clone)]
+pub struct FakeArea {
+    pub name: Name,
+    pub capacity: u64,
+    pub offline: Option<String>,
+    pub slices: BTreeMap<SliceId, FakeSlice>,
+    /// Regions with a borrower's bytes in them.
+    pub dirty: BTreeSet<u64>,
+}
+
+#[derive(Clone)]
+pub struct FakeServer {
+    pub id: ServerId,
+    pub name: Name,
+    pub zone: String,
+    pub run: u64,
+    pub registered: bool,
+    /// Its process runs and reaches the manager.
+    pub alive: bool,
+    /// It polls, but answers no order (its disk is stuck).
+    pub stuck: bool,
+    pub conn: Option<u64>,
+    pub results: Vec<OrderResult>,
+    pub tell_areas: bool,
+    pub areas: BTreeMap<AreaId, FakeArea>,
+    /// Orders carried out, for tests that care about their order.
+    pub log: Vec<Order>,
+    pub member: bool,
+}
+
+impl FakeServer {
+    fn execute(&mut self, order: &Order) -> Result<(), Refusal> {
+        self.log.push(order.clone());
+        let no_slice = || Refusal::new(ErrorKind::NotFound, "no such slice in the label");
+        let area_id = crate::plan::order_area(order);
+        if matches!(order, Order::ReleaseArea { .. }) {
+            if self.areas.get(&area_id).is_some_and(|area| !area.slices.is_empty()) {
+                return Err(Refusal::new(ErrorKind::Conflict, "slices are left"));
+            }
+            self.areas.remove(&area_id);
+            self.tell_areas = true;
+            return Ok(());
+        }
+        let area = self.areas.get_mut(&area_id).ok_or_else(|| Refusal::new(ErrorKind::NotFound, "no such area"))?;
+        if let Some(reason) = &area.offline {
+            return Err(Refusal::new(ErrorKind::Io, reason.clone()));
+        }
+        match order {
+            Order::PrepareSlice { slice } => {
+                if let Some(known) = area.slices.get_mut(&slice.slice) {
+                    known.facts = slice.clone();
+                    return Ok(());
+                }
+                let overlaps = |other: &FakeSlice| other.facts.offset < slice.offset + slice.length && slice.offset < other.facts.offset + other.facts.length;
+                if area.slices.values().any(overlaps) || slice.offset + slice.length > area.capacity {
+                    return Err(Refusal::new(ErrorKind::Conflict, "it overlaps another slice (L5)"));
+                }
+                let regions = slice.offset / R..(slice.offset + slice.length) / R;
+                assert!(area.dirty.range(regions).next().is_none(), "a new slice would show a former borrower's bytes (P2)");
+                let row = FakeSlice { facts: slice.clone(), epoch: Epoch::default(), admitted: false, borrower: None };
+                area.slices.insert(slice.slice, row);
+            }
+            Order::OpenLease { slice, lease, facts, .. } => {
+                let row = area.slices.get_mut(slice).ok_or_else(no_slice)?;
+                if lease.epoch.number < row.epoch.number || lease.epoch.is_split_from(row.epoch) {
+                    return Err(Refusal::new(ErrorKind::StaleEpoch, format!("the label has epoch {}", row.epoch)));
+                }
+                assert_eq!((facts.offset, facts.length), (row.facts.offset, row.facts.length));
+                *row = FakeSlice { facts: facts.clone(), epoch: lease.epoch, admitted: true, borrower: Some(lease.borrower) };
+                area.dirty.extend(facts.offset / R..(facts.offset + facts.length) / R);
+            }
+            Order::Fence { slice, epoch, .. } => {
+                let row = area.slices.get_mut(slice).ok_or_else(no_slice)?;
+                if epoch.number >= row.epoch.number {
+                    row.epoch = *epoch;
+                    row.admitted = false;
+                }
+            }
+            Order::WipeSlice { slice, epoch, drop, .. } => {
+                let Some(row) = area.slices.get_mut(slice) else { return Ok(()) };
+                assert!(row.epoch.number <= epoch.number);
+                for region in row.facts.offset / R..(row.facts.offset + row.facts.length) / R {
+                    area.dirty.remove(&region);
+                }
+                *row = FakeSlice { epoch: *epoch, admitted: false, borrower: None, ..row.clone() };
+                if *drop {
+                    area.slices.remove(slice);
+                }
+            }
+            Order::RenameArea { name, .. } => area.name = name.clone(),
+            Order::ReleaseArea { .. } => unreachable!(),
+        }
+        self.tell_areas = true;
+        Ok(())
+    }
+
+    fn reports(&self, pool: PoolId) -> Vec<AreaReport> {
+        let slice = |row: &FakeSlice| SliceReport {
+            slice: row.facts.slice,
+            volume: row.facts.volume,
+            offset: row.facts.offset,
+            length: row.facts.length,
+            epoch: row.epoch,
+            admitted: row.admitted,
+            generation: row.facts.generation,
+            wiping: false,
+        };
+        let report = |(id, area): (&AreaId, &FakeArea)| AreaReport {
+            area: *id,
+            pool,
+            name: area.name.clone(),
+            capacity: area.capacity,
+            place: "file".to_owned(),
+            sparse: false,
+            offline: area.offline.clone(),
+            open: None,
+            sequence: 1,
+            slices: area.slices.values().map(slice).collect(),
+        };
+        self.areas.iter().map(report).collect()
+    }
+}
+
+/// See the module.
+pub struct Pool {
+    pub store: MemoryStore,
+    pub core: Core<MemoryStore>,
+    pub now_ms: u64,
+    random: u128,
+    next_conn: u64,
+    pub servers: Vec<FakeServer>,
+    pub replies: BTreeMap<u64, Response>,
+    /// Kill the manager after so many more events.
+    pub crash_after: Option<usize>,
+    pub crashes: usize,
+}
+
+fn load(store: &MemoryStore, now_ms: u64, random: &mut u128) -> Core<MemoryStore> {
+    let mut draw = || draw(random);
+    let mut outside = Outside { now_ms, random: &mut draw };
+    Core::load(store.clone(), &mut outside, vec!["http://manager:7470".to_owned()]).unwrap()
+}
+
+fn draw(state: &mut u128) -> u128 {
+    *state = state.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(0x5851_f42d_4c95_7f2d_1405_7b7e_f767_814f);
+    *state ^ (*state >> 64)
+}
+
+impl Pool {
+    /// A pool of servers `server-a`, ... with one area `a1`, ... of so many regions each.
+    pub fn new(regions: &[u64]) -> Self {
+        let store = MemoryStore::new();
+        let mut random = 42;
+        let core = load(&store, 1_000_000, &mut random);
+        let mut pool = Self {
+            store,
+            core,
+            now_ms: 1_000_000,
+            random,
+            next_conn: 0,
+            servers: Vec::new(),
+            replies: BTreeMap::new(),
+            crash_after: None,
+            crashes: 0,
+        };
+        for (index, regions) in regions.iter().enumerate() {
+            let letter = char::from(b'a' + u8::try_from(index).unwrap());
+            let area = FakeArea {
+                name: name(&format!("{letter}1")),
+                capacity: regions * R,
+                offline: None,
+                slices: BTreeMap::new(),
+                dirty: BTreeSet::new(),
+            };
+            let areas = if *regions > 0 { BTreeMap::from([(AreaId::from_u128(index as u128 + 1), area)]) } else { BTreeMap::new() };
+            pool.servers.push(FakeServer {
+                id: ServerId::from_u128(index as u128 + 1),
+                name: name(&format!("server-{letter}")),
+                zone: String::new(),
+                run: 1,
+                registered: false,
+                alive: true,
+                stuck: false,
+                conn: None,
+                results: Vec::new(),
+                tell_areas: true,
+                areas,
+                log: Vec::new(),
+                member: true,
+            });
+        }
+        pool.settle();
+        pool
+    }
+
+    pub fn apply(&mut self, event: Event) {
+        let mut random = self.random;
+        let mut next = || draw(&mut random);
+        let actions = self.core.apply(&mut Outside { now_ms: self.now_ms, random: &mut next }, event);
+        self.random = random;
+        if let Some(left) = &mut self.crash_after {
+            *left -= 1;
+            if *left == 0 {
+                self.crash_after = None;
+                self.crashes += 1;
+                // What was to be answered never left.
+                self.restart_manager();
+                return;
+            }
+        }
+        for Action::Reply { conn, response } in actions {
+            let previous = self.replies.insert(conn, response);
+            assert!(previous.is_none(), "two answers to one request");
+        }
+    }
+
+    /// `kill -9` and a new start.
+    pub fn restart_manager(&mut self) {
+        self.core = load(&self.store, self.now_ms, &mut self.random);
+        for server in &mut self.servers {
+            server.conn = None;
+        }
+    }
+
+    pub fn send(&mut self, request: Request) -> u64 {
+        self.next_conn += 1;
+        let conn = self.next_conn;
+        self.apply(Event::Request { conn, request });
+        conn
+    }
+
+    pub fn server(&mut self, index: usize) -> &mut FakeServer {
+        &mut self.servers[index]
+    }
+
+    /// Lets the servers poll until nothing more happens.
+    pub fn settle(&mut self) {
+        for _ in 0..1000 {
+            let mut busy = false;
+            for index in 0..self.servers.len() {
+                busy |= self.serve(index);
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("the pool does not come to rest");
+    }
+
+    fn serve(&mut self, index: usize) -> bool {
+        let pool = self.core.table().pool.as_ref().unwrap().pool;
+        let server = &mut self.servers[index];
+        if !server.alive || !server.member {
+            return false;
+        }
+        if let Some(conn) = server.conn {
+            let Some(response) = self.replies.remove(&conn) else { return false };
+            server.conn = None;
+            match response {
+                Response::Registered(_) => {
+                    server.registered = true;
+                    server.tell_areas = true;
+                }
+                Response::Poll(answer) => {
+                    server.registered = !answer.register;
+                    server.member = answer.member;
+                    for NumberedOrder { number, run, order } in answer.orders {
+                        if server.stuck {
+                            continue;
+                        }
+                        let outcome = match server.execute(&order) {
+                            Ok(()) => Outcome::Done,
+                            Err(refusal) => Outcome::Failed { refusal },
+                        };
+                        server.results.push(OrderResult { number, run, outcome });
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+            return true;
+        }
+        let (id, run) = (server.id, server.run);
+        let request = if server.registered {
+            let areas = std::mem::take(&mut server.tell_areas).then(|| server.reports(pool));
+            Request::Poll { server: id, poll: Poll { run, results: std::mem::take(&mut server.results), areas } }
+        } else {
+            let (name, zone) = (server.name.clone(), server.zone.clone());
+            let addresses = vec![format!("10.0.0.{}:7471", index + 1).parse().unwrap()];
+            Request::Register(Register { server: id, pool: None, name, zone, addresses, version: "0.1.0".to_owned(), run })
+        };
+        self.next_conn += 1;
+        let conn = self.next_conn;
+        self.servers[index].conn = Some(conn);
+        let before = self.crashes;
+        self.apply(Event::Request { conn, request });
+        if self.crashes > before {
+            self.servers[index].conn = None;
+        }
+        true
+    }
+
+    /// Lets time pass, event by event.
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        self.settle();
+        while let Some(wake) = self.core.next_wake_ms().filter(|wake| *wake <= end) {
+            self.now_ms = wake;
+            self.apply(Event::Tick);
+            self.settle();
+        }
+        self.now_ms = end;
+        self.apply(Event::Tick);
+        self.settle();
+    }
+
+    /// `kill -9` of a server.
+    pub fn kill(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        server.alive = false;
+        server.registered = false;
+        server.results.clear();
+        if let Some(conn) = server.conn.take() {
+            self.apply(Event::Gone { conn });
+            self.replies.remove(&conn);
+        }
+    }
+
+    pub fn revive(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        server.alive = true;
+        server.run += 1;
+        server.log.clear();
+        self.settle();
+    }
+
+    /// Kills a server and waits until the manager has noticed.
+    pub fn lose(&mut self, index: usize) {
+        self.kill(index);
+        self.pass(13_000);
+    }
+
+    /// Sends a request and repeats it until it is answered for good.
+    pub fn ask(&mut self, request: Request) -> Response {
+        for _ in 0..40 {
+            let crashes = self.crashes;
+            let conn = self.send(request.clone());
+            self.settle();
+            for _ in 0..30 {
+                if self.replies.contains_key(&conn) || self.crashes > crashes {
+                    break;
+                }
+                self.pass(1000);
+            }
+            match self.replies.remove(&conn) {
+                Some(Response::Task(answer)) if answer.outcome == TaskOutcome::Running => {}
+                Some(response) => return response,
+                // The manager was killed meanwhile: its caller repeats.
+                None => assert!(self.crashes > crashes, "no answer to {request:?}"),
+            }
+        }
+        panic!("{request:?} does not end");
+    }
+
+    pub fn refused(&mut self, request: Request) -> Refusal {
+        match self.ask(request) {
+            Response::Refused(refusal) => refusal,
+            Response::Task(answer) => match answer.outcome {
+                TaskOutcome::Failed { refusal } => refusal,
+                other => panic!("not refused: {other:?}"),
+            },
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    pub fn done(&mut self, request: Request) -> TaskAnswer {
+        match self.ask(request) {
+            Response::Task(answer) => match answer.outcome {
+                TaskOutcome::Failed { refusal } => panic!("failed: {refusal}"),
+                _ => *answer,
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn mounted(&mut self, request: Request) -> MountingInformation {
+        match self.done(request).outcome {
+            TaskOutcome::Mounted { mounting } => *mounting,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn id(&self, server: usize) -> ServerId {
+        self.servers[server].id
+    }
+
+    pub fn table(&mut self) -> TableView {
+        match self.ask(Request::Table { after: None, wait_ms: 0 }) {
+            Response::Table(view) => *view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn volume_id(&self, text: &str) -> VolumeId {
+        self.core.table().volume(text).unwrap().id
+    }
+
+    pub fn change_leg(&mut self, mounting: &MountingInformation, leg: usize, generation: Generation, change: LegChange) -> Response {
+        let slice = mounting.segments[0].legs[leg].slice;
+        let change = ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change };
+        self.ask(Request::ChangeLeg { volume: mounting.volume, change })
+    }
+
+    pub fn report(&mut self, mounting: &MountingInformation, path: PathState, hold: bool) -> u64 {
+        let report = ClientReport { epoch: mounting.epoch, path, reason: String::new(), resyncs: vec![], hold, leaving: false };
+        self.send(Request::ClientReport { volume: mounting.volume, report })
+    }
+
+    pub fn events(&self) -> Vec<String> {
+        self.core.table().events.values().map(|event| format!("{}: {}", event.subject, event.text)).collect()
+    }
+
+    /// The slices of a fake server whose sessions of any epoch are admitted.
+    pub fn admitted(&self, server: usize) -> usize {
+        self.servers[server].areas.values().flat_map(|area| area.slices.values()).filter(|slice| slice.admitted).count()
+    }
+
+    /// The end state as far as it does not depend on random numbers and times.
+    pub fn digest(&mut self) -> Vec<String> {
+        let table = self.core.table();
+        let mut lines: Vec<String> = Vec::new();
+        for volume in table.volumes.values() {
+            let legs: Vec<_> = volume.legs().map(|(index, leg)| (index, table.areas[&leg.area].name.clone(), leg.offset, leg.length, leg.in_sync)).collect();
+            let holder = volume.borrower.map(|id| table.server_name(id));
+            lines.push(format!(
+                "volume {} {} {} {:?} status {} task {} frozen {:?} {legs:?}",
+                volume.name,
+                volume.way,
+                volume.size,
+                holder,
+                volume.status(),
+                volume.task.is_some(),
+                volume.frozen
+            ));
+        }
+        for task in table.tasks.values() {
+            let outcome = format!("{:?}", task.outcome);
+            let outcome = outcome.split([' ', '(']).take(2).collect::<String>();
+            lines.push(format!("task {} {:?} {outcome} {}", task.command.word(), task.state, task.reason));
+        }
+        lines.push(format!("wipes {}", table.wipes.len()));
+        for server in &self.servers {
+            for area in server.areas.values() {
+                let slices: Vec<_> =
+                    area.slices.values().map(|s| (s.facts.offset, s.facts.length, s.admitted, s.borrower, s.facts.volume_name.clone())).collect();
+                lines.push(format!("label {} {} {slices:?} dirty {:?}", server.name, area.name, area.dirty));
+            }
+        }
+        lines.sort();
+        lines
+    }
+}
+
+pub fn on(areas: &[(&str, Option<u64>)]) -> Vec<AreaShare> {
+    areas.iter().map(|(area, size)| AreaShare { area: (*area).to_owned(), size: *size }).collect()
+}
+
+pub fn create(id: u128, volume: &str, way: Way, areas: &[(&str, Option<u64>)]) -> Request {
+    Request::CreateVolume(CreateVolume { task: task(id), name: name(volume), way, on: on(areas), copies: 2 })
+}
+
+pub fn set_way(id: u128, volume: &str, way: Way, areas: &[(&str, Option<u64>)]) -> Request {
+    Request::SetWay { volume: volume.to_owned(), set_way: SetWay { task: task(id), way, on: on(areas), copies: 2 } }
+}
+
+pub fn borrow(id: u128, server: ServerId, volume: Option<&str>, size: Option<u64>, way: Option<Way>) -> Request {
+    Request::Borrow(Borrow { task: task(id), server, name: volume.map(name), size, way, copies: None, local: false })
+}
+
+pub fn mount(id: u128, server: ServerId, volume: &str) -> Request {
+    Request::Mount { volume: volume.to_owned(), mount: Mount { task: task(id), server, read_only: false } }
+}
+
+pub fn unmount(id: u128, server: ServerId, volume: &str, epoch: Epoch) -> Request {
+    let unmount = Unmount { task: task(id), server: Some(server), epoch: Some(epoch), force: false };
+    Request::Unmount { volume: volume.to_owned(), unmount }
+}
+
+pub fn force_unmount(id: u128, volume: &str) -> Request {
+    Request::Unmount { volume: volume.to_owned(), unmount: Unmount { task: task(id), server: None, epoch: None, force: true } }
+}
+
+pub fn give_back(id: u128, server: Option<ServerId>, volume: &str, dissolve: bool) -> Request {
+    Request::Return { volume: volume.to_owned(), give_back: Return { task: task(id), server, dissolve } }
+}
+
+pub fn transfer(id: u128, volume: &str, to: &str, force: bool) -> Request {
+    Request::Transfer { volume: volume.to_owned(), transfer: Transfer { task: task(id), to: to.to_owned(), force } }
+}
+
+pub fn reclaim(id: u128, area: &str) -> Request {
+    Request::Reclaim { area: area.to_owned(), reclaim: Reclaim { task: task(id) } }
+}

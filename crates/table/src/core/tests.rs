@@ -1,0 +1,6 @@
+//! The manager against fake servers.
+
+mod crash;
+mod faults;
+mod lending;
+mod reports;
