@@ -38,6 +38,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How long a lost path is asked whether it was fenced; a fenced one says so at once.
 const PROBE_MAX: Duration = Duration::from_secs(1);
 
+/// How often the progress of a resync is reported.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
+
 type Engine = Rc<Volume<RealDoors, Manager>>;
 
 /// What happens to a running client.
@@ -155,7 +158,13 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
             // A fenced engine refuses even to read nothing, which the device remembers; one that waits for a lender does not.
             let _ = doors.timeout(PROBE_MAX, device.read(0, Buffer::new(0), 0..0)).await;
         }
-        volume.status_changed().changed(seen).await;
+        let change = volume.status_changed().changed(seen);
+        if status.resync.is_empty() {
+            change.await;
+        } else {
+            // How far a copy is does not count as a change of the path, but people want to see it.
+            let _ = doors.timeout(PROGRESS_PAUSE, change).await;
+        }
     }
 }
 
