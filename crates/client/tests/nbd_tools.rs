@@ -126,6 +126,7 @@ fn fio_verifies_what_it_wrote_at_depth() {
                 "--do_verify=1",
                 "--verify_fatal=1",
                 "--randseed=7",
+                "--verify_state_save=0",
             ],
         );
     }
