@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn free_stretches_are_the_gaps_in_whole_regions() {
-        let cases: &[(u64, &[Taken], &[(u64, u64)])] = &[
+        type Case<'a> = (u64, &'a [Taken], &'a [(u64, u64)]);
+        let cases: &[Case<'_>] = &[
             (10 * R, &[], &[(0, 10 * R)]),
             (10 * R, &[taken(0, 10 * R)], &[]),
             (10 * R, &[taken(2 * R, R), taken(5 * R, 2 * R)], &[(0, 2 * R), (3 * R, 2 * R), (7 * R, 3 * R)]),

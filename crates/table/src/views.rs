@@ -110,7 +110,10 @@ pub fn volumes(table: &Table) -> Vec<VolumeView> {
 
 /// One area.
 pub fn area(table: &Table, row: &AreaRow, heard: &BTreeMap<ServerId, Heard>) -> AreaView {
-    let lent = table.volumes_in(row.id).flat_map(|volume| volume.legs().map(move |(_, leg)| (volume, leg))).filter(|(_, leg)| leg.area == row.id);
+    let lent = table
+        .volumes_in(row.id)
+        .flat_map(|volume| volume.legs().map(move |(_, leg)| (volume, leg)))
+        .filter(|(_, leg)| leg.area == row.id);
     let mut slices: Vec<SliceView> = lent
         .filter(|(_, leg)| !table.wipes.contains_key(&leg.slice))
         .map(|(volume, leg)| SliceView {
@@ -130,7 +133,13 @@ pub fn area(table: &Table, row: &AreaRow, heard: &BTreeMap<ServerId, Heard>) -> 
     }));
     slices.extend(row.strangers.iter().filter_map(|stranger| {
         let volume = unreadable("volume", &stranger.volume.short())?;
-        Some(SliceView { id: stranger.slice, offset: stranger.offset, length: stranger.length, volume, state: "unknown to the table".to_owned() })
+        Some(SliceView {
+            id: stranger.slice,
+            offset: stranger.offset,
+            length: stranger.length,
+            volume,
+            state: "unknown to the table".to_owned(),
+        })
     }));
     slices.sort_by_key(|slice| (slice.offset, slice.id));
     let free = table.free_stretches(row.id);

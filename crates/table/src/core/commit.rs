@@ -10,7 +10,8 @@ use crate::store::{RowOp, Store, StoreError};
 impl<S: Store> Core<S> {
     /// Commits a change against the present revision.
     pub(super) fn commit(&mut self, mut change: Change) -> Result<(), StoreError> {
-        let fresh: Vec<_> = std::mem::take(&mut change.warnings).into_iter().filter(|warning| !self.said.contains(warning)).collect();
+        let fresh: Vec<_> =
+            std::mem::take(&mut change.warnings).into_iter().filter(|warning| !self.said.contains(warning)).collect();
         change.events.extend(fresh.iter().cloned());
         if change.is_empty() {
             return Ok(());

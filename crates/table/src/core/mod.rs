@@ -234,6 +234,6 @@ fn low_bytes(bits: u128) -> [u8; 8] {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -61,9 +61,15 @@ impl Entry {
         }
     }
 
-    fn is_to_be_sent(&self, poll_arrived_ms: u64) -> bool {
-        let pause = RESEND_MS << self.sent.min(5);
-        self.fate == Fate::Open && (self.sent == 0 || poll_arrived_ms >= self.touched_ms + pause)
+    /// When it is to be sent again: the pause doubles each time.
+    fn resend_ms(&self) -> u64 {
+        self.touched_ms + (RESEND_MS << self.sent.saturating_sub(1).min(5))
+    }
+
+    /// A poll that came after it was sent shows that the server is there, but not that the order has arrived.
+    fn is_to_be_sent(&self, poll_arrived_ms: u64, now_ms: u64) -> bool {
+        let was_heard = poll_arrived_ms >= self.touched_ms && now_ms >= self.resend_ms();
+        self.fate == Fate::Open && (self.sent == 0 || was_heard)
     }
 }
 
@@ -144,7 +150,7 @@ impl OrderBook {
     /// The orders for an answer to a poll, in the order in which they were given.
     pub fn take(&mut self, server: ServerId, poll_arrived_ms: u64, now_ms: u64) -> Vec<NumberedOrder> {
         let run = self.run;
-        let due = self.entries.iter_mut().filter(|entry| entry.server == server && entry.is_to_be_sent(poll_arrived_ms));
+        let due = self.entries.iter_mut().filter(|entry| entry.server == server && entry.is_to_be_sent(poll_arrived_ms, now_ms));
         due.take(ORDERS_PER_ANSWER_MAX)
             .map(|entry| {
                 entry.sent += 1;
@@ -158,9 +164,11 @@ impl OrderBook {
     pub fn wakes(&self, now_ms: u64) -> impl Iterator<Item = u64> {
         self.entries.iter().flat_map(move |entry| {
             let times = match entry.fate {
-                Fate::Open => [entry.issued_ms + TIMEOUT_MS, entry.issued_ms + crate::plan::mount::STALE_WAIT_MS],
-                Fate::Failed(_) => [entry.touched_ms + RETRY_MS; 2],
-                Fate::Done => [0; 2],
+                Fate::Open => {
+                    [entry.issued_ms + TIMEOUT_MS, entry.issued_ms + crate::plan::mount::STALE_WAIT_MS, entry.resend_ms()]
+                }
+                Fate::Failed(_) => [entry.touched_ms + RETRY_MS; 3],
+                Fate::Done => [0; 3],
             };
             times.into_iter().filter(move |time| *time > now_ms)
         })
@@ -168,5 +176,14 @@ impl OrderBook {
 }
 
 fn fresh(number: u64, server: ServerId, order: &Order, now_ms: u64) -> Entry {
-    Entry { number, server, order: order.clone(), fate: Fate::Open, issued_ms: now_ms, touched_ms: now_ms, sent: 0, progress: None }
+    Entry {
+        number,
+        server,
+        order: order.clone(),
+        fate: Fate::Open,
+        issued_ms: now_ms,
+        touched_ms: now_ms,
+        sent: 0,
+        progress: None,
+    }
 }

@@ -1,6 +1,6 @@
 //! The paths of mounted volumes, as their clients tell, or as their disappearance does.
 
-use sublet_api::request::{ClientAnswer, ClientReport, LenderAddresses, ResyncReport, Response};
+use sublet_api::request::{ClientAnswer, ClientReport, LenderAddresses, Response, ResyncReport};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::POLL_INTERVAL;
@@ -179,9 +179,12 @@ impl<S: Store> Core<S> {
             }
             watch.held = kept;
         }
-        self.paths.retain(|id, watch| !watch.held.is_empty() || self.table.volumes.get(id).is_some_and(|volume| volume.lease.is_some()));
+        self.paths.retain(|id, watch| {
+            !watch.held.is_empty() || self.table.volumes.get(id).is_some_and(|volume| volume.lease.is_some())
+        });
         for (id, held) in due {
-            let fenced = || Refusal::new(ErrorKind::StaleEpoch, "the volume is gone").hint("this client has been fenced and must stop");
+            let fenced =
+                || Refusal::new(ErrorKind::StaleEpoch, "the volume is gone").hint("this client has been fenced and must stop");
             let checked = self.table.volumes.get(&id).ok_or_else(fenced).and_then(|volume| check_epoch(volume, held.epoch));
             let response = match checked {
                 Ok(()) => Response::Client(self.client_answer(id)),

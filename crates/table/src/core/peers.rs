@@ -148,5 +148,4 @@ impl Peers {
         let polls = self.all.values().filter_map(|peer| peer.poll.as_ref()).map(|poll| poll.until_ms);
         silence.chain(polls)
     }
-
 }

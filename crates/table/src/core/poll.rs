@@ -21,7 +21,10 @@ impl<S: Store> Core<S> {
             // Two processes with one state directory would take turns for ever.
             let is_older_one = peer.run != Some(register.run) && peer.run_before == Some(register.run);
             if is_older_one && now_ms < peer.heard_ms + SILENT_MAX_MS {
-                let text = format!("another process with the identity of server '{}' is registered", self.table.server_name(register.server));
+                let text = format!(
+                    "another process with the identity of server '{}' is registered",
+                    self.table.server_name(register.server)
+                );
                 return Err(conflict(text, "each server needs a --data folder of its own; stop one of the two"));
             }
         }
@@ -60,7 +63,8 @@ impl<S: Store> Core<S> {
     /// `POST /v1/servers/{server}/poll`.
     pub(super) fn poll(&mut self, conn: u64, server: ServerId, poll: Poll) -> Result<Option<Response>, Refusal> {
         let now_ms = self.now_ms;
-        let is_registered = self.table.member(server).is_some() && self.peers.all.get(&server).is_some_and(|peer| peer.run == Some(poll.run));
+        let is_registered =
+            self.table.member(server).is_some() && self.peers.all.get(&server).is_some_and(|peer| peer.run == Some(poll.run));
         if !is_registered {
             return Ok(Some(Response::Poll(self.poll_answer(server, Vec::new(), true))));
         }
@@ -126,7 +130,13 @@ impl<S: Store> Core<S> {
     fn poll_answer(&self, server: ServerId, orders: Vec<sublet_api::order::NumberedOrder>, register: bool) -> PollAnswer {
         let row = self.table.servers.get(&server);
         let member = row.is_none_or(|row| !row.left);
-        PollAnswer { orders, register: register && member, name: row.map(|row| row.name.clone()), urls: self.urls.clone(), member }
+        PollAnswer {
+            orders,
+            register: register && member,
+            name: row.map(|row| row.name.clone()),
+            urls: self.urls.clone(),
+            member,
+        }
     }
 
     /// Answers held polls: there are orders, something is to be told, or the time is over.

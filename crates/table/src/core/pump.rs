@@ -97,7 +97,12 @@ impl<S: Store> Core<S> {
                     }
                     Some(entry) => {
                         if let Fate::Failed(refusal) = &entry.fate {
-                            let area = self.table.areas.get(&plan::order_area(&order)).map(|area| area.name.to_string()).unwrap_or_default();
+                            let area = self
+                                .table
+                                .areas
+                                .get(&plan::order_area(&order))
+                                .map(|area| area.name.to_string())
+                                .unwrap_or_default();
                             let text = format!("{} refused {}: {refusal}", self.table.server_name(*server), word(&order));
                             refused.warning(area, text);
                         }
@@ -129,7 +134,8 @@ impl<S: Store> Core<S> {
             Order::Fence { slice, epoch, .. } => (*slice, *epoch, "fenced"),
             _ => return change,
         };
-        let volume = self.table.volumes_in(plan::order_area(order)).find(|volume| volume.legs().any(|(_, leg)| leg.slice == slice));
+        let volume =
+            self.table.volumes_in(plan::order_area(order)).find(|volume| volume.legs().any(|(_, leg)| leg.slice == slice));
         let Some(mut volume) = volume.filter(|volume| volume.epoch == epoch).cloned() else { return change };
         let mut is_new = false;
         for leg in volume.segments.iter_mut().flat_map(|segment| &mut segment.legs) {

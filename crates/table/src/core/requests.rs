@@ -35,7 +35,8 @@ impl<S: Store> Core<S> {
             Request::Volume(volume) => Response::Volume(Box::new(views::volume(table, table.volume(&volume)?))),
             Request::Tasks => Response::Tasks(self.task_views()),
             Request::Events { after, limit } => {
-                let mut newest: Vec<_> = table.events.range(after.saturating_add(1)..).rev().take(limit).map(|(_, row)| views::event(row)).collect();
+                let mut newest: Vec<_> =
+                    table.events.range(after.saturating_add(1)..).rev().take(limit).map(|(_, row)| views::event(row)).collect();
                 newest.reverse();
                 Response::Events(newest)
             }
@@ -53,7 +54,9 @@ impl<S: Store> Core<S> {
                 self.commit_request(change)?;
                 self.server_response(id)?
             }
-            Request::CheckArea { server, check } => Response::AreaName(AreaName { name: plan::register::area_name(table, server, &check)? }),
+            Request::CheckArea { server, check } => {
+                Response::AreaName(AreaName { name: plan::register::area_name(table, server, &check)? })
+            }
             Request::RenameArea { area, rename } => {
                 let id = table.area(&area)?.id;
                 let change = plan::rename::area(table, &area, &rename.name)?;

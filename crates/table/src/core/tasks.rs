@@ -13,11 +13,19 @@ use crate::views;
 
 impl<S: Store> Core<S> {
     /// Begins a task, or attaches to the one that was begun with the same id. A refused request leaves none.
-    pub(super) fn task_request(&mut self, outside: &mut Outside<'_>, conn: u64, request: &Request) -> Result<Option<Response>, Refusal> {
+    pub(super) fn task_request(
+        &mut self,
+        outside: &mut Outside<'_>,
+        conn: u64,
+        request: &Request,
+    ) -> Result<Option<Response>, Refusal> {
         let Some((id, word)) = task_of(request) else { return Ok(None) };
         match self.table.tasks.get(&id) {
             Some(task) if task.command.word() != word => {
-                return Err(bad(format!("task {id} is a {}, not a {word}", task.command.word()), "every new request needs a new task id"));
+                return Err(bad(
+                    format!("task {id} is a {}, not a {word}", task.command.word()),
+                    "every new request needs a new task id",
+                ));
             }
             Some(_) => {}
             None => {

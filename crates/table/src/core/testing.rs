@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sublet_api::mount::MountingInformation;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome, SliceFacts};
 use sublet_api::request::{
-    AreaShare, Borrow, ChangeLeg, ClientReport, CreateVolume, LegChange, Mount, Reclaim, Request, Response, Return, SetWay, TaskAnswer, TaskOutcome,
-    Transfer, Unmount,
+    AreaShare, Borrow, ChangeLeg, ClientReport, CreateVolume, LegChange, Mount, Reclaim, Request, Response, Return, SetWay,
+    TaskAnswer, TaskOutcome, Transfer, Unmount,
 };
 use sublet_api::server::{AreaReport, Poll, Register, SliceReport};
 use sublet_api::view::{PathState, TableView};
@@ -89,7 +89,9 @@ impl FakeServer {
                     known.facts = slice.clone();
                     return Ok(());
                 }
-                let overlaps = |other: &FakeSlice| other.facts.offset < slice.offset + slice.length && slice.offset < other.facts.offset + other.facts.length;
+                let overlaps = |other: &FakeSlice| {
+                    other.facts.offset < slice.offset + slice.length && slice.offset < other.facts.offset + other.facts.length
+                };
                 if area.slices.values().any(overlaps) || slice.offset + slice.length > area.capacity {
                     return Err(Refusal::new(ErrorKind::Conflict, "it overlaps another slice (L5)"));
                 }
@@ -180,7 +182,8 @@ fn load(store: &MemoryStore, now_ms: u64, random: &mut u128) -> Core<MemoryStore
 }
 
 fn draw(state: &mut u128) -> u128 {
-    *state = state.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(0x5851_f42d_4c95_7f2d_1405_7b7e_f767_814f);
+    *state =
+        state.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(0x5851_f42d_4c95_7f2d_1405_7b7e_f767_814f);
     *state ^ (*state >> 64)
 }
 
@@ -210,7 +213,8 @@ impl Pool {
                 slices: BTreeMap::new(),
                 dirty: BTreeSet::new(),
             };
-            let areas = if *regions > 0 { BTreeMap::from([(AreaId::from_u128(index as u128 + 1), area)]) } else { BTreeMap::new() };
+            let areas =
+                if *regions > 0 { BTreeMap::from([(AreaId::from_u128(index as u128 + 1), area)]) } else { BTreeMap::new() };
             pool.servers.push(FakeServer {
                 id: ServerId::from_u128(index as u128 + 1),
                 name: name(&format!("server-{letter}")),
@@ -442,7 +446,13 @@ impl Pool {
         self.core.table().volume(text).unwrap().id
     }
 
-    pub fn change_leg(&mut self, mounting: &MountingInformation, leg: usize, generation: Generation, change: LegChange) -> Response {
+    pub fn change_leg(
+        &mut self,
+        mounting: &MountingInformation,
+        leg: usize,
+        generation: Generation,
+        change: LegChange,
+    ) -> Response {
         let slice = mounting.segments[0].legs[leg].slice;
         let change = ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change };
         self.ask(Request::ChangeLeg { volume: mounting.volume, change })
@@ -467,7 +477,10 @@ impl Pool {
         let table = self.core.table();
         let mut lines: Vec<String> = Vec::new();
         for volume in table.volumes.values() {
-            let legs: Vec<_> = volume.legs().map(|(index, leg)| (index, table.areas[&leg.area].name.clone(), leg.offset, leg.length, leg.in_sync)).collect();
+            let legs: Vec<_> = volume
+                .legs()
+                .map(|(index, leg)| (index, table.areas[&leg.area].name.clone(), leg.offset, leg.length, leg.in_sync))
+                .collect();
             let holder = volume.borrower.map(|id| table.server_name(id));
             lines.push(format!(
                 "volume {} {} {} {:?} status {} task {} frozen {:?} {legs:?}",
@@ -488,8 +501,11 @@ impl Pool {
         lines.push(format!("wipes {}", table.wipes.len()));
         for server in &self.servers {
             for area in server.areas.values() {
-                let slices: Vec<_> =
-                    area.slices.values().map(|s| (s.facts.offset, s.facts.length, s.admitted, s.borrower, s.facts.volume_name.clone())).collect();
+                let slices: Vec<_> = area
+                    .slices
+                    .values()
+                    .map(|s| (s.facts.offset, s.facts.length, s.admitted, s.borrower, s.facts.volume_name.clone()))
+                    .collect();
                 lines.push(format!("label {} {} {slices:?} dirty {:?}", server.name, area.name, area.dirty));
             }
         }

@@ -59,19 +59,31 @@ fn named(table: &Table, command: &Borrow, name: &Name, way: Option<Way>, context
     })?;
     match volume.borrower {
         Some(holder) if holder == command.server => {
-            return Err(conflict(format!("volume '{name}' is lent to {} already", table.server_name(holder)), format!("mount it: `sublet mount {name}`")));
+            return Err(conflict(
+                format!("volume '{name}' is lent to {} already", table.server_name(holder)),
+                format!("mount it: `sublet mount {name}`"),
+            ));
         }
         Some(holder) => {
-            return Err(conflict(format!("volume '{name}' is lent to {}", table.server_name(holder)), "borrow another one, see `sublet volume ls`"));
+            return Err(conflict(
+                format!("volume '{name}' is lent to {}", table.server_name(holder)),
+                "borrow another one, see `sublet volume ls`",
+            ));
         }
         None => check_quiet(table, volume)?,
     }
     if let Some(way) = way.filter(|way| *way != volume.way) {
-        return Err(bad(format!("volume '{name}' is {}, not {way}", volume.way), "leave out --way, or have it changed with `sublet volume set-way`"));
+        return Err(bad(
+            format!("volume '{name}' is {}, not {way}", volume.way),
+            "leave out --way, or have it changed with `sublet volume set-way`",
+        ));
     }
     if table.wipes_of(volume.id).next().is_some() {
         let lenders = listed(table.wipes_of(volume.id).map(|row| table.lender_name(row.area)));
-        return Err(conflict(format!("volume '{name}' still holds its last borrower's bytes: {lenders} is wiping it"), "wait for the wipe, see `sublet area ls`"));
+        return Err(conflict(
+            format!("volume '{name}' still holds its last borrower's bytes: {lenders} is wiping it"),
+            "wait for the wipe, see `sublet area ls`",
+        ));
     }
     if !command.local && is_local(table, volume, command) {
         let text = format!("volume '{name}' lies on areas of {} itself", table.server_name(command.server));
@@ -80,7 +92,9 @@ fn named(table: &Table, command: &Borrow, name: &Name, way: Option<Way>, context
     let missing = missing_lenders(table, volume, context);
     if !missing.is_empty() {
         let text = format!("volume '{name}' cannot be used now: {} does not answer", listed(missing));
-        return Err(Refusal::new(ErrorKind::LenderUnreachable, text).hint("start `sublet server` there, or borrow another volume"));
+        return Err(
+            Refusal::new(ErrorKind::LenderUnreachable, text).hint("start `sublet server` there, or borrow another volume")
+        );
     }
     Ok(take(table, command, volume, context))
 }
@@ -91,15 +105,21 @@ fn is_local(table: &Table, volume: &VolumeRow, command: &Borrow) -> bool {
 
 /// Lenders of segments of which no copy can be reached.
 fn missing_lenders(table: &Table, volume: &VolumeRow, context: &Context<'_>) -> Vec<String> {
-    let reached = |area| {
-        table.areas.get(&area).is_some_and(|row| row.offline.is_none() && context.reachable.contains(&row.server))
-    };
+    let reached =
+        |area| table.areas.get(&area).is_some_and(|row| row.offline.is_none() && context.reachable.contains(&row.server));
     let dark = volume.segments.iter().filter(|segment| !segment.legs.iter().any(|leg| leg.in_sync && reached(leg.area)));
     dark.flat_map(|segment| &segment.legs).map(|leg| table.lender_name(leg.area)).collect()
 }
 
 /// The smallest free volume that is large enough.
-fn best_free<'a>(table: &'a Table, command: &Borrow, size: u64, way: Option<Way>, copies: usize, context: &Context<'_>) -> Option<&'a VolumeRow> {
+fn best_free<'a>(
+    table: &'a Table,
+    command: &Borrow,
+    size: u64,
+    way: Option<Way>,
+    copies: usize,
+    context: &Context<'_>,
+) -> Option<&'a VolumeRow> {
     let fits = |volume: &&VolumeRow| {
         volume.borrower.is_none()
             && volume.size >= size

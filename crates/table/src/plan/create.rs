@@ -95,7 +95,11 @@ impl Shares<'_> {
         let Some(stretch) = fits.min_by_key(|stretch| (stretch.length, stretch.offset)).filter(|_| need > 0) else {
             let name = self.table.areas.get(&area).map_or_else(|| area.short(), |row| row.name.to_string());
             let longest = self.longest(area);
-            let have = if longest == 0 { "has no free space".to_owned() } else { format!("has at most {} in one piece", ByteSize(longest)) };
+            let have = if longest == 0 {
+                "has no free space".to_owned()
+            } else {
+                format!("has at most {} in one piece", ByteSize(longest))
+            };
             let text = format!("area '{name}' {have}, {} were asked for", ByteSize(length));
             return Err(Refusal::new(ErrorKind::NoSpace, text).hint("ask for less, or use another area; see `sublet area ls`"));
         };
@@ -123,20 +127,31 @@ pub fn on_areas(
     let areas: Vec<AreaId> = on.iter().map(|share| shares.open(&share.area)).collect::<Result<_, _>>()?;
     for share in on {
         if share.size.is_some_and(|size| size == 0 || size > SIZE_MAX) {
-            return Err(bad(format!("{} bytes of area '{}' cannot be used", share.size.unwrap_or(0), share.area), "write AREA or AREA:SIZE, for example b2:10G"));
+            return Err(bad(
+                format!("{} bytes of area '{}' cannot be used", share.size.unwrap_or(0), share.area),
+                "write AREA or AREA:SIZE, for example b2:10G",
+            ));
         }
     }
     let asked: Vec<Option<u64>> = on.iter().map(|share| share.size.map(|size| size.next_multiple_of(BLOCK_SIZE))).collect();
     let groups = match way {
         Way::Single | Way::Divided if on.len() != 1 => {
-            return Err(bad(format!("a {way} volume lies in one area, {} were given", on.len()), "integrated and doubled volumes use several"));
+            return Err(bad(
+                format!("a {way} volume lies in one area, {} were given", on.len()),
+                "integrated and doubled volumes use several",
+            ));
         }
         Way::Single if shares.taken.values().any(|taken| !taken.is_empty()) => {
-            let text = format!("area '{}' is in use, and a single volume has its area to itself", on.first().map_or("", |share| &share.area));
+            let text = format!(
+                "area '{}' is in use, and a single volume has its area to itself",
+                on.first().map_or("", |share| &share.area)
+            );
             return Err(conflict(text, "use an unused area, or --way divided"));
         }
-        Way::Integrated if on.len() < 2 => return Err(bad("an integrated volume needs two areas or more", "for example --on a1,b1:10G")),
-        Way::Doubled if on.is_empty() || !on.len().is_multiple_of(copies) => {
+        Way::Integrated if on.len() < 2 => {
+            return Err(bad("an integrated volume needs two areas or more", "for example --on a1,b1:10G"));
+        }
+        Way::Doubled if on.is_empty() || on.len() % copies != 0 => {
             let text = format!("{} areas cannot be put into groups of {copies} copies", on.len());
             return Err(bad(text, "give as many areas per segment as there are copies, on different servers"));
         }
@@ -167,7 +182,10 @@ fn segment(table: &Table, shares: &mut Shares<'_>, areas: &[AreaId], asked: &[Op
     let given: BTreeSet<u64> = asked.iter().flatten().copied().collect();
     if given.len() > 1 {
         let sizes = listed(given.iter().map(|size| ByteSize(*size).to_string()));
-        return Err(bad(format!("the copies of one segment have the same size, but {sizes} were given"), "give the size once, or equal ones"));
+        return Err(bad(
+            format!("the copies of one segment have the same size, but {sizes} were given"),
+            "give the size once, or equal ones",
+        ));
     }
     let length = match given.first() {
         Some(length) => *length,

@@ -5,7 +5,10 @@ use sublet_api::request::{Return, TaskOutcome};
 use sublet_api::view::PathState;
 use sublet_types::{ByteSize, ServerId};
 
-use super::{Advance, Context, Standing, Standings, begin, check_borrower, check_quiet, check_unmounted, conflict, done, layout, listed, order_slice};
+use super::{
+    Advance, Context, Standing, Standings, begin, check_borrower, check_quiet, check_unmounted, conflict, done, layout, listed,
+    order_slice,
+};
 use crate::change::Change;
 use crate::records::{Command, Key, PathRow, Row, Step, TaskRow, VolumeRow};
 use crate::table::Table;
@@ -72,10 +75,13 @@ pub fn advance(table: &Table, task: &TaskRow, standings: &Standings, context: &m
     let Some(id) = task.volume else { return Advance::wait() };
     let left: Vec<_> = table.wipes_of(id).collect();
     let standing = |slice| standings.iter().find(|(order, _)| order_slice(order) == Some(slice)).map(|(_, standing)| standing);
-    let going_on = left.iter().any(|row| standing(row.slice).is_none_or(|s| matches!(s, Standing::Waiting { .. } | Standing::Done)));
+    let going_on =
+        left.iter().any(|row| standing(row.slice).is_none_or(|s| matches!(s, Standing::Waiting { .. } | Standing::Done)));
     if going_on {
         let behind = left.iter().map(|row| match standing(row.slice) {
-            Some(Standing::Waiting { progress: Some((done, total)), .. }) => row.length.saturating_sub(scaled(*done, *total, row.length)),
+            Some(Standing::Waiting { progress: Some((done, total)), .. }) => {
+                row.length.saturating_sub(scaled(*done, *total, row.length))
+            }
             _ => row.length,
         });
         return Advance::Wait { reason: String::new(), done: task.total.saturating_sub(behind.sum()) };
@@ -94,7 +100,9 @@ pub fn advance(table: &Table, task: &TaskRow, standings: &Standings, context: &m
     if !left.is_empty() {
         let bytes = ByteSize(left.iter().map(|row| row.length).sum());
         let lenders = listed(left.iter().map(|row| table.lender_name(row.area)));
-        task.reason = format!("{bytes} at {lenders} cannot be wiped now; it is done when that lender returns, and the space is not lent before");
+        task.reason = format!(
+            "{bytes} at {lenders} cannot be wiped now; it is done when that lender returns, and the space is not lent before"
+        );
         change.event(task.subject.as_str(), task.reason.clone());
     }
     change.put(done(&task, outcome, context.now_ms));

@@ -31,7 +31,13 @@ pub fn segments(layout: &Layout, random: &mut dyn FnMut() -> u128) -> Vec<Segmen
 }
 
 /// A new volume.
-pub fn volume(name: &Name, layout: &Layout, owner: Option<ServerId>, task: TaskId, random: &mut dyn FnMut() -> u128) -> VolumeRow {
+pub fn volume(
+    name: &Name,
+    layout: &Layout,
+    owner: Option<ServerId>,
+    task: TaskId,
+    random: &mut dyn FnMut() -> u128,
+) -> VolumeRow {
     VolumeRow {
         version: ROW_VERSION,
         id: VolumeId::from_u128(random()),

@@ -13,7 +13,8 @@ use crate::table::Table;
 /// If it lends or borrows anything.
 pub fn plan(table: &Table, text: &str) -> Result<Change, Refusal> {
     let row = table.server(text)?;
-    let borrowed: Vec<String> = table.volumes.values().filter(|volume| volume.borrower == Some(row.id)).map(|v| v.name.to_string()).collect();
+    let borrowed: Vec<String> =
+        table.volumes.values().filter(|volume| volume.borrower == Some(row.id)).map(|v| v.name.to_string()).collect();
     if !borrowed.is_empty() {
         return Err(conflict(format!("{} has borrowed {}", row.name, listed(borrowed)), "have it returned or transferred first"));
     }

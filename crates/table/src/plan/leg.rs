@@ -14,7 +14,12 @@ use crate::table::Table;
 /// # Errors
 /// `stale_epoch` if the caller is not the present holder (F4), `conflict` if the generation is not the present one or the
 /// change is not possible now.
-pub fn plan(table: &Table, volume: VolumeId, change: &ChangeLeg, context: &mut Context<'_>) -> Result<(Change, LegAnswer), Refusal> {
+pub fn plan(
+    table: &Table,
+    volume: VolumeId,
+    change: &ChangeLeg,
+    context: &mut Context<'_>,
+) -> Result<(Change, LegAnswer), Refusal> {
     let missing = || Refusal::new(ErrorKind::StaleEpoch, format!("volume {} is no longer in the table", volume.short()));
     let volume = table.volumes.get(&volume).ok_or_else(missing)?;
     check_epoch(volume, change.epoch)?;
@@ -33,7 +38,10 @@ pub fn plan(table: &Table, volume: VolumeId, change: &ChangeLeg, context: &mut C
     let lender = segment.legs.get(leg).map(|leg| table.lender_name(leg.area)).unwrap_or_default();
     let (generation, text) = step(segment, leg, change, context).map_err(|why| {
         let present = segment.generation;
-        conflict(format!("segment {index} of volume '{}' (generation {present}): {why}", volume.name), "ask for the present state and go on from there")
+        conflict(
+            format!("segment {index} of volume '{}' (generation {present}): {why}", volume.name),
+            "ask for the present state and go on from there",
+        )
     })?;
     let answer = LegAnswer { generation, in_sync: segment.in_sync() };
     let mut out = Change::new();
@@ -64,7 +72,10 @@ fn repeated(segment: &SegmentRow, change: &ChangeLeg) -> Option<Generation> {
         return same.then_some(pending.generation);
     }
     let last = segment.last.as_ref()?;
-    let same = last.change == change.change && last.slice == change.slice && last.epoch == change.epoch && last.before == change.generation;
+    let same = last.change == change.change
+        && last.slice == change.slice
+        && last.epoch == change.epoch
+        && last.before == change.generation;
     (same && segment.generation == last.after).then_some(last.after)
 }
 
@@ -108,7 +119,10 @@ fn step(segment: &mut SegmentRow, leg: usize, change: &ChangeLeg, context: &mut 
 /// A leg's leaving is withdrawn, as long as nothing else has changed since (S1).
 fn withdraw(segment: &mut SegmentRow, leg: usize, is_in_sync: bool, change: &ChangeLeg, context: &mut Context<'_>) -> Stepped {
     let left = segment.last.clone().filter(|last| {
-        last.change == LegChange::Stale && last.slice == change.slice && last.epoch == change.epoch && last.after == segment.generation
+        last.change == LegChange::Stale
+            && last.slice == change.slice
+            && last.epoch == change.epoch
+            && last.after == segment.generation
     });
     match left {
         // The caller may never have got the answer to its first request, and then knows the generation before.
@@ -121,7 +135,14 @@ fn withdraw(segment: &mut SegmentRow, leg: usize, is_in_sync: bool, change: &Cha
     }
 }
 
-fn commit(segment: &mut SegmentRow, leg: usize, in_sync: bool, issued: Option<Generation>, change: &ChangeLeg, context: &mut Context<'_>) -> Generation {
+fn commit(
+    segment: &mut SegmentRow,
+    leg: usize,
+    in_sync: bool,
+    issued: Option<Generation>,
+    change: &ChangeLeg,
+    context: &mut Context<'_>,
+) -> Generation {
     let generation = issued.unwrap_or_else(|| segment.issue((context.random)()));
     if let Some(leg) = segment.legs.get_mut(leg) {
         leg.in_sync = in_sync;
@@ -129,8 +150,13 @@ fn commit(segment: &mut SegmentRow, leg: usize, in_sync: bool, issued: Option<Ge
     segment.generation = generation;
     // Issued on a set that is no longer the present one.
     segment.pending = None;
-    segment.last =
-        Some(LastChange { change: change.change, slice: change.slice, epoch: change.epoch, before: change.generation, after: generation });
+    segment.last = Some(LastChange {
+        change: change.change,
+        slice: change.slice,
+        epoch: change.epoch,
+        before: change.generation,
+        after: generation,
+    });
     generation
 }
 

@@ -123,13 +123,17 @@ pub fn advance(table: &Table, task: &TaskRow, standings: &Standings, context: &m
     match (&task.step, volume) {
         (Step::Releasing, _) => reclaim::advance(table, task, standings, context),
         (Step::Wiping, _) => give_back::advance(table, task, standings, context),
-        (Step::Preparing, Some(volume)) if task.command == Command::SetWay => set_way::prepared(table, task, volume, standings, context),
+        (Step::Preparing, Some(volume)) if task.command == Command::SetWay => {
+            set_way::prepared(table, task, volume, standings, context)
+        }
         (Step::Preparing, Some(volume)) => create::advance(table, task, volume, standings, context),
         (Step::Dropping, Some(_)) => set_way::dropped(table, task, standings),
         (Step::Labelling, Some(volume)) => layout::labelled(table, task, volume, standings, context),
         (Step::Opening, Some(volume)) => mount::advance(table, task, volume, standings, context),
         (Step::Undoing { refusal }, Some(volume)) => mount::undone(task, volume, refusal, standings, context),
-        (Step::Fencing { closed, holder }, Some(volume)) => unmount::advance(table, task, volume, (*closed, holder), standings, context),
+        (Step::Fencing { closed, holder }, Some(volume)) => {
+            unmount::advance(table, task, volume, (*closed, holder), standings, context)
+        }
         (Step::Ended, _) => Advance::wait(),
         (_, None) => {
             let refusal = Refusal::new(ErrorKind::Internal, format!("the row of volume '{}' is missing", task.subject));
@@ -220,7 +224,10 @@ pub fn check_quiet(table: &Table, volume: &VolumeRow) -> Result<(), Refusal> {
     let Some(task) = volume.task else { return Ok(()) };
     let word = table.tasks.get(&task).map_or("a task", |task| task.command.word());
     let holder = volume.borrower.map(|id| format!(" (lent to {})", table.server_name(id))).unwrap_or_default();
-    Err(conflict(format!("volume '{}'{holder} is being changed: {word} is going on", volume.name), "wait for it, see `sublet task ls`"))
+    Err(conflict(
+        format!("volume '{}'{holder} is being changed: {word} is going on", volume.name),
+        "wait for it, see `sublet task ls`",
+    ))
 }
 
 /// Refuses anybody but the borrower, naming the holder.
@@ -232,9 +239,16 @@ pub fn check_borrower(table: &Table, volume: &VolumeRow, server: ServerId) -> Re
         Some(holder) if holder == server => Ok(()),
         Some(holder) => Err(conflict(
             format!("volume '{}' is lent to {}", volume.name, table.server_name(holder)),
-            format!("borrow another one, or have it handed over with `sublet transfer {} --to {}`", volume.name, table.server_name(server)),
+            format!(
+                "borrow another one, or have it handed over with `sublet transfer {} --to {}`",
+                volume.name,
+                table.server_name(server)
+            ),
         )),
-        None => Err(conflict(format!("volume '{}' is free", volume.name), format!("borrow it first: `sublet borrow {}`", volume.name))),
+        None => Err(conflict(
+            format!("volume '{}' is free", volume.name),
+            format!("borrow it first: `sublet borrow {}`", volume.name),
+        )),
     }
 }
 
@@ -255,7 +269,10 @@ pub fn check_unmounted(table: &Table, volume: &VolumeRow) -> Result<(), Refusal>
     let Some(lease) = &volume.lease else { return Ok(()) };
     let at = volume.borrower.map_or_else(|| "somebody".to_owned(), |id| table.server_name(id));
     let how = if lease.state == LeaseState::Closing { "still being unmounted" } else { "mounted" };
-    Err(conflict(format!("volume '{}' is {how} at {at}", volume.name), format!("unmount it first: `sublet unmount {}`", volume.name)))
+    Err(conflict(
+        format!("volume '{}' is {how} at {at}", volume.name),
+        format!("unmount it first: `sublet unmount {}`", volume.name),
+    ))
 }
 
 /// Names in a list: `a`, `a and b`, `a, b and c`.

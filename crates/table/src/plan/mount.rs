@@ -8,8 +8,8 @@ use sublet_api::{ErrorKind, Refusal};
 use sublet_types::{LeaseSecret, ServerId};
 
 use super::{
-    Advance, Context, Standing, Standings, at_step, begin, check_borrower, check_member, check_quiet, conflict, done, failed, layout, listed,
-    standing_of,
+    Advance, Context, Standing, Standings, at_step, begin, check_borrower, check_member, check_quiet, conflict, done, failed,
+    layout, listed, standing_of,
 };
 use crate::change::Change;
 use crate::records::{Command, LeaseRow, LeaseState, PathRow, Row, SegmentRow, Step, TaskRow, VolumeRow};
@@ -42,7 +42,8 @@ pub fn plan(table: &Table, volume: &str, command: &Mount, context: &mut Context<
         segment.pending = None;
         segment.last = None;
     }
-    let mut task = begin(command.task, Command::Mount { server: command.server }, volume.name.as_str(), Step::Opening, context.now_ms);
+    let mut task =
+        begin(command.task, Command::Mount { server: command.server }, volume.name.as_str(), Step::Opening, context.now_ms);
     task.volume = Some(volume.id);
     let mut change = Change::new();
     change.put(Row::Volume(Box::new(volume)));
@@ -86,7 +87,8 @@ pub fn confirm(volume: &mut VolumeRow, standings: &Standings) {
 pub fn leave_behind(segment: &mut SegmentRow, standings: &Standings, random: &mut dyn FnMut() -> u128) -> Vec<usize> {
     let stands = |slice| standing_of(standings, slice);
     let survives = segment.legs.iter().any(|leg| leg.in_sync && stands(leg.slice) == Some(&Standing::Done));
-    let gone = |index: &usize| segment.legs.get(*index).is_some_and(|leg| leg.in_sync && stands(leg.slice) != Some(&Standing::Done));
+    let gone =
+        |index: &usize| segment.legs.get(*index).is_some_and(|leg| leg.in_sync && stands(leg.slice) != Some(&Standing::Done));
     let gone: Vec<usize> = (0..segment.legs.len()).filter(gone).collect();
     if !survives || gone.is_empty() {
         return Vec::new();
@@ -122,7 +124,10 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
             if let Some(leg) = segment.legs.get(index) {
                 let why = standing_of(standings, leg.slice).and_then(Standing::trouble).unwrap_or_default();
                 let lender = table.lender_name(leg.area);
-                change.event(volume.name.as_str(), format!("the copy at {lender} is stale: it could not be opened at mount: {why}"));
+                change.event(
+                    volume.name.as_str(),
+                    format!("the copy at {lender} is stale: it could not be opened at mount: {why}"),
+                );
             }
         }
     }
@@ -136,7 +141,8 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
     if let Some(lease) = &mut next.lease {
         lease.state = LeaseState::Active;
     }
-    next.path = PathRow { state: PathState::Idle, since_ms: context.now_ms, reason: "the client has not reported yet".to_owned() };
+    next.path =
+        PathRow { state: PathState::Idle, since_ms: context.now_ms, reason: "the client has not reported yet".to_owned() };
     let mode = if read_only { " read-only" } else { "" };
     let holder = borrower.map_or_else(|| "nobody".to_owned(), |id| table.server_name(id));
     change.event(volume.name.as_str(), format!("mounted{mode} by {holder} (epoch {})", volume.epoch));
@@ -178,7 +184,13 @@ fn give_up(
 }
 
 /// What had been opened is fenced again, as far as lenders answer; the others are fenced when they return (F3).
-pub fn undone(task: &TaskRow, volume: &VolumeRow, refusal: &Refusal, standings: &Standings, context: &mut Context<'_>) -> Advance {
+pub fn undone(
+    task: &TaskRow,
+    volume: &VolumeRow,
+    refusal: &Refusal,
+    standings: &Standings,
+    context: &mut Context<'_>,
+) -> Advance {
     if must_wait(volume, standings, context.now_ms) {
         return Advance::wait();
     }

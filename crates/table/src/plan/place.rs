@@ -103,7 +103,8 @@ pub fn rooms(table: &Table, reachable: &BTreeSet<ServerId>, avoid: Option<Server
         }
     }
     found.rooms.sort_by(|a, b| a.name.cmp(&b.name));
-    let notes = [(own, "of the borrower itself (--local allows them)"), (lost, "of servers that do not answer"), (offline, "offline")];
+    let notes =
+        [(own, "of the borrower itself (--local allows them)"), (lost, "of servers that do not answer"), (offline, "offline")];
     for (count, what) in notes.into_iter().filter(|(count, _)| *count > 0) {
         found.left_out.push(format!("{count} area{} {what}", if count == 1 { "" } else { "s" }));
     }
@@ -172,7 +173,8 @@ fn one(way: Way, length: u64, legs: Vec<Spot>) -> Layout {
 /// The smallest unused area that is large enough; the volume has it to itself.
 fn single(rooms: &Rooms, need: u64) -> Option<Spot> {
     let whole = rooms.rooms.iter().filter(|room| room.unused).filter_map(|room| Some((room, room.stretches.first()?)));
-    let (room, _) = whole.filter(|(_, stretch)| stretch.length >= need).min_by_key(|(room, stretch)| (stretch.length, &room.name))?;
+    let (room, _) =
+        whole.filter(|(_, stretch)| stretch.length >= need).min_by_key(|(room, stretch)| (stretch.length, &room.name))?;
     Some(Spot { area: room.area, offset: 0, length: need })
 }
 
@@ -184,8 +186,12 @@ fn exact(rooms: &Rooms, need: u64) -> Option<Spot> {
 
 /// One stretch for each of `copies` legs: the smallest that fit, on different servers (S6), in different zones while a choice exists.
 fn best_fit(rooms: &Rooms, need: u64, copies: usize) -> Option<Vec<Spot>> {
-    let mut fits: Vec<(&Room, Stretch)> =
-        rooms.rooms.iter().flat_map(|room| room.stretches.iter().map(move |s| (room, *s))).filter(|(_, s)| s.length >= need).collect();
+    let mut fits: Vec<(&Room, Stretch)> = rooms
+        .rooms
+        .iter()
+        .flat_map(|room| room.stretches.iter().map(move |s| (room, *s)))
+        .filter(|(_, s)| s.length >= need)
+        .collect();
     fits.sort_by(|(a, s), (b, t)| (s.length, &a.name, s.offset).cmp(&(t.length, &b.name, t.offset)));
     let mut chosen: Vec<(&Room, Stretch)> = Vec::new();
     for other_zones_only in [true, false] {
@@ -204,7 +210,7 @@ fn best_fit(rooms: &Rooms, need: u64, copies: usize) -> Option<Vec<Spot>> {
 
 fn doubled(rooms: &Rooms, size: u64, need: u64, copies: usize) -> Option<Layout> {
     let zones = |legs: &[Spot]| {
-        let of = |spot: &Spot| rooms.rooms.iter().find(|room| room.area == spot.area).map(|room| by_zone(room));
+        let of = |spot: &Spot| rooms.rooms.iter().find(|room| room.area == spot.area).map(by_zone);
         legs.iter().filter_map(of).collect::<BTreeSet<_>>().len()
     };
     let in_one = best_fit(rooms, need, copies).map(|legs| vec![Planned { length: size, legs }]);
@@ -223,7 +229,8 @@ fn integrated(rooms: &Rooms, size: u64) -> Result<Option<Layout>, Refusal> {
         let text = format!("a volume of {} cannot be integrated: it is a single block", ByteSize(size));
         return Err(Refusal::new(ErrorKind::BadRequest, text).hint("leave out the way, or ask for more"));
     }
-    let mut all: Vec<(&Room, Stretch)> = rooms.rooms.iter().flat_map(|room| room.stretches.iter().map(move |s| (room, *s))).collect();
+    let mut all: Vec<(&Room, Stretch)> =
+        rooms.rooms.iter().flat_map(|room| room.stretches.iter().map(move |s| (room, *s))).collect();
     all.sort_by(|(a, s), (b, t)| (t.length, &a.name, s.offset).cmp(&(s.length, &b.name, t.offset)));
     // The longest stretch of every server first, then what else there is: few parts, several servers.
     let mut seen = BTreeSet::new();
@@ -336,14 +343,27 @@ fn no_space(rooms: &Rooms, size: u64, wanted: Wanted) -> Refusal {
     let needed_servers = if wanted.way == Some(Way::Integrated) { 2 } else { wanted.copies };
     let free_on = format!("{servers} server{} with free space", if servers == 1 { "" } else { "s" });
     let mut text = if servers < needed_servers {
-        let kind = if wanted.way == Some(Way::Integrated) { "an integrated volume".to_owned() } else { format!("{needed_servers} copies") };
+        let kind = if wanted.way == Some(Way::Integrated) {
+            "an integrated volume".to_owned()
+        } else {
+            format!("{needed_servers} copies")
+        };
         format!("no room for {asked}: {kind} needs {needed_servers} servers with free space, there is {free_on}")
     } else {
         match wanted.way {
             Some(Way::Single) => {
-                let whole = with_room.iter().filter(|room| room.unused).flat_map(|room| &room.stretches).map(|s| s.length).max().unwrap_or(0);
+                let whole = with_room
+                    .iter()
+                    .filter(|room| room.unused)
+                    .flat_map(|room| &room.stretches)
+                    .map(|s| s.length)
+                    .max()
+                    .unwrap_or(0);
                 let have = if whole == 0 { "there is none".to_owned() } else { format!("the largest has {}", ByteSize(whole)) };
-                format!("no room for {asked}: a single volume needs an unused area of that size, {have}; {} are missing", missing(whole))
+                format!(
+                    "no room for {asked}: a single volume needs an unused area of that size, {have}; {} are missing",
+                    missing(whole)
+                )
             }
             Some(Way::Divided) => {
                 let have = format!("the longest free stretch has {}", ByteSize(longest));
@@ -353,14 +373,18 @@ fn no_space(rooms: &Rooms, size: u64, wanted: Wanted) -> Refusal {
                 let have = most(rooms, wanted.copies);
                 let copies = if wanted.copies > 1 { format!(" in {} copies", wanted.copies) } else { String::new() };
                 let at_most = format!("at most {} fit{copies} on {free_on}", ByteSize(have));
-                format!("no room for {asked}{copies}: {at_most}; {} are missing on each of {needed_servers} servers", missing(have))
+                format!(
+                    "no room for {asked}{copies}: {at_most}; {} are missing on each of {needed_servers} servers",
+                    missing(have)
+                )
             }
         }
     };
     if !rooms.left_out.is_empty() {
         text.push_str(&format!(" (not counted: {})", rooms.left_out.join(", ")));
     }
-    Refusal::new(ErrorKind::NoSpace, text).hint("register more with `sublet lend`, return a volume, or ask for less; see `sublet area ls`")
+    Refusal::new(ErrorKind::NoSpace, text)
+        .hint("register more with `sublet lend`, return a volume, or ask for less; see `sublet area ls`")
 }
 
 #[cfg(test)]

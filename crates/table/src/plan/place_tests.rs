@@ -33,13 +33,19 @@ fn check(rooms: &Rooms, layout: &Layout, size: u64) {
             assert_eq!(leg.length, segment.length.next_multiple_of(R));
             assert_eq!(leg.offset % R, 0);
             let room = rooms.rooms.iter().find(|room| room.area == leg.area).unwrap();
-            assert!(room.stretches.iter().any(|s| s.offset <= leg.offset && leg.offset + leg.length <= s.offset + s.length), "{leg:?}");
+            assert!(
+                room.stretches.iter().any(|s| s.offset <= leg.offset && leg.offset + leg.length <= s.offset + s.length),
+                "{leg:?}"
+            );
             spots.push(*leg);
         }
     }
     for (index, a) in spots.iter().enumerate() {
         for b in spots.iter().skip(index + 1) {
-            assert!(a.area != b.area || a.offset + a.length <= b.offset || b.offset + b.length <= a.offset, "overlap: {a:?} {b:?}");
+            assert!(
+                a.area != b.area || a.offset + a.length <= b.offset || b.offset + b.length <= a.offset,
+                "overlap: {a:?} {b:?}"
+            );
         }
     }
 }
@@ -105,7 +111,8 @@ fn copies_go_to_different_servers_and_to_different_zones_while_a_choice_exists()
     let layout = find(&rooms[..3], 10 * R, Some(Way::Doubled), 2).unwrap();
     assert_eq!(legs(&layout), [[(1, 0, 10), (3, 0, 10)]], "no other zone: at least another server");
     // Only in two segments can both zones be used.
-    let split = [room(1, 1, "x", false, &[(0, 10)]), room(2, 2, "x", false, &[(0, 10)]), room(3, 3, "y", false, &[(0, 5), (9, 5)])];
+    let split =
+        [room(1, 1, "x", false, &[(0, 10)]), room(2, 2, "x", false, &[(0, 10)]), room(3, 3, "y", false, &[(0, 5), (9, 5)])];
     let layout = find(&split, 10 * R, Some(Way::Doubled), 2).unwrap();
     for segment in &layout.segments {
         assert!(segment.legs.iter().any(|leg| leg.area.to_u128() == 3), "{layout:?}");
@@ -141,7 +148,8 @@ fn refusals_say_how_much_is_missing_and_on_how_many_servers() {
         assert!(refusal.message.contains(text), "{refusal}");
         assert!(!refusal.hint.is_empty());
     }
-    let nothing = place(&Rooms { rooms: vec![], left_out: vec!["1 area offline".to_owned()] }, Wanted { size: R, way: None, copies: 1 });
+    let nothing =
+        place(&Rooms { rooms: vec![], left_out: vec!["1 area offline".to_owned()] }, Wanted { size: R, way: None, copies: 1 });
     assert!(nothing.unwrap_err().message.contains("(not counted: 1 area offline)"));
 }
 

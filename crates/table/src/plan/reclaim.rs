@@ -30,7 +30,11 @@ pub fn plan(table: &Table, area: &str, command: &Reclaim, context: &mut Context<
         return Err(conflict(text, "wait for the wipe, see `sublet area ls`"));
     }
     if let Some(stranger) = area.strangers.first() {
-        let text = format!("area '{}' holds slices of volumes that the table does not know (volume {})", area.name, stranger.volume.short());
+        let text = format!(
+            "area '{}' holds slices of volumes that the table does not know (volume {})",
+            area.name,
+            stranger.volume.short()
+        );
         return Err(conflict(text, "they may be somebody's only copy; nothing deletes them by itself"));
     }
     if area.reclaiming {

@@ -19,19 +19,26 @@ pub fn report(table: &Table, server: ServerId, reports: &[AreaReport], elsewhere
     let lender = table.server_name(server);
     for report in reports {
         if table.pool.as_ref().is_none_or(|pool| pool.pool != report.pool) {
-            change.warning(report.name.as_str(), format!("{lender} reports an area of another pool ({}); it is ignored", report.pool.short()));
+            change.warning(
+                report.name.as_str(),
+                format!("{lender} reports an area of another pool ({}); it is ignored", report.pool.short()),
+            );
             continue;
         }
         let Some(known) = table.areas.get(&report.area) else {
             let name = Table::free_name(&report.name, |name| names.contains(name));
             names.insert(name.clone());
             let row = AreaRow { name, ..row_of(report, server) };
-            change.event(row.name.as_str(), format!("area of {} registered by {lender}", sublet_types::ByteSize(report.capacity)));
+            change
+                .event(row.name.as_str(), format!("area of {} registered by {lender}", sublet_types::ByteSize(report.capacity)));
             strangers(table, report, row, &mut change);
             continue;
         };
         if known.server != server && elsewhere(known.id) {
-            let text = format!("shows up at {lender} while {} serves it: one of them is a copy and is ignored", table.server_name(known.server));
+            let text = format!(
+                "shows up at {lender} while {} serves it: one of them is a copy and is ignored",
+                table.server_name(known.server)
+            );
             change.warning(known.name.as_str(), text);
             continue;
         }
@@ -77,7 +84,8 @@ fn known_area(table: &Table, known: &AreaRow, report: &AreaReport, server: Serve
         ..row_of(report, server)
     };
     if known.server != server {
-        change.event(name, format!("its disk has moved from {} to {}", table.server_name(known.server), table.server_name(server)));
+        change
+            .event(name, format!("its disk has moved from {} to {}", table.server_name(known.server), table.server_name(server)));
     }
     match (&known.offline, &row.offline) {
         (None, Some(reason)) => change.event(name, format!("offline: {reason}")),
@@ -136,7 +144,10 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
             if slice.epoch.number > volume.epoch.number || (slice.epoch.number > 0 && slice.epoch.is_split_from(volume.epoch)) {
                 frozen = Some(format!("the label of area {} has epoch {}, the table {}", area.name, slice.epoch, volume.epoch));
             } else if slice.generation.number > issued {
-                frozen = Some(format!("the label of area {} has generation {}, the table issued {issued}", area.name, slice.generation));
+                frozen = Some(format!(
+                    "the label of area {} has generation {}, the table issued {issued}",
+                    area.name, slice.generation
+                ));
             }
         }
         if let Some(reason) = frozen.filter(|_| volume.frozen.is_none()) {

@@ -24,7 +24,10 @@ pub fn plan(table: &Table, register: &Register) -> Result<Change, Refusal> {
     let known = table.servers.get(&register.server);
     let row = match known {
         Some(row) if row.left => {
-            return Err(conflict(format!("server '{}' has left this pool for good", row.name), "start it with an empty data folder to join anew"));
+            return Err(conflict(
+                format!("server '{}' has left this pool for good", row.name),
+                "start it with an empty data folder to join anew",
+            ));
         }
         Some(row) => ServerRow {
             zone: register.zone.clone(),

@@ -4,7 +4,10 @@ use sublet_api::Refusal;
 use sublet_api::request::{AreaShare, SetWay, TaskOutcome};
 use sublet_types::{AreaId, ByteSize, Way};
 
-use super::{Advance, Context, Standing, Standings, at_step, begin, check_quiet, conflict, create, done, layout, listed, order_area, order_slice};
+use super::{
+    Advance, Context, Standing, Standings, at_step, begin, check_quiet, conflict, create, done, layout, listed, order_area,
+    order_slice,
+};
 use crate::change::Change;
 use crate::records::{Command, Row, Step, TaskRow, VolumeRow};
 use crate::table::Table;
@@ -57,7 +60,8 @@ fn present(volume: &VolumeRow) -> Vec<AreaShare> {
 }
 
 fn troubles(table: &Table, standings: &Standings) -> String {
-    let trouble = |(order, standing): &(_, Standing)| Some(format!("{}: {}", table.lender_name(order_area(order)), standing.trouble()?));
+    let trouble =
+        |(order, standing): &(_, Standing)| Some(format!("{}: {}", table.lender_name(order_area(order)), standing.trouble()?));
     let troubles: Vec<String> = standings.iter().filter_map(trouble).collect();
     if troubles.is_empty() { String::new() } else { listed(troubles) }
 }

@@ -21,7 +21,10 @@ pub fn plan(table: &Table, volume: &str, command: &Transfer, context: &mut Conte
             return Err(conflict(format!("volume '{}' is free: there is nothing to hand over", volume.name), hint));
         }
         Some(holder) if holder == to.id => {
-            return Err(conflict(format!("volume '{}' is lent to {} already", volume.name, to.name), "there is nothing to be done"));
+            return Err(conflict(
+                format!("volume '{}' is lent to {} already", volume.name, to.name),
+                "there is nothing to be done",
+            ));
         }
         Some(_) => check_quiet(table, volume)?,
     }
@@ -37,7 +40,10 @@ pub fn plan(table: &Table, volume: &str, command: &Transfer, context: &mut Conte
     })?;
     let unfenced = listed(volume.unfenced_segments().flat_map(|segment| &segment.legs).map(|leg| table.lender_name(leg.area)));
     if volume.epoch.number > 0 && volume.unfenced_segments().next().is_some() {
-        let text = format!("volume '{}' cannot be handed over: {unfenced} has not confirmed that the former client is fenced", volume.name);
+        let text = format!(
+            "volume '{}' cannot be handed over: {unfenced} has not confirmed that the former client is fenced",
+            volume.name
+        );
         return Err(conflict(text, "start that lender again; it is fenced before it serves anything"));
     }
     let volume = VolumeRow { borrower: Some(to.id), task: Some(command.task), ..volume.clone() };

@@ -7,7 +7,10 @@ use sublet_api::{ErrorKind, Refusal};
 use sublet_types::{Epoch, TaskId};
 
 use super::mount::{confirm, leave_behind, must_wait};
-use super::{Advance, Context, Standing, Standings, at_step, bad, begin, check_borrower, check_quiet, conflict, done, failed, listed, standing_of};
+use super::{
+    Advance, Context, Standing, Standings, at_step, bad, begin, check_borrower, check_quiet, conflict, done, failed, listed,
+    standing_of,
+};
 use crate::change::Change;
 use crate::records::{Command, LeaseState, PathRow, Row, Step, TaskRow, VolumeRow};
 use crate::table::Table;
@@ -39,7 +42,8 @@ pub fn plan(table: &Table, volume: &str, command: &Unmount, context: &mut Contex
     }
     check_quiet(table, volume)?;
     let task = Command::Unmount { force: command.force };
-    close(table, volume, (command.task, task), context).ok_or_else(|| conflict(format!("volume '{}' is not mounted", volume.name), hint))
+    close(table, volume, (command.task, task), context)
+        .ok_or_else(|| conflict(format!("volume '{}' is not mounted", volume.name), hint))
 }
 
 /// Commits the next epoch and begins to fence; nothing if there is no lease.
@@ -114,13 +118,16 @@ pub fn advance(
             next.task = Some(task.id);
             change.put(at_step(task, Step::Labelling));
         } else {
-            let text = format!("volume '{}' was unmounted, but cannot be handed over: {missing} could not be fenced", volume.name);
-            let refusal = Refusal::new(ErrorKind::LenderUnreachable, text).hint("repeat the transfer when that lender answers again");
+            let text =
+                format!("volume '{}' was unmounted, but cannot be handed over: {missing} could not be fenced", volume.name);
+            let refusal =
+                Refusal::new(ErrorKind::LenderUnreachable, text).hint("repeat the transfer when that lender answers again");
             change.put(failed(task, refusal, context.now_ms));
         }
     } else {
         let name = volume.name.clone();
-        let unmounting = UnmountingInformation { volume: volume.id, name, epoch_closed: closed, released, unreachable, status: 0 };
+        let unmounting =
+            UnmountingInformation { volume: volume.id, name, epoch_closed: closed, released, unreachable, status: 0 };
         change.put(done(task, TaskOutcome::Unmounted { unmounting }, context.now_ms));
     }
     change.put(Row::Volume(Box::new(next)));

@@ -5,8 +5,8 @@ mod redb;
 
 use std::fmt;
 
-pub use memory::MemoryStore;
 pub use self::redb::RedbStore;
+pub use memory::MemoryStore;
 
 /// One row as it is stored. The store does not look into it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,7 +72,9 @@ impl fmt::Display for StoreError {
             StoreError::Moved { planned_on, present } => {
                 write!(f, "the table changed under a plan (planned on revision {planned_on}, now {present}); nothing was changed")
             }
-            StoreError::InUse(what) => write!(f, "{what} is in use by another manager; stop that one first, or use another --data folder"),
+            StoreError::InUse(what) => {
+                write!(f, "{what} is in use by another manager; stop that one first, or use another --data folder")
+            }
             StoreError::Failed(what) => write!(f, "the table's store failed: {what}"),
         }
     }

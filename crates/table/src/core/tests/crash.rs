@@ -32,9 +32,13 @@ fn survives(name: &str, prepare: impl Fn(&mut Pool), story: impl Fn(&mut Pool)) 
 
 #[test]
 fn create_survives_a_kill_at_any_moment() {
-    survives("create", |_| {}, |pool| {
-        pool.done(create(1, "v", Way::Integrated, &[("a1", None), ("b1", Some(R))]));
-    });
+    survives(
+        "create",
+        |_| {},
+        |pool| {
+            pool.done(create(1, "v", Way::Integrated, &[("a1", None), ("b1", Some(R))]));
+        },
+    );
 }
 
 #[test]
@@ -52,10 +56,14 @@ fn set_way_survives_a_kill_at_any_moment() {
 
 #[test]
 fn borrow_survives_a_kill_at_any_moment() {
-    survives("carve", |_| {}, |pool| {
-        let borrower = pool.id(3);
-        pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
-    });
+    survives(
+        "carve",
+        |_| {},
+        |pool| {
+            let borrower = pool.id(3);
+            pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
+        },
+    );
     survives(
         "borrow a free one",
         |pool| {
@@ -151,7 +159,11 @@ fn transfer_survives_a_kill_at_any_moment() {
 
 #[test]
 fn reclaim_survives_a_kill_at_any_moment() {
-    survives("reclaim", |_| {}, |pool| {
-        pool.done(reclaim(1, "b1"));
-    });
+    survives(
+        "reclaim",
+        |_| {},
+        |pool| {
+            pool.done(reclaim(1, "b1"));
+        },
+    );
 }
