@@ -322,5 +322,6 @@ fn an_area_on_a_device_works_whole_and_in_part() {
     })
     .unwrap();
     drop(device);
-    assert!(!fs::read(&path).unwrap().contains(&0x77), "the wipe reaches the disk");
+    // A run of them: ids and checksums may hold one by chance.
+    assert!(!fs::read(&path).unwrap().windows(16).any(|bytes| bytes == [0x77; 16]), "the wipe reaches the disk");
 }

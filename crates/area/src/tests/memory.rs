@@ -138,7 +138,7 @@ fn apply(images: &mut Images, op: &Op) {
 }
 
 /// Every state that a crash during `log` may leave: for each prefix, everything arrived; everything since each file's last
-/// sync is lost; only the last of it arrived; and the last write arrived in part.
+/// sync is lost; only the last of it arrived; the last write arrived in part, or as garbage.
 pub(super) fn crashes(base: &Images, log: &[Op]) -> Vec<(String, Images)> {
     let mut states = Vec::new();
     for end in 0..=log.len() {
@@ -167,6 +167,11 @@ pub(super) fn crashes(base: &Images, log: &[Op]) -> Vec<(String, Images)> {
                 images.get_mut(path).unwrap().write(*at, &bytes[..part]);
                 states.push((format!("{end} operations, {part} bytes of the last one arrived"), images));
             }
+            // The power failed in the middle of a sector.
+            let mut images = replay(&|n, op| n + 1 != end && durable(n, op));
+            let garbage: Vec<u8> = bytes[..512].iter().map(|byte| byte ^ 0x5A).collect();
+            images.get_mut(path).unwrap().write(*at, &garbage);
+            states.push((format!("{end} operations, the last one became garbage"), images));
         }
     }
     states
