@@ -65,8 +65,9 @@ fn volume_cells(volume: &VolumeView) -> Vec<String> {
     if stale > 0 {
         notes.push(format!("{stale} leg{} stale", if stale == 1 { "" } else { "s" }));
     }
-    if !volume.path_reason.is_empty() {
-        notes.push(volume.path_reason.clone());
+    // What is the matter, without the details behind the colon: `volume show` has those.
+    if let Some(reason) = volume.path_reason.split(": ").next().filter(|reason| !reason.is_empty()) {
+        notes.push(reason.to_owned());
     }
     let path = if notes.is_empty() { path } else { format!("{path} ({})", notes.join("; ")) };
     vec![
@@ -97,6 +98,9 @@ pub fn volume(volume: &VolumeView) -> String {
     line("borrower", volume.borrower.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
     line("status", volume.status.to_string());
     line("path", volume_cells(volume).pop().unwrap_or_default());
+    if !volume.path_reason.is_empty() {
+        line("reason", volume.path_reason.clone());
+    }
     line("epoch", volume.epoch.to_string());
     line("state", volume.state.clone());
     out.push('\n');
