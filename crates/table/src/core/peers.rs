@@ -41,7 +41,8 @@ pub struct Peer {
     pub run: Option<u64>,
     /// The process that was registered before it.
     pub run_before: Option<u64>,
-    pub poll: Option<HeldPoll>,
+    /// At most one that waits for orders, and those that bring something and are answered at once.
+    pub polls: Vec<HeldPoll>,
     /// What it last reported, brought up to date with the orders that it has carried out since.
     pub reported: BTreeMap<AreaId, AreaReport>,
 }
@@ -68,7 +69,7 @@ impl Peers {
             heard_ms: now_ms,
             run: None,
             run_before: None,
-            poll: None,
+            polls: Vec::new(),
             reported: BTreeMap::new(),
         })
     }
@@ -118,21 +119,19 @@ impl Peers {
 
     pub fn gone(&mut self, conn: u64) {
         for peer in self.all.values_mut() {
-            if peer.poll.as_ref().is_some_and(|poll| poll.conn == conn) {
-                peer.poll = None;
-            }
+            peer.polls.retain(|poll| poll.conn != conn);
         }
     }
 
     /// Answers a server's held poll soon: there is something to tell.
     pub fn tell(&mut self, id: ServerId) {
-        if let Some(poll) = self.all.get_mut(&id).and_then(|peer| peer.poll.as_mut()) {
+        for poll in self.all.get_mut(&id).into_iter().flat_map(|peer| &mut peer.polls) {
             poll.is_urgent = true;
         }
     }
 
     pub fn tell_all(&mut self) {
-        for poll in self.all.values_mut().filter_map(|peer| peer.poll.as_mut()) {
+        for poll in self.all.values_mut().flat_map(|peer| &mut peer.polls) {
             poll.is_urgent = true;
         }
     }
@@ -145,7 +144,7 @@ impl Peers {
 
     pub fn wakes(&self) -> impl Iterator<Item = u64> {
         let silence = self.all.values().filter(|peer| peer.state != PeerState::Lost).map(|peer| peer.heard_ms + SILENT_MAX_MS);
-        let polls = self.all.values().filter_map(|peer| peer.poll.as_ref()).map(|poll| poll.until_ms);
+        let polls = self.all.values().flat_map(|peer| &peer.polls).map(|poll| poll.until_ms);
         silence.chain(polls)
     }
 }

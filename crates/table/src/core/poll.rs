@@ -3,9 +3,9 @@
 use sublet_api::Refusal;
 use sublet_api::order::Order;
 use sublet_api::request::Response;
-use sublet_api::server::{Poll, PollAnswer, Register, Registered};
-use sublet_types::ServerId;
+use sublet_api::server::{Poll, PollAnswer, Register, Registered, SliceReport};
 use sublet_types::limits::POLL_INTERVAL;
+use sublet_types::{Epoch, ServerId};
 
 use super::Core;
 use super::peers::{HeldPoll, PeerState, SILENT_MAX_MS};
@@ -46,11 +46,11 @@ impl<S: Store> Core<S> {
             peer.run_before = peer.run;
             peer.run = Some(register.run);
             peer.reported.clear();
-            let old = peer.poll.take();
+            let old = std::mem::take(&mut peer.polls);
             self.orders.forget_sent(register.server, now_ms);
-            if let Some(old) = old {
+            for poll in old {
                 let answer = self.poll_answer(register.server, Vec::new(), true);
-                self.reply(old.conn, Response::Poll(answer));
+                self.reply(poll.conn, Response::Poll(answer));
             }
         }
         self.mark_shown();
@@ -90,15 +90,20 @@ impl<S: Store> Core<S> {
             self.shown_revision = self.revision;
             self.orders.forget_sent(server, now_ms);
         }
+        let is_urgent = poll.areas.is_some();
         if let Some(reports) = poll.areas {
             peer.reported = reports.into_iter().map(|report| (report.area, report)).collect();
         }
-        let is_urgent = !poll.results.is_empty();
+        // A server may have two polls under way: one that waits for orders, and one that brings what it has done since.
+        let is_urgent = is_urgent || !poll.results.is_empty();
+        let held = std::mem::take(&mut peer.polls);
+        let (old, mut kept): (Vec<HeldPoll>, Vec<HeldPoll>) = held.into_iter().partition(|poll| !is_urgent && !poll.is_urgent);
         let until_ms = now_ms + POLL_INTERVAL.as_millis() as u64;
-        let old = peer.poll.replace(HeldPoll { conn, until_ms, arrived_ms: now_ms, is_urgent });
-        if let Some(old) = old {
+        kept.push(HeldPoll { conn, until_ms, arrived_ms: now_ms, is_urgent });
+        peer.polls = kept;
+        for poll in old {
             let answer = self.poll_answer(server, Vec::new(), false);
-            self.reply(old.conn, Response::Poll(answer));
+            self.reply(poll.conn, Response::Poll(answer));
         }
         for result in poll.results {
             if let Some(order) = self.orders.result(server, result, now_ms) {
@@ -113,13 +118,33 @@ impl<S: Store> Core<S> {
         let reported = self.peers.all.get_mut(&server).and_then(|peer| peer.reported.get_mut(&plan::order_area(order)));
         let Some(report) = reported else { return };
         let (slice, epoch, admitted) = match order {
+            Order::PrepareSlice { slice: facts } => {
+                if !report.slices.iter().any(|row| row.slice == facts.slice) {
+                    report.slices.push(SliceReport {
+                        slice: facts.slice,
+                        volume: facts.volume,
+                        offset: facts.offset,
+                        length: facts.length,
+                        epoch: Epoch::default(),
+                        admitted: false,
+                        generation: facts.generation,
+                        wiping: false,
+                    });
+                }
+                return;
+            }
+            Order::WipeSlice { slice, drop: true, .. } => {
+                report.slices.retain(|row| row.slice != *slice);
+                return;
+            }
             Order::OpenLease { slice, lease, .. } => (*slice, lease.epoch, true),
             Order::Fence { slice, epoch, .. } => (*slice, *epoch, false),
             Order::RenameArea { name, .. } => {
                 report.name = name.clone();
                 return;
             }
-            Order::PrepareSlice { .. } | Order::WipeSlice { .. } | Order::ReleaseArea { .. } => return,
+            Order::WipeSlice { slice, epoch, drop: false, .. } => (*slice, *epoch, false),
+            Order::ReleaseArea { .. } => return,
         };
         for row in report.slices.iter_mut().filter(|row| row.slice == slice && row.epoch.number <= epoch.number) {
             row.epoch = epoch;
@@ -143,19 +168,22 @@ impl<S: Store> Core<S> {
     pub(super) fn answer_polls(&mut self) {
         let servers: Vec<ServerId> = self.peers.all.keys().copied().collect();
         for server in servers {
-            let Some(poll) = self.peers.all.get_mut(&server).and_then(|peer| peer.poll.take()) else { continue };
-            let orders = self.orders.take(server, poll.arrived_ms, self.now_ms);
-            if orders.is_empty() && !poll.is_urgent && poll.until_ms > self.now_ms {
-                if let Some(peer) = self.peers.all.get_mut(&server) {
-                    peer.poll = Some(poll);
+            let Some(peer) = self.peers.all.get_mut(&server) else { continue };
+            let mut polls = std::mem::take(&mut peer.polls);
+            // The one that waits for orders gets them, so that the other's answer does not get lost in between.
+            polls.sort_by_key(|poll| (poll.is_urgent, poll.arrived_ms));
+            let mut kept = Vec::new();
+            for poll in polls {
+                let orders = self.orders.take(server, poll.arrived_ms, self.now_ms);
+                if orders.is_empty() && !poll.is_urgent && poll.until_ms > self.now_ms {
+                    kept.push(poll);
+                    continue;
                 }
-                continue;
+                let answer = self.poll_answer(server, orders, false);
+                self.reply(poll.conn, Response::Poll(answer));
             }
-            let answer = self.poll_answer(server, orders, false);
-            self.reply(poll.conn, Response::Poll(answer));
-            // It was there until now; the silence begins here.
             if let Some(peer) = self.peers.all.get_mut(&server) {
-                peer.heard_ms = self.now_ms;
+                peer.polls = kept;
             }
         }
     }

@@ -127,10 +127,13 @@ impl FakeServer {
                     area.slices.remove(slice);
                 }
             }
-            Order::RenameArea { name, .. } => area.name = name.clone(),
+            // As real servers do: areas are reported when they change, slices are not.
+            Order::RenameArea { name, .. } => {
+                area.name = name.clone();
+                self.tell_areas = true;
+            }
             Order::ReleaseArea { .. } => unreachable!(),
         }
-        self.tell_areas = true;
         Ok(())
     }
 

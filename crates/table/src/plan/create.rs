@@ -151,7 +151,7 @@ pub fn on_areas(
         Way::Integrated if on.len() < 2 => {
             return Err(bad("an integrated volume needs two areas or more", "for example --on a1,b1:10G"));
         }
-        Way::Doubled if on.is_empty() || on.len() % copies != 0 => {
+        Way::Doubled if on.is_empty() || !on.len().is_multiple_of(copies) => {
             let text = format!("{} areas cannot be put into groups of {copies} copies", on.len());
             return Err(bad(text, "give as many areas per segment as there are copies, on different servers"));
         }

@@ -72,11 +72,11 @@ fn repeated(segment: &SegmentRow, change: &ChangeLeg) -> Option<Generation> {
         return same.then_some(pending.generation);
     }
     let last = segment.last.as_ref()?;
-    let same = last.change == change.change
-        && last.slice == change.slice
-        && last.epoch == change.epoch
-        && last.before == change.generation;
-    (same && segment.generation == last.after).then_some(last.after)
+    let same = last.change == change.change && last.slice == change.slice && last.epoch == change.epoch;
+    // The caller may know its change by the generation before or by the one that it made; a withdrawal, which follows a
+    // change whose answer may have been lost, by one more.
+    let known = change.change == LegChange::Withdrawn || [last.before, last.after].contains(&change.generation);
+    (same && known && segment.generation == last.after).then_some(last.after)
 }
 
 type Stepped = Result<(Generation, Option<&'static str>), String>;
@@ -143,6 +143,7 @@ fn commit(
     change: &ChangeLeg,
     context: &mut Context<'_>,
 ) -> Generation {
+    let before = segment.generation;
     let generation = issued.unwrap_or_else(|| segment.issue((context.random)()));
     if let Some(leg) = segment.legs.get_mut(leg) {
         leg.in_sync = in_sync;
@@ -150,13 +151,8 @@ fn commit(
     segment.generation = generation;
     // Issued on a set that is no longer the present one.
     segment.pending = None;
-    segment.last = Some(LastChange {
-        change: change.change,
-        slice: change.slice,
-        epoch: change.epoch,
-        before: change.generation,
-        after: generation,
-    });
+    segment.last =
+        Some(LastChange { change: change.change, slice: change.slice, epoch: change.epoch, before, after: generation });
     generation
 }
 

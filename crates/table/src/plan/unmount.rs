@@ -21,18 +21,19 @@ use crate::table::Table;
 /// If the caller is not the borrower, or its mount has ended already; with `force` only if there is no mount at all.
 pub fn plan(table: &Table, volume: &str, command: &Unmount, context: &mut Context<'_>) -> Result<Change, Refusal> {
     let volume = table.volume(volume)?;
-    if !command.force {
-        let Some(server) = command.server else {
-            return Err(bad("it is not said who unmounts", "unmount at the borrower, or add --force as the administrator"));
-        };
-        check_borrower(table, volume, server)?;
-    }
     let hint = "nothing is left to be done; see `sublet volume show`";
+    // First of all: a client whose mount was ended by force may belong to a server that has lost the volume since.
     if let Some(epoch) = command.epoch
         && volume.lease_of(epoch).is_none()
     {
         let text = format!("the mount of '{}' with epoch {epoch} has ended already (now at epoch {})", volume.name, volume.epoch);
         return Err(Refusal::new(ErrorKind::StaleEpoch, text).hint(hint));
+    }
+    if !command.force {
+        let Some(server) = command.server else {
+            return Err(bad("it is not said who unmounts", "unmount at the borrower, or add --force as the administrator"));
+        };
+        check_borrower(table, volume, server)?;
     }
     if command.epoch.is_none() && !command.force {
         return Err(bad("it is not said which epoch is to be closed", "it stands in the mounting information; or add --force"));

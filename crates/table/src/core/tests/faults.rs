@@ -267,3 +267,37 @@ fn a_second_process_with_a_servers_identity_is_refused() {
     pool.pass(20_000);
     assert!(matches!(pool.ask(register(1)), Response::Registered(_)), "the other one is silent");
 }
+
+/// Real servers use a second connection for results: the one that waits for orders stays as it is.
+#[test]
+fn a_poll_with_results_is_answered_at_once_beside_the_held_one() {
+    let mut pool = Pool::new(&[16, 0]);
+    let held = pool.server(0).conn.unwrap();
+    let server = pool.id(0);
+    let poll = |areas| sublet_api::request::Request::Poll {
+        server,
+        poll: sublet_api::server::Poll { run: 1, results: Vec::new(), areas },
+    };
+    let beside = pool.send(poll(Some(Vec::new())));
+    assert!(pool.replies.contains_key(&beside) && !pool.replies.contains_key(&held));
+    let instead = pool.send(poll(None));
+    assert!(!pool.replies.contains_key(&instead) && pool.replies.contains_key(&held));
+}
+
+#[test]
+fn a_lender_that_did_not_answer_a_forced_unmount_is_fenced_when_it_answers_again_without_a_restart() {
+    let mut pool = Pool::new(&[16, 0]);
+    let borrower = pool.id(1);
+    pool.done(borrow(1, borrower, Some("v"), Some(R), None));
+    let mounting = pool.mounted(mount(2, borrower, "v"));
+    pool.server(0).stuck = true;
+    pool.done(force_unmount(3, "v"));
+    assert_eq!(pool.table().volumes[0].state, "not fenced yet at server-a");
+    pool.server(0).stuck = false;
+    pool.pass(60_000);
+    assert_eq!(pool.table().volumes[0].state, "ready");
+    assert_eq!(pool.admitted(0), 0);
+    // The old client learns that it is over, whoever has the volume by now.
+    pool.done(give_back(4, Some(borrower), "v", false));
+    assert_eq!(pool.refused(unmount(5, borrower, "v", mounting.epoch)).kind, ErrorKind::NotFound);
+}

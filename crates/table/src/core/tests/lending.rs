@@ -229,6 +229,7 @@ fn a_transfer_hands_over_the_volume_with_its_bytes() {
     pool.done(transfer(3, "v", "server-c", true));
     assert_eq!(pool.admitted(0), 0, "the old client is fenced");
     assert_eq!(pool.refused(mount(4, b, "v")).kind, ErrorKind::Conflict);
+    assert_eq!(pool.refused(unmount(6, b, "v", old.epoch)).kind, ErrorKind::StaleEpoch, "so that it cleans up");
     let new = pool.mounted(mount(5, c, "v"));
     assert!(new.epoch.number > old.epoch.number);
     assert_eq!(new.segments[0].legs[0].slice, old.segments[0].legs[0].slice, "the same bytes");
