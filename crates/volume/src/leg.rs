@@ -9,7 +9,7 @@ use futures_util::future::{Either, select};
 use sublet_api::mount::MountLeg;
 use sublet_doors::{Doors, Tick};
 use sublet_types::limits::{LENDER_SILENT_MAX, RECONNECT_GRACE};
-use sublet_types::{LeaseSecret, SessionNumber};
+use sublet_types::{Generation, LeaseSecret, SessionNumber};
 use sublet_wire::Status;
 use sublet_wire::message::{DiskIdentity, Open, OpenMode};
 
@@ -58,6 +58,8 @@ pub(crate) struct Leg<D: Doors> {
     pub(crate) leave_at: Cell<Option<Tick>>,
     /// The session is open since then.
     pub(crate) open_since: Cell<Tick>,
+    /// A generation that a return which failed has left in its label: ahead of the set's own.
+    pub(crate) issued: Cell<Option<Generation>>,
     /// Labels may still say the generation before.
     try_previous: Cell<bool>,
     /// Its *unclean* flag has been looked at in this mount.
@@ -82,6 +84,7 @@ impl<D: Doors> Leg<D> {
             lost_since: Cell::new(Some(now)),
             leave_at: Cell::new(Some(after(now, RECONNECT_GRACE))),
             open_since: Cell::new(now),
+            issued: Cell::new(None),
             try_previous: Cell::new(false),
             judged: Cell::new(false),
             resync_after: Cell::new(Tick::default()),
@@ -199,7 +202,8 @@ async fn connect<D: Doors, M: ManagerDoor>(
         leg.number.set(leg.number.get() + 1);
         let generation = {
             let members = segment.members.borrow();
-            members.previous.filter(|_| leg.try_previous.get()).unwrap_or(members.generation)
+            let present = members.previous.filter(|_| leg.try_previous.get()).unwrap_or(members.generation);
+            leg.issued.get().filter(|issued| mode == OpenMode::Target && issued.number > present.number).unwrap_or(present)
         };
         let open = Open {
             session: SessionNumber(leg.number.get()),

@@ -28,6 +28,11 @@ mod status;
 mod supervise;
 mod volume;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use error::{VolumeError, VolumeErrorKind};
 pub use options::{ManagerDoor, VolumeOptions, ZeroFlags};
 pub use search::SearchSummary;

@@ -163,6 +163,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 return false;
             }
         }
+        facts.issued.set(Some(state.generation));
         match self.shared.doors.timeout(HUNG_MAX, session.set_state(state)).await {
             Ok(Ok(())) => true,
             failed => {
