@@ -52,10 +52,10 @@ pub(crate) fn clear(dir: &Path, files: &[&str], patience: Duration) -> Result<()
         all.iter().filter(|m| m.at == fuse).try_for_each(|m| mount::unmount_lazily(&m.at))
     });
     note(fuse.display().to_string(), unmounted);
-    if let Err(error) = std::fs::remove_dir(&fuse) {
-        if error.kind() != io::ErrorKind::NotFound {
-            note(fuse.display().to_string(), Err(error));
-        }
+    if let Err(error) = std::fs::remove_dir(&fuse)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        note(fuse.display().to_string(), Err(error));
     }
     for name in files {
         let path = dir.join(name);

@@ -145,10 +145,10 @@ pub(crate) fn take_down(directory: &Path, record: Option<&DeviceRecord>) {
             tracing::warn!(%error, device = %device.display(), "the loop device could not be detached");
         }
     }
-    if let Some(record) = record {
-        if let Err(error) = link::remove(&record.link, &record.device) {
-            tracing::warn!(%error, link = %record.link.display(), "the link could not be removed");
-        }
+    if let Some(record) = record
+        && let Err(error) = link::remove(&record.link, &record.device)
+    {
+        tracing::warn!(%error, link = %record.link.display(), "the link could not be removed");
     }
     if let Err(error) = mount::unmount(directory) {
         tracing::warn!(%error, at = %directory.display(), "FUSE could not be unmounted");

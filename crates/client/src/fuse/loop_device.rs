@@ -80,7 +80,7 @@ fn configure(device: &File, config: &LoopConfig) -> io::Result<()> {
 pub fn attach(file: &Path, size: u64, read_only: bool) -> io::Result<PathBuf> {
     let backing = OpenOptions::new().read(true).write(!read_only).open(file)?;
     let control_device = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
-    let block_size = if size % 4096 == 0 { 4096 } else { 512 };
+    let block_size = if size.is_multiple_of(4096) { 4096 } else { 512 };
     let mut flags = LO_FLAGS_DIRECT_IO;
     if read_only {
         flags |= LO_FLAGS_READ_ONLY;

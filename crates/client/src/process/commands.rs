@@ -55,7 +55,7 @@ fn pattern(hex: &str) -> Result<Vec<u8>, Refusal> {
             .hint("write for example 7f454c46")
     };
     let digits: Vec<u32> = hex.chars().map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or_else(refused)?;
-    if digits.is_empty() || digits.len() % 2 != 0 {
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
         return Err(refused());
     }
     Ok(digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | *digit as u8)).collect())

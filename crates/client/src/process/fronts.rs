@@ -121,11 +121,11 @@ impl Fronts {
     /// Takes everything down after the last request was answered.
     pub(super) async fn stop(self) {
         self.nbd.stop(NBD_STOP_MAX).await;
-        if let Some(block) = self.block {
-            if self.doors.timeout(TAKE_DOWN_MAX, block.stop()).await.is_err() {
-                tracing::warn!("the block device does not go away by itself");
-                tear_down(&self.doors, &self.dir).await;
-            }
+        if let Some(block) = self.block
+            && self.doors.timeout(TAKE_DOWN_MAX, block.stop()).await.is_err()
+        {
+            tracing::warn!("the block device does not go away by itself");
+            tear_down(&self.doors, &self.dir).await;
         }
         self.device.shut();
     }

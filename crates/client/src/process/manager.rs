@@ -124,10 +124,10 @@ impl Manager {
 
     /// Where the local server reaches the manager now: it hears of changes also while this client does not.
     fn look_for_manager(&self) {
-        if let Some(home) = &self.inner.home {
-            if let Ok(identity) = Home::new(home).identity() {
-                self.inner.link.learn(&identity.managers);
-            }
+        if let Some(home) = &self.inner.home
+            && let Ok(identity) = Home::new(home).identity()
+        {
+            self.inner.link.learn(&identity.managers);
         }
     }
 

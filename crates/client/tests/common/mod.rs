@@ -46,7 +46,7 @@ impl MemoryDevice {
         if self.hangs.get() {
             std::future::pending::<()>().await;
         }
-        if self.turn.get() % 3 == 0 {
+        if self.turn.get().is_multiple_of(3) {
             self.doors.sleep(Duration::from_micros(200)).await;
         }
     }
@@ -149,10 +149,11 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() && !std::thread::panicking() {
-                panic!("the server's thread panicked");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("the server's thread panicked");
         }
     }
 }
