@@ -45,7 +45,7 @@ impl<D: Doors> Inner<D> {
         let record = label.find(slice).ok_or_else(|| no_slice(slice, &label.name))?;
         let usable = record.facts.segment_length.next_multiple_of(BLOCK_SIZE).min(record.facts.length);
         match offset.checked_add(length) {
-            Some(end) if end <= usable && offset % BLOCK_SIZE == 0 && length % BLOCK_SIZE == 0 => {
+            Some(end) if end <= usable && offset.is_multiple_of(BLOCK_SIZE) && length.is_multiple_of(BLOCK_SIZE) => {
                 Ok(record.facts.offset + offset)
             }
             _ => Err(AreaError::new(

@@ -50,7 +50,7 @@ pub(crate) fn seal(bytes: &mut [u8], kind: Kind, sequence: u64) {
 /// The length that the envelope names, if it is a possible one.
 pub(crate) fn length_of(head: &[u8], kind: Kind) -> Option<usize> {
     let length = Get(head).u32(16) as usize;
-    (Get(head).array(0) == kind.magic && length >= ENVELOPE_SIZE && length <= kind.length_max && length % 4096 == 0)
+    (Get(head).array(0) == kind.magic && length >= ENVELOPE_SIZE && length <= kind.length_max && length.is_multiple_of(4096))
         .then_some(length)
 }
 

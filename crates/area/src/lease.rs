@@ -90,7 +90,7 @@ fn update_facts(record: &mut SliceRecord, facts: &SliceFacts) -> Result<(), Area
             ),
         );
     }
-    if facts.segment_length > facts.length || facts.segment_length % BLOCK_SIZE != 0 {
+    if facts.segment_length > facts.length || !facts.segment_length.is_multiple_of(BLOCK_SIZE) {
         return refuse(Kind::OutOfRange, format!("slice {} has no room for {} bytes", old.slice.short(), facts.segment_length));
     }
     check_legs(facts)?;
@@ -114,7 +114,7 @@ fn check_not_wiping(record: &SliceRecord) -> Result<(), AreaError> {
 /// A new slice: in the area, on regions, and on nobody else's bytes (L5).
 fn insert(label: &mut AreaLabel, facts: &SliceFacts) -> Result<(), AreaError> {
     let (name, slice) = (&label.name, facts.slice.short());
-    if facts.offset % REGION_SIZE != 0 || facts.length % REGION_SIZE != 0 || facts.length == 0 {
+    if !facts.offset.is_multiple_of(REGION_SIZE) || !facts.length.is_multiple_of(REGION_SIZE) || facts.length == 0 {
         return refuse(Kind::OutOfRange, format!("slice {slice} does not begin and end on regions of 4 MiB"));
     }
     let end = facts.offset.checked_add(facts.length).filter(|end| *end <= label.capacity);

@@ -31,7 +31,7 @@ impl Image {
     }
 
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
-        assert!(at % 512 == 0 && bytes.len() % 512 == 0, "direct I/O is aligned");
+        assert!(at.is_multiple_of(512) && bytes.len().is_multiple_of(512), "direct I/O is aligned");
         assert!(at + bytes.len() as u64 <= self.size, "writes lie in the file");
         for (n, sector) in bytes.chunks(512).enumerate() {
             let at = at + n as u64 * 512;
@@ -55,7 +55,7 @@ impl Image {
     }
 
     fn zero(&mut self, at: u64, length: u64) {
-        assert!(at % 4096 == 0 && length % 4096 == 0);
+        assert!(at.is_multiple_of(4096) && length.is_multiple_of(4096));
         for page in at / 4096..(at + length) / 4096 {
             self.pages.remove(&page);
         }
