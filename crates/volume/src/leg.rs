@@ -54,8 +54,10 @@ pub(crate) struct Leg<D: Doors> {
     pub(crate) refused: Cell<bool>,
     /// Without a session since then.
     pub(crate) lost_since: Cell<Option<Tick>>,
-    /// From then on a doubled segment goes on without it.
+    /// From then on a doubled segment goes on without it; none while a session is open, and until its end has been looked at.
     pub(crate) leave_at: Cell<Option<Tick>>,
+    /// What `leave_at` was before a session that has not lasted yet: a leg that comes and goes gains no time by it.
+    earlier_leave_at: Cell<Option<Tick>>,
     /// The session is open since then.
     pub(crate) open_since: Cell<Tick>,
     /// A generation that a return which failed has left in its label: ahead of the set's own.
@@ -83,6 +85,7 @@ impl<D: Doors> Leg<D> {
             refused: Cell::new(false),
             lost_since: Cell::new(Some(now)),
             leave_at: Cell::new(Some(after(now, RECONNECT_GRACE))),
+            earlier_leave_at: Cell::new(None),
             open_since: Cell::new(now),
             issued: Cell::new(None),
             try_previous: Cell::new(false),
@@ -170,13 +173,22 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                     session.kill(End::Unwanted);
                     continue;
                 }
-                backoff = BACKOFF_MIN;
                 if !accept(&segment, leg, index, &session) {
                     session.kill(End::Unwanted);
                     continue;
                 }
+                let opened = shared.doors.now();
                 watch(&segment, leg, index, &session).await;
-                ended(&segment, leg, index, session.end().await);
+                let end = session.end().await;
+                let wanted = end == End::Unwanted;
+                ended(&segment, leg, index, end);
+                if wanted || shared.doors.now().since(opened) >= STABLE_AFTER {
+                    backoff = BACKOFF_MIN;
+                } else {
+                    // A lender that breaks the protocol at once is not asked again at once.
+                    shared.pause(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
             }
             Err(ConnectError::Fenced(text)) => return shared.fence(&text),
             Err(error) => {
@@ -278,6 +290,7 @@ fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index
     leg.refused.set(false);
     leg.problem.replace(String::new());
     leg.lost_since.set(None);
+    leg.earlier_leave_at.set(leg.leave_at.take());
     leg.open_since.set(segment.shared.doors.now());
     leg.session.replace(Some(Rc::clone(session)));
     segment.shared.changed.notify();
@@ -317,7 +330,7 @@ async fn watch<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, 
             continue;
         }
         if now.since(began) >= STABLE_AFTER {
-            leg.leave_at.set(None);
+            leg.earlier_leave_at.set(None);
         }
         let silence = session.silence(now);
         if silence.quiet >= PING_AFTER && !silence.pinging {
@@ -344,7 +357,8 @@ fn ended<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index:
     leg.session.replace(None);
     // A target that loses its connection may miss writes: the resync begins anew (W4, S4).
     segment.members.borrow_mut().give_up_copying(index);
-    let keep = |at: Tick| leg.leave_at.get().map_or(at, |earlier| earlier.min(at));
+    let earlier = leg.earlier_leave_at.take();
+    let keep = |at: Tick| earlier.map_or(at, |earlier| earlier.min(at));
     match end {
         End::Fenced(text) => return segment.shared.fence(&text),
         End::Lost(text) => {

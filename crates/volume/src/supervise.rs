@@ -104,10 +104,11 @@ pub(crate) fn decide(m: &Members, legs: &[LegView], now: Tick, retry_at: Tick, e
         for leg in in_sync.iter().copied().filter(|leg| !view(*leg).sound || view(*leg).broken) {
             let Some(open_since) = survivor(leg) else { continue };
             let v = view(leg);
-            let due = if v.broken || v.lost_writes {
-                now
-            } else {
-                v.leave_at.unwrap_or(now).max(after(open_since, SURVIVOR_HEAD_START))
+            let due = match v.leave_at {
+                _ if v.broken || v.lost_writes => now,
+                Some(leave_at) => leave_at.max(after(open_since, SURVIVOR_HEAD_START)),
+                // Its session has just ended: the leg's own task says in a moment since when it is lost.
+                None => continue,
             };
             if now >= due {
                 return Step::Leave(leg);

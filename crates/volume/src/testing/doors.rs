@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use sublet_doors::disk::{DiskFile, Zero};
 use sublet_doors::local::Signal;
-use sublet_doors::{Buffer, Chunk, Clock, Conn, ConnReader, ConnWriter, Disk, Doors, Endpoint, FileFacts, Listener, Net, OpenHow, Rng, Tick};
+use sublet_doors::{
+    Buffer, Chunk, Clock, Conn, ConnReader, ConnWriter, Disk, Doors, Endpoint, FileFacts, Listener, Net, OpenHow, Rng, Tick,
+};
 use sublet_types::Address;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -245,7 +247,10 @@ impl Conn for MemConn {
     type Reader = MemReader;
     type Writer = MemWriter;
     fn split(self) -> (MemReader, MemWriter) {
-        (MemReader { doors: self.doors, pipe: Rc::clone(&self.incoming) }, MemWriter { incoming: self.incoming, outgoing: self.outgoing })
+        (
+            MemReader { doors: self.doors, pipe: Rc::clone(&self.incoming) },
+            MemWriter { incoming: self.incoming, outgoing: self.outgoing },
+        )
     }
     fn peer(&self) -> String {
         "memory".into()

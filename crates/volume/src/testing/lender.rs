@@ -268,7 +268,9 @@ impl Lender {
         if lie == Some(Lie::Endless) {
             bytes.extend_from_slice(&vec![7; 4 << 20]);
         }
-        writer.borrow_mut().write_all(vec![Chunk::from(bytes)]).await.is_ok() && frame.op != Op::Close && status != Status::StaleEpoch
+        writer.borrow_mut().write_all(vec![Chunk::from(bytes)]).await.is_ok()
+            && frame.op != Op::Close
+            && status != Status::StaleEpoch
     }
 
     fn note(&self, what: &str) {
@@ -277,7 +279,8 @@ impl Lender {
 
     fn carry_out(&self, frame: &RequestFrame, payload: &[u8]) -> Result<Vec<u8>, (Status, &'static str)> {
         if frame.op == Op::Hello {
-            let reply = HelloReply { version: 1, features: 0, server: self.server, nonce: 0, depth_max: 256, request_max: 1 << 20 };
+            let reply =
+                HelloReply { version: 1, features: 0, server: self.server, nonce: 0, depth_max: 256, request_max: 1 << 20 };
             return Ok(reply.encode());
         }
         let mut slices = self.slices.borrow_mut();
@@ -286,6 +289,9 @@ impl Lender {
             let open = Open::decode(payload).unwrap();
             if open.epoch.number < self.epoch.get() {
                 return Err((Status::StaleEpoch, "a newer epoch is here"));
+            }
+            if slice.label.open_epoch != Some(open.epoch.number) {
+                slice.session = 0;
             }
             assert!(open.session.0 > slice.session, "W4: session numbers only rise");
             assert_eq!(open.segment_length as usize, slice.bytes.len());
@@ -366,13 +372,16 @@ impl Lender {
             }
             Op::Search => {
                 let wanted = Search::decode(payload).unwrap().pattern;
-                let scanned = length.min(12288);
+                let scanned = length.min(4096);
                 let found = (at..at + scanned).filter(|i| slice.bytes[*i..].starts_with(&wanted)).map(|i| i as u64);
                 Ok(SearchReply { scanned: scanned as u64, matches: found.collect() }.encode())
             }
             Op::SetState => {
                 let state = SetState::decode(payload).unwrap();
-                assert!(state.generation.number >= slice.label.generation.number && !state.generation.is_split_from(slice.label.generation));
+                assert!(
+                    state.generation.number >= slice.label.generation.number
+                        && !state.generation.is_split_from(slice.label.generation)
+                );
                 slice.label.generation = state.generation;
                 slice.label.in_sync = state.in_sync;
                 slice.label.unclean &= !state.equalised;

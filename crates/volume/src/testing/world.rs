@@ -105,10 +105,22 @@ impl World {
         panic!("not within {seconds} s: {what}; history: {:#?}", self.history.borrow());
     }
 
+    /// Both lenders hold the same bytes.
+    pub(crate) fn assert_same(&self, one: usize, other: usize) {
+        assert_same(&self.lenders[one].bytes(), &self.lenders[other].bytes(), &self.history.borrow());
+    }
+
     /// Position of the first event that contains the text, from `from` on.
     pub(crate) fn event(&self, from: usize, text: &str) -> Option<usize> {
         self.history.borrow().iter().skip(from).position(|event| event.contains(text)).map(|at| at + from)
     }
+}
+
+/// Says where bytes differ, and what happened before, instead of printing them all.
+pub(crate) fn assert_same(one: &[u8], other: &[u8], history: &[String]) {
+    let differs = one.iter().zip(other).position(|(a, b)| a != b);
+    let tail = &history[history.len().saturating_sub(60)..];
+    assert!(one.len() == other.len() && differs.is_none(), "different at {differs:?}; history: {tail:#?}");
 }
 
 pub(crate) async fn read(volume: &TestVolume, offset: u64, length: usize) -> Result<Vec<u8>, VolumeError> {

@@ -26,7 +26,8 @@ fn random_requests_agree_with_a_byte_model_on_every_way() {
             exercise(&doors, &volume, &mut model, 400).await;
             assert_eq!(read(&volume, 0, model.len()).await.unwrap(), model);
             volume.close(false).await.unwrap();
-            let legs: Vec<Vec<u8>> = world.lenders.iter().map(|l| l.slices.borrow().values().next().unwrap().durable.clone()).collect();
+            let legs: Vec<Vec<u8>> =
+                world.lenders.iter().map(|l| l.slices.borrow().values().next().unwrap().durable.clone()).collect();
             let whole: Vec<u8> = legs.iter().step_by(copies).flatten().copied().collect();
             assert_eq!(whole, model, "after a close everything is durable");
             assert!(legs.chunks(copies).all(|legs| legs.iter().all(|leg| *leg == legs[0])), "all copies are the same");
@@ -63,8 +64,8 @@ fn requests_of_several_connections_at_once_agree_with_a_byte_model() {
             }
         });
         join_all(connections).await;
-        assert_eq!(world.lenders[0].bytes(), world.lenders[1].bytes());
-        assert_eq!(world.lenders[2].bytes(), world.lenders[3].bytes());
+        world.assert_same(0, 1);
+        world.assert_same(2, 3);
     });
 }
 
@@ -80,7 +81,7 @@ fn w2_overlapping_writes_at_once_leave_all_copies_the_same() {
             async move { write(&volume, offset, &vec![i; length as usize]).await.unwrap() }
         });
         join_all(writes).await;
-        assert_eq!(world.lenders[0].bytes(), world.lenders[1].bytes());
+        world.assert_same(0, 1);
         assert_eq!(read(&volume, 0, 64 * K as usize).await.unwrap(), world.lenders[0].bytes());
     });
 }

@@ -2,9 +2,9 @@
 
 use sublet_doors::Clock;
 
+use crate::VolumeErrorKind;
 use crate::testing::doors::MemDoors;
 use crate::testing::world::{World, kind, write};
-use crate::VolumeErrorKind;
 
 fn naive(bytes: &[u8], pattern: &[u8]) -> Vec<u64> {
     bytes.windows(pattern.len()).enumerate().filter(|(_, w)| *w == pattern).map(|(i, _)| i as u64).collect()
@@ -26,14 +26,17 @@ fn matches_are_those_of_a_naive_search_overlapping_and_across_blocks_and_segment
             for pattern in patterns {
                 let mut found = Vec::new();
                 let mut last = (0, 0);
-                let summary =
-                    volume.search(pattern, None, &mut |m| found.extend_from_slice(m), &mut |done, all| last = (done, all)).await.unwrap();
+                let summary = volume
+                    .search(pattern, None, &mut |m| found.extend_from_slice(m), &mut |done, all| last = (done, all))
+                    .await
+                    .unwrap();
                 assert_eq!(found, naive(&model, pattern));
                 assert_eq!((summary.count, summary.limited), (found.len() as u64, false));
                 assert_eq!(last, (volume.size(), volume.size()));
                 let limit = doors.below(10);
                 let mut first = Vec::new();
-                let summary = volume.search(pattern, Some(limit), &mut |m| first.extend_from_slice(m), &mut |_, _| {}).await.unwrap();
+                let summary =
+                    volume.search(pattern, Some(limit), &mut |m| first.extend_from_slice(m), &mut |_, _| {}).await.unwrap();
                 assert_eq!(first, found[..found.len().min(limit as usize)]);
                 assert_eq!(summary.count, first.len() as u64);
                 assert_eq!(summary.limited, found.len() as u64 >= limit);
