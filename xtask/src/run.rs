@@ -29,7 +29,8 @@ pub fn demo(top: &Path, args: &[&str]) -> Result<(), String> {
     packages::install(packages::DEMO)?;
     cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
     let sublet = top.join("target/release/sublet");
-    let status = Command::new(&sublet).arg("demo").args(args).status().map_err(|e| format!("cannot run {}: {e}", sublet.display()))?;
+    let status =
+        Command::new(&sublet).arg("demo").args(args).status().map_err(|e| format!("cannot run {}: {e}", sublet.display()))?;
     if status.success() { Ok(()) } else { Err("the demo failed".to_owned()) }
 }
 

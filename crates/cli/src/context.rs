@@ -118,12 +118,14 @@ pub fn new_task() -> Result<TaskId, Refusal> {
 ///
 /// # Errors
 /// Those of the task.
-pub fn with_progress(
-    work: impl FnOnce(&mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal>,
-) -> Result<TaskAnswer, Refusal> {
+pub fn with_progress(work: impl FnOnce(&mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal>) -> Result<TaskAnswer, Refusal> {
     let mut line = ProgressLine::default();
     work(&mut |task: &TaskView| {
-        let what = if task.reason.is_empty() { format!("{} {}", task.kind, task.subject) } else { format!("{} ({})", task.subject, task.reason) };
+        let what = if task.reason.is_empty() {
+            format!("{} {}", task.kind, task.subject)
+        } else {
+            format!("{} ({})", task.subject, task.reason)
+        };
         line.show(&what, task.done, task.total);
     })
 }

@@ -19,7 +19,11 @@ pub struct AddressError(String);
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "'{}' is not an address: write HOST:PORT, for example 192.0.2.7:7471, [2001:db8::7]:7471 or storage1:7471", self.0.escape_default())
+        write!(
+            f,
+            "'{}' is not an address: write HOST:PORT, for example 192.0.2.7:7471, [2001:db8::7]:7471 or storage1:7471",
+            self.0.escape_default()
+        )
     }
 }
 
@@ -81,7 +85,11 @@ impl FromStr for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -118,11 +126,9 @@ mod tests {
 
     #[test]
     fn hosts_of_every_kind_are_read_and_printed() {
-        for (text, host, port) in [
-            ("127.0.0.1:7471", "127.0.0.1", 7471),
-            ("[::1]:9", "::1", 9),
-            ("storage1.example:80", "storage1.example", 80),
-        ] {
+        for (text, host, port) in
+            [("127.0.0.1:7471", "127.0.0.1", 7471), ("[::1]:9", "::1", 9), ("storage1.example:80", "storage1.example", 80)]
+        {
             let address: Address = text.parse().unwrap();
             assert_eq!((address.host(), address.port()), (host, port));
             assert_eq!(address.to_string(), text);
@@ -134,7 +140,9 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for text in ["", ":1", "host", "host:", "host:0", "host:65536", "host:-1", "host:+1", "[::1", "[host]:1", "a b:1", "h/x:1"] {
+        for text in
+            ["", ":1", "host", "host:", "host:0", "host:65536", "host:-1", "host:+1", "[::1", "[host]:1", "a b:1", "h/x:1"]
+        {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

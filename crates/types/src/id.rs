@@ -129,7 +129,14 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "x", "0123", "+1234567890123456789012345678901", "0123456789abcdef0123456789abcdeg", "\u{e4}123456789abcdef0123456789abcde"] {
+        for text in [
+            "",
+            "x",
+            "0123",
+            "+1234567890123456789012345678901",
+            "0123456789abcdef0123456789abcdeg",
+            "\u{e4}123456789abcdef0123456789abcde",
+        ] {
             assert!(text.parse::<SliceId>().is_err(), "{text}");
         }
     }

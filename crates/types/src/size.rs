@@ -96,7 +96,7 @@ impl fmt::Display for ByteSize {
             .iter()
             .find(|(unit, _)| self.0 >= *unit)
             .map(|(unit, name)| {
-                if self.0 % unit == 0 {
+                if self.0.is_multiple_of(*unit) {
                     format!("{} {name}", self.0 / unit)
                 } else {
                     format!("{:.2} {name}", self.0 as f64 / *unit as f64)

@@ -92,9 +92,13 @@ mod tests {
 
     #[test]
     fn ways_and_their_aliases_are_read() {
-        for (text, way) in
-            [("single", Way::Single), ("linear", Way::Single), ("concat", Way::Integrated), ("MIRROR", Way::Doubled), ("divided", Way::Divided)]
-        {
+        for (text, way) in [
+            ("single", Way::Single),
+            ("linear", Way::Single),
+            ("concat", Way::Integrated),
+            ("MIRROR", Way::Doubled),
+            ("divided", Way::Divided),
+        ] {
             assert_eq!(text.parse(), Ok(way));
         }
         assert!("raid6".parse::<Way>().is_err());

@@ -22,7 +22,7 @@ pub fn write_table(data: &[u8], table: &mut [u8]) {
 /// The first block of `data` (counted from 0) whose checksum is not the one in `table`; none if all agree. Sizes that do
 /// not fit together count as a mismatch of block 0.
 pub fn first_mismatch(data: &[u8], table: &[u8]) -> Option<usize> {
-    if data.len() % BLOCK_SIZE as usize != 0 || table.len() != table_size(data.len()) {
+    if !data.len().is_multiple_of(BLOCK_SIZE as usize) || table.len() != table_size(data.len()) {
         return Some(0);
     }
     data.chunks_exact(BLOCK_SIZE as usize).zip(table.chunks_exact(4)).position(|(block, sum)| crc32c(block).to_le_bytes() != sum)

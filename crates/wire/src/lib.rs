@@ -10,5 +10,5 @@ pub mod message;
 pub mod status;
 
 pub use codec::Malformed;
-pub use frame::{Flags, FRAME_SIZE, Op, ReplyFrame, RequestFrame};
+pub use frame::{FRAME_SIZE, Flags, Op, ReplyFrame, RequestFrame};
 pub use status::Status;

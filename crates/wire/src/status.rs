@@ -43,8 +43,22 @@ impl Status {
     pub const fn from_u16(n: u16) -> Option<Self> {
         use Status::*;
         const ALL: [Status; 16] = [
-            Ok, Malformed, Version, NoSlice, StaleEpoch, NotYours, Disagreement, Superseded, OutOfRange, ReadOnly, BadChecksum, Io,
-            TooMuch, Unavailable, Deadline, Unsupported,
+            Ok,
+            Malformed,
+            Version,
+            NoSlice,
+            StaleEpoch,
+            NotYours,
+            Disagreement,
+            Superseded,
+            OutOfRange,
+            ReadOnly,
+            BadChecksum,
+            Io,
+            TooMuch,
+            Unavailable,
+            Deadline,
+            Unsupported,
         ];
         if (n as usize) < ALL.len() { Some(ALL[n as usize]) } else { None }
     }

@@ -42,11 +42,10 @@ fn dead_links(top: &Path, file: &Path) -> Vec<String> {
             let place = format!("{}:{}", file.display(), number + 1);
             if !path.exists() {
                 findings.push(format!("{place}: dead link to {target}"));
-            } else if let Some(symbol) = name.strip_prefix('`').and_then(|n| n.strip_suffix('`')) {
-                if path.extension().is_some_and(|e| e == "rs") && !defines(&read(&path), symbol) {
+            } else if let Some(symbol) = name.strip_prefix('`').and_then(|n| n.strip_suffix('`'))
+                && path.extension().is_some_and(|e| e == "rs") && !defines(&read(&path), symbol) {
                     findings.push(format!("{place}: {target} does not define {symbol}"));
                 }
-            }
         }
     }
     findings
@@ -71,7 +70,8 @@ fn seed_rows(top: &Path) -> Vec<String> {
     // The steps that the seed numbers (FIG. 4, 5A, 6A, 6B), its programs and its figure fields.
     let steps = ["S1", "S2", "S3", "S4", "S5", "S8", "S31", "S32", "S33", "S34", "S35", "S51", "S52", "S53", "S71", "S72"];
     let parts = ["10", "11", "13", "14", "15", "16", "17", "19", "20", "21", "23", "30", "50"];
-    let figures = ["FIG.1A", "FIG.1B", "FIG.2A", "FIG.2B", "FIG.3", "FIG.4", "FIG.5A", "FIG.5B", "FIG.6A", "FIG.6B", "FIG.6C", "FIG.6D"];
+    let figures =
+        ["FIG.1A", "FIG.1B", "FIG.2A", "FIG.2B", "FIG.3", "FIG.4", "FIG.5A", "FIG.5B", "FIG.6A", "FIG.6B", "FIG.6C", "FIG.6D"];
     let wanted = steps.iter().chain(&parts).chain(&figures);
     wanted.filter(|row| !rows.contains(**row)).map(|row| format!("docs/seed.md: no row for {row}")).collect()
 }

@@ -33,9 +33,8 @@ pub(super) fn lend(c: &Context, options: args::Lend) -> Result<(), Refusal> {
     }
     let mut paths = Vec::new();
     for path in &options.paths {
-        let absolute = path
-            .canonicalize()
-            .map_err(|e| Refusal::new(ErrorKind::NotFound, format!("cannot lend {}: {e}", path.display())))?;
+        let absolute =
+            path.canonicalize().map_err(|e| Refusal::new(ErrorKind::NotFound, format!("cannot lend {}: {e}", path.display())))?;
         paths.push(absolute.to_string_lossy().into_owned());
     }
     let lend = control::Lend {

@@ -5,7 +5,7 @@ use sublet_api::control::{self, ClientAnswerLine, ClientRequest};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::ask;
 
-use super::local;
+use super::local::{self, Client};
 use super::mount::{How, bring_up};
 use super::unmount;
 use crate::args;
@@ -24,7 +24,7 @@ fn ask_client(
     on_more: &mut dyn FnMut(ClientAnswerLine),
 ) -> Result<ClientAnswerLine, Refusal> {
     if let Some(mount) = local::find(c, volume)
-        && mount.status().is_some()
+        && matches!(mount.client(), Client::Answers(_))
     {
         return ask(&mount.home.control_socket(), request, on_more);
     }
@@ -42,8 +42,11 @@ pub(super) fn init(c: &Context, volume: &str) -> Result<(), Refusal> {
         && let Some(device) = mount.ready().and_then(|ready| ready.device)
         && let Some(point) = local::mounts_of(std::path::Path::new(&device)).first()
     {
-        return Err(Refusal::new(ErrorKind::Conflict, format!("{volume} holds a file system that is mounted at {}", point.display()))
-            .hint(format!("sublet unmount {volume} first")));
+        return Err(Refusal::new(
+            ErrorKind::Conflict,
+            format!("{volume} holds a file system that is mounted at {}", point.display()),
+        )
+        .hint(format!("sublet unmount {volume} first")));
     }
     let mut line = ProgressLine::default();
     let what = format!("initialising {volume}");
@@ -84,7 +87,9 @@ fn pattern_of(options: &args::Search) -> Result<Vec<u8>, Refusal> {
             u8::from_str_radix(text, 16).ok()
         };
         let bytes: Option<Vec<u8>> = digits.chunks(2).map(pair).collect();
-        bytes.ok_or_else(|| bad(format!("'{}' is not hexadecimal", options.pattern)).hint("write pairs of digits, for example 00ff41"))?
+        bytes.ok_or_else(|| {
+            bad(format!("'{}' is not hexadecimal", options.pattern)).hint("write pairs of digits, for example 00ff41")
+        })?
     } else {
         options.pattern.as_bytes().to_vec()
     };

@@ -20,8 +20,11 @@ pub(super) fn manager(options: args::Manager) -> Result<(), Refusal> {
 }
 
 pub(super) fn server(c: &Context, options: args::ServerCommand) -> Result<(), Refusal> {
-    let listen =
-        if options.listen.is_empty() { vec![Address::new("127.0.0.1", AGENT_PORT)] } else { read_addresses(&options.listen, AGENT_PORT)? };
+    let listen = if options.listen.is_empty() {
+        vec![Address::new("127.0.0.1", AGENT_PORT)]
+    } else {
+        read_addresses(&options.listen, AGENT_PORT)?
+    };
     sublet_agent::daemon::run(ServerArgs {
         data: c.home.root().to_owned(),
         managers: c.manager_urls(),

@@ -1,12 +1,14 @@
 //! The mounts of this server, as their folders in `$SUBLET_HOME/mounts` tell.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::process::Pid;
 use serde::Deserialize;
 use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_link::{MountHome, ask, read_json};
+use sublet_link::{LineConn, MountHome, read_json};
 use sublet_types::Name;
 
 use crate::context::Context;
@@ -20,6 +22,19 @@ pub(super) struct Ready {
     /// The client's process.
     #[serde(default)]
     pub pid: u32,
+}
+
+/// How long a client may take to tell its status: it has nothing to wait for.
+const STATUS_LIMIT: Duration = Duration::from_secs(3);
+
+/// How the client of a mount is.
+pub(super) enum Client {
+    /// It answers, with its status.
+    Answers(ClientAnswerLine),
+    /// Its process is there and does not answer.
+    Silent,
+    /// There is no such process.
+    Gone,
 }
 
 /// One mount of this server.
@@ -36,9 +51,28 @@ impl LocalMount {
         read_json(&self.home.dir().join("ready.json")).ok().flatten()
     }
 
-    /// Asks the client; none if it is gone.
-    pub fn status(&self) -> Option<ClientAnswerLine> {
-        ask(&self.home.control_socket(), &ClientRequest::Status, &mut |_: ClientAnswerLine| {}).ok()
+    /// How the client is.
+    pub fn client(&self) -> Client {
+        let answer = || -> std::io::Result<Option<ClientAnswerLine>> {
+            let mut conn = LineConn::new(sublet_link::connect(&self.home.control_socket())?);
+            conn.stream().set_read_timeout(Some(STATUS_LIMIT))?;
+            conn.send(&ClientRequest::Status)?;
+            conn.receive()
+        };
+        match answer() {
+            Ok(Some(line)) => Client::Answers(line),
+            _ if self.client_pid().is_some() => Client::Silent,
+            _ => Client::Gone,
+        }
+    }
+
+    /// The client's process, if it runs: its command line names the mount's folder.
+    pub fn client_pid(&self) -> Option<Pid> {
+        let text = std::fs::read_to_string(self.home.pid_path()).ok()?;
+        let pid: i32 = text.trim().parse().ok()?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let names_it = command.split(|b| *b == 0).any(|word| word == self.home.dir().as_os_str().as_encoded_bytes());
+        names_it.then(|| Pid::from_raw(pid)).flatten()
     }
 
     /// Where `mount` mounted the file system, if it did.

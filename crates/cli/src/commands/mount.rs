@@ -13,7 +13,7 @@ use sublet_api::request::{Mount, TaskOutcome};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::{MountHome, write_private};
 
-use super::local::{self, Ready};
+use super::local::{self, Client, Ready};
 use super::unmount;
 use crate::args::{self, FileSystem, FrontEnd};
 use crate::context::{Context, new_task, with_progress};
@@ -49,6 +49,7 @@ fn is_root() -> bool {
 }
 
 pub(super) fn run(c: &Context, options: &args::Mount) -> Result<(), Refusal> {
+    clear_the_way(c, &options.volume)?;
     let fuse = check(options)?;
     let how = How { fuse, read_only: options.read_only, idle_close: options.idle_close, fail_after: options.fail_after };
     let up = bring_up(c, &options.volume, &how)?;
@@ -113,17 +114,26 @@ fn check(options: &args::Mount) -> Result<bool, Refusal> {
     })
 }
 
+/// Refuses a volume whose client runs here. What a client that died has left behind is cleared, its dead file system
+/// too, so that a new epoch goes on in the same place (F5).
+fn clear_the_way(c: &Context, volume: &str) -> Result<(), Refusal> {
+    let Some(mount) = local::find(c, volume) else { return Ok(()) };
+    let name = &mount.info.name;
+    match mount.client() {
+        Client::Answers(_) => Err(Refusal::new(ErrorKind::Conflict, format!("{name} is mounted here already"))
+            .hint(format!("see sublet status; to mount it anew: sublet unmount {name}"))),
+        Client::Silent => {
+            Err(Refusal::new(ErrorKind::Conflict, format!("{name} is mounted here, but its client does not answer"))
+                .hint(format!("to end it: sublet unmount {name} --force")))
+        }
+        Client::Gone => unmount::clear_remains(&mount, true),
+    }
+}
+
 /// Makes the path and starts the client.
 pub(super) fn bring_up(c: &Context, volume: &str, how: &How) -> Result<Up, Refusal> {
     let identity = c.identity()?;
-    if let Some(mount) = local::find(c, volume) {
-        if mount.status().is_some() {
-            return Err(Refusal::new(ErrorKind::Conflict, format!("{} is mounted here already", mount.info.name))
-                .hint(format!("see sublet status; to mount it anew: sublet unmount {}", mount.info.name)));
-        }
-        // The client has died: what it left behind is cleared, and a new epoch goes on (F5).
-        unmount::clear_remains(&mount, true)?;
-    }
+    clear_the_way(c, volume)?;
     let mount = Mount { task: new_task()?, server: identity.server, read_only: how.read_only };
     let answer = with_progress(|p| c.manager().mount(volume, mount, p))?;
     let TaskOutcome::Mounted { mounting } = answer.outcome else {
@@ -139,7 +149,8 @@ pub(super) fn bring_up(c: &Context, volume: &str, how: &How) -> Result<Up, Refus
 /// Keeps the mounting information (S35) and starts the client; returns once the volume can be used.
 fn start(c: &Context, info: &MountingInformation, how: &How) -> Result<(MountHome, Ready), Refusal> {
     let home = local::folder(c, &info.name)?;
-    let io = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot {what} in {}: {e}", home.dir().display()));
+    let io =
+        |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot {what} in {}: {e}", home.dir().display()));
     let json = serde_json::to_vec_pretty(info).map_err(|e| Refusal::new(ErrorKind::Internal, e.to_string()))?;
     write_private(&home.mount_json(), &json).map_err(|e| io("keep the mounting information", e))?;
     let log = File::options().create(true).append(true).open(home.log()).map_err(|e| io("open the log", e))?;
@@ -177,7 +188,7 @@ fn start(c: &Context, info: &MountingInformation, how: &How) -> Result<(MountHom
 
 /// Makes everything undone, and returns the refusal that led to it.
 fn undo(c: &Context, info: &MountingInformation, refusal: Refusal) -> Refusal {
-    match unmount::take_down(c, &info.name.to_string(), info, true) {
+    match unmount::take_down(c, info.name.as_ref(), info, true) {
         Ok(_) => refusal,
         Err(second) => {
             let message = format!("{refusal}; and undoing the mount failed: {second}");

@@ -8,7 +8,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::ByteSize;
 
 use super::areas::ask_server;
-use super::local::{self, LocalMount};
+use super::local::{self, Client, LocalMount};
 use crate::context::Context;
 use crate::output::{Columns, print, print_json};
 
@@ -48,11 +48,15 @@ struct Mount {
 
 fn mount_status(mount: &LocalMount) -> Mount {
     let ready = mount.ready();
-    let (path, reason, missing, resync) = match mount.status() {
-        Some(ClientAnswerLine::Status { path, reason, missing, resync, .. }) => {
+    let (path, reason, missing, resync) = match mount.client() {
+        Client::Answers(ClientAnswerLine::Status { path, reason, missing, resync, .. }) => {
             (format!("{path:?}").to_lowercase(), reason, missing, resync)
         }
-        _ => {
+        Client::Answers(_) | Client::Silent => {
+            let hint = format!("to end it: sublet unmount {} --force", mount.info.name);
+            ("client does not answer".to_owned(), hint, Vec::new(), None)
+        }
+        Client::Gone => {
             let hint = format!("mount it again to go on (sublet mount {0}), or sublet unmount {0}", mount.info.name);
             ("client is gone".to_owned(), hint, Vec::new(), None)
         }

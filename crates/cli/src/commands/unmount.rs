@@ -5,14 +5,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::{MountingInformation, UnmountingInformation};
 use sublet_api::request::{TaskOutcome, Unmount};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::ask;
 
-use super::local::{self, LocalMount};
+use super::local::{self, Client, LocalMount};
 use super::mount::tool;
 use crate::context::{Context, new_task, with_progress};
 use crate::output::{print, print_json};
@@ -55,7 +55,11 @@ fn not_here(c: &Context, volume: &str) -> Result<Refusal, Refusal> {
     if view.status == 0 {
         return Ok(Refusal::new(ErrorKind::Conflict, format!("{} is not mounted (borrowed by {holder})", view.name)));
     }
-    let hint = if own { "clear it with: sublet unmount --force" } else { "unmount it there, or fence that server: sublet unmount --force" };
+    let hint = if own {
+        "clear it with: sublet unmount --force"
+    } else {
+        "unmount it there, or fence that server: sublet unmount --force"
+    };
     Ok(Refusal::new(ErrorKind::Conflict, format!("{} is not mounted here but on {holder}", view.name)).hint(hint))
 }
 
@@ -76,38 +80,38 @@ pub(super) fn take_down(
 fn take_down_kernel(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
     if let Some(device) = mount.ready().and_then(|ready| ready.device) {
         for point in local::mounts_of(Path::new(&device)) {
-            unmount_file_system(&point, false).or_else(|refusal| if force { unmount_file_system(&point, true) } else { Err(refusal) })?;
+            unmount_file_system(&point, false)
+                .or_else(|refusal| if force { unmount_file_system(&point, true) } else { Err(refusal) })?;
         }
     }
-    let stopped = if mount.status().is_some() {
-        ask(&mount.home.control_socket(), &ClientRequest::Stop { force }, &mut |_: ClientAnswerLine| {}).map(drop)
-    } else {
-        Ok(())
-    };
-    if let Err(refusal) = stopped {
-        // A client that ended while it answered has ended all the same.
-        if mount.status().is_some() && !force {
-            return Err(refusal.hint("the volume's lenders do not answer; sublet unmount --force gives up what was not flushed"));
+    match mount.client() {
+        Client::Gone => {}
+        // Below it is killed.
+        Client::Silent if force => {}
+        Client::Silent => {
+            return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {} does not answer", mount.info.name))
+                .hint("sublet unmount --force kills it; what was not flushed is given up"));
+        }
+        Client::Answers(_) => {
+            let stopped = ask(&mount.home.control_socket(), &ClientRequest::Stop { force }, &mut |_: ClientAnswerLine| {});
+            // A client that ended while it answered has ended all the same.
+            if let Err(refusal) = stopped
+                && mount.client_pid().is_some()
+                && !force
+            {
+                return Err(refusal.hint("if its lenders do not answer: sublet unmount --force gives up what was not flushed"));
+            }
         }
     }
     wait_for_end(mount, force)?;
     clear_remains(mount, force)
 }
 
-/// The client's process, if it runs: its command line names the mount's folder.
-fn client_pid(mount: &LocalMount) -> Option<Pid> {
-    let text = std::fs::read_to_string(mount.home.pid_path()).ok()?;
-    let pid: i32 = text.trim().parse().ok()?;
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let names_it = command.split(|b| *b == 0).any(|word| word == mount.home.dir().as_os_str().as_encoded_bytes());
-    names_it.then(|| Pid::from_raw(pid)).flatten()
-}
-
 /// Waits until the client's process is gone; with `force` it is killed.
 fn wait_for_end(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
     let limit = if force { Duration::from_secs(3) } else { Duration::from_secs(30) };
     for signal in [None, Some(Signal::KILL)] {
-        if let (Some(signal), Some(pid)) = (signal, client_pid(mount)) {
+        if let (Some(signal), Some(pid)) = (signal, mount.client_pid()) {
             if !force {
                 return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {} does not end", mount.info.name))
                     .hint("sublet unmount --force kills it"));
@@ -116,11 +120,11 @@ fn wait_for_end(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
             let _ = kill_process(pid, signal);
         }
         let begun = Instant::now();
-        while client_pid(mount).is_some() && begun.elapsed() < limit {
+        while mount.client_pid().is_some() && begun.elapsed() < limit {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    if client_pid(mount).is_some() {
+    if mount.client_pid().is_some() {
         return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {} cannot be killed", mount.info.name)));
     }
     Ok(())
@@ -156,7 +160,12 @@ fn unmount_file_system(point: &Path, lazily: bool) -> Result<(), Refusal> {
 }
 
 /// Tells the manager, and forgets the mounting information (S33). None if the volume had been fenced from here before.
-fn close_path(c: &Context, volume: &str, info: &MountingInformation, force: bool) -> Result<Option<UnmountingInformation>, Refusal> {
+fn close_path(
+    c: &Context,
+    volume: &str,
+    info: &MountingInformation,
+    force: bool,
+) -> Result<Option<UnmountingInformation>, Refusal> {
     let answer = match release(c, &info.volume.to_string(), Some(info), false) {
         Ok(unmounting) => Some(unmounting),
         // Fenced, transferred or dissolved elsewhere meanwhile: nothing of it is ours any more.
@@ -175,11 +184,12 @@ fn close_path(c: &Context, volume: &str, info: &MountingInformation, force: bool
 
 /// The manager's part.
 fn release(c: &Context, volume: &str, info: Option<&MountingInformation>, force: bool) -> Result<UnmountingInformation, Refusal> {
-    let unmount =
-        Unmount { task: new_task()?, server: info.map(|i| i.borrower), epoch: info.map(|i| i.epoch), force };
+    let unmount = Unmount { task: new_task()?, server: info.map(|i| i.borrower), epoch: info.map(|i| i.epoch), force };
     let answer = with_progress(|p| c.manager().with_patience(Duration::from_secs(5)).unmount(volume, unmount, p))?;
     match answer.outcome {
         TaskOutcome::Unmounted { unmounting } => Ok(unmounting),
-        other => Err(Refusal::new(ErrorKind::Internal, format!("the manager unmounted {volume} with a strange answer: {other:?}"))),
+        other => {
+            Err(Refusal::new(ErrorKind::Internal, format!("the manager unmounted {volume} with a strange answer: {other:?}")))
+        }
     }
 }

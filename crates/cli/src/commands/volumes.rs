@@ -15,7 +15,8 @@ fn shares(texts: &[String]) -> Result<Vec<AreaShare>, Refusal> {
         let (area, size) = match text.split_once(':') {
             None => (text.as_str(), None),
             Some((area, size)) => {
-                let size: ByteSize = size.parse().map_err(|e| Refusal::new(ErrorKind::BadRequest, format!("--on {text}: {e}")))?;
+                let size: ByteSize =
+                    size.parse().map_err(|e| Refusal::new(ErrorKind::BadRequest, format!("--on {text}: {e}")))?;
                 (area, Some(size.bytes()))
             }
         };
@@ -31,7 +32,9 @@ fn shares(texts: &[String]) -> Result<Vec<AreaShare>, Refusal> {
 fn show(c: &Context, verb: &str, answer: &TaskAnswer) {
     match &answer.outcome {
         TaskOutcome::Volume { volume } if c.json => print_json(volume),
-        TaskOutcome::Volume { volume } => print(&format!("{verb} {}\n{}", volume.name, output::volumes(std::slice::from_ref(volume)))),
+        TaskOutcome::Volume { volume } => {
+            print(&format!("{verb} {}\n{}", volume.name, output::volumes(std::slice::from_ref(volume))))
+        }
         _ if c.json => print_json(answer),
         _ => {
             let reason = if answer.task.reason.is_empty() { String::new() } else { format!(" ({})", answer.task.reason) };

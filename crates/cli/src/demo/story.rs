@@ -30,7 +30,8 @@ const J: usize = 6;
 const K: usize = 7;
 
 /// The areas of the seed's table: (name, server, MiB).
-const AREAS: [(&str, usize, u64); 6] = [("a2", A, 256), ("b2", 1, 128), ("c2", 2, 192), ("d", D, 512), ("e", E, 512), ("x2", X, 256)];
+const AREAS: [(&str, usize, u64); 6] =
+    [("a2", A, 256), ("b2", 1, 128), ("c2", 2, 192), ("d", D, 512), ("e", E, 512), ("x2", X, 256)];
 
 pub(super) struct Story<'a> {
     pool: &'a Playground,
@@ -48,13 +49,16 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> Refusal + '_ {
 
 impl<'a> Story<'a> {
     pub(super) fn new(pool: &'a Playground) -> Self {
-        let root = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists() && Path::new("/dev/fuse").exists();
+        let root =
+            rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists() && Path::new("/dev/fuse").exists();
         Self { pool, root, step: 0 }
     }
 
     pub(super) fn tell(&mut self) -> Result<(), Refusal> {
         if !self.root {
-            println!("Without root (or without the loop and FUSE devices) there is no block device: the NBD socket is used instead.");
+            println!(
+                "Without root (or without the loop and FUSE devices) there is no block device: the NBD socket is used instead."
+            );
         }
         self.register()?;
         self.define()?;
@@ -103,7 +107,11 @@ impl<'a> Story<'a> {
 
     fn expect(&self, volume: &str, field: &str, value: &Value) -> Result<(), Refusal> {
         let row = self.volume(volume)?;
-        if row.get(field) == Some(value) { Ok(()) } else { Err(off(format!("{field} of {volume} is {:?}, not {value}", row.get(field)))) }
+        if row.get(field) == Some(value) {
+            Ok(())
+        } else {
+            Err(off(format!("{field} of {volume} is {:?}, not {value}", row.get(field))))
+        }
     }
 
     fn wait_for(&self, what: &str, mut ready: impl FnMut() -> Result<bool, Refusal>) -> Result<Duration, Refusal> {
@@ -205,16 +213,20 @@ impl<'a> Story<'a> {
         self.table()?;
         // Across the border of Vol-2's two areas, and at the same places of Vol-4 and Vol-5.
         let border = 128 * MIB - 7;
-        for (server, volume, offset, text) in
-            [(K, "Vol-2", border, "integrated: B2 and C2"), (J, "Vol-4", 4096, "four, for server J"), (K, "Vol-5", 4096, "five, for server K")]
-        {
+        for (server, volume, offset, text) in [
+            (K, "Vol-2", border, "integrated: B2 and C2"),
+            (J, "Vol-4", 4096, "four, for server J"),
+            (K, "Vol-5", 4096, "five, for server K"),
+        ] {
             let mut client = NbdClient::connect(&self.socket(server, volume)).map_err(io(volume))?;
             client.write(offset, text.as_bytes()).map_err(io(volume))?;
             client.flush().map_err(io(volume))?;
         }
-        for (server, volume, offset, text) in
-            [(K, "Vol-2", border, "integrated: B2 and C2"), (J, "Vol-4", 4096, "four, for server J"), (K, "Vol-5", 4096, "five, for server K")]
-        {
+        for (server, volume, offset, text) in [
+            (K, "Vol-2", border, "integrated: B2 and C2"),
+            (J, "Vol-4", 4096, "four, for server J"),
+            (K, "Vol-5", 4096, "five, for server K"),
+        ] {
             let mut client = NbdClient::connect(&self.socket(server, volume)).map_err(io(volume))?;
             let mut back = vec![0; text.len()];
             client.read(offset, &mut back).map_err(io(volume))?;
@@ -311,7 +323,9 @@ impl<'a> Story<'a> {
                 println!("  All {} files were read back {whence}; every SHA-256 agrees.", entries.len());
                 Ok(())
             }
-            Some(first) => Err(off(format!("{} of {} files differ, the first is {}", differing.len(), entries.len(), first.display()))),
+            Some(first) => {
+                Err(off(format!("{} of {} files differ, the first is {}", differing.len(), entries.len(), first.display())))
+            }
         }
     }
 
@@ -385,7 +399,10 @@ impl<'a> Story<'a> {
 
 /// The prompt of a server in the story.
 fn name(server: usize) -> &'static str {
-    ["server-a", "server-b", "server-c", "server-d", "server-e", "server-x", "server-j", "server-k"].get(server).copied().unwrap_or("?")
+    ["server-a", "server-b", "server-c", "server-d", "server-e", "server-x", "server-j", "server-k"]
+        .get(server)
+        .copied()
+        .unwrap_or("?")
 }
 
 fn indent(text: &str) -> String {

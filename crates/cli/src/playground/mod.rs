@@ -167,7 +167,17 @@ impl Playground {
         let home = self.home(number);
         let port = self.memory.server_ports.get(number).copied().unwrap_or_default();
         let listen = format!("127.0.0.1:{port}");
-        let args = ["--manager", &self.url(), "server", "--data", &home.to_string_lossy(), "--listen", &listen, "--name", &server_name(number)];
+        let args = [
+            "--manager",
+            &self.url(),
+            "server",
+            "--data",
+            &home.to_string_lossy(),
+            "--listen",
+            &listen,
+            "--name",
+            &server_name(number),
+        ];
         processes::spawn(&home, &args)
     }
 
@@ -190,8 +200,11 @@ impl Playground {
             if dead || begun.elapsed() > START_LIMIT {
                 let log = home.join("log");
                 let end = processes::end_of(&log);
-                return Err(Refusal::new(ErrorKind::TimedOut, format!("{} did not come up; the end of its log:\n{end}", home.display()))
-                    .hint(format!("see {}", log.display())));
+                return Err(Refusal::new(
+                    ErrorKind::TimedOut,
+                    format!("{} did not come up; the end of its log:\n{end}", home.display()),
+                )
+                .hint(format!("see {}", log.display())));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -24,7 +24,8 @@ fn own_program() -> Result<PathBuf, Refusal> {
 /// # Errors
 /// The log could not be made, or the program not be started.
 pub fn spawn(home: &Path, args: &[&str]) -> Result<(), Refusal> {
-    let failed = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot {what} for {}: {e}", home.display()));
+    let failed =
+        |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot {what} for {}: {e}", home.display()));
     std::fs::create_dir_all(home).map_err(|e| failed("make the folder", e))?;
     let log = File::options().create(true).append(true).open(home.join("log")).map_err(|e| failed("open the log", e))?;
     let both = log.try_clone().map_err(|e| failed("open the log", e))?;
@@ -79,8 +80,7 @@ fn mounts(home: &Path) -> Vec<String> {
 pub fn stop(dir: &Path) -> Result<(), Refusal> {
     let homes: Vec<PathBuf> = running(dir).collect();
     let url = std::fs::read_to_string(dir.join("env")).ok().and_then(|env| {
-        let line = env.lines().find_map(|l| l.strip_prefix("export SUBLET_MANAGER='")).map(|l| l.trim_end_matches('\'').to_owned());
-        line
+        env.lines().find_map(|l| l.strip_prefix("export SUBLET_MANAGER='")).map(|l| l.trim_end_matches('\'').to_owned())
     });
     let servers = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     for home in servers.filter(|home| home.join("mounts").is_dir()) {
@@ -174,7 +174,11 @@ impl Sublet {
     fn output(&self, args: &[&str]) -> Result<Output, Refusal> {
         let mut command = Command::new(own_program()?);
         command.args(args).env("SUBLET_HOME", &self.home).stdin(Stdio::null());
-        if self.url.is_empty() { command.env_remove("SUBLET_MANAGER") } else { command.env("SUBLET_MANAGER", &self.url) };
+        if self.url.is_empty() {
+            command.env_remove("SUBLET_MANAGER")
+        } else {
+            command.env("SUBLET_MANAGER", &self.url)
+        };
         command.output().map_err(|e| Refusal::new(ErrorKind::Io, format!("cannot run sublet: {e}")))
     }
 }

@@ -67,7 +67,7 @@ impl DiskFile for RealFile {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (Err(error), buffer),
             }
-            if at < range.end && self.facts.direct && (at - range.start) % ALIGNMENT != 0 {
+            if at < range.end && self.facts.direct && !(at - range.start).is_multiple_of(ALIGNMENT) {
                 // Only the end of the file cuts a direct read inside a block, and going on from there would be unaligned.
                 return (Err(io::ErrorKind::UnexpectedEof.into()), buffer);
             }
