@@ -159,6 +159,9 @@ fn plan(
         if entries.iter().any(|entry| entry.area == label.area && entry.offline.is_none()) {
             return Err(Refusal::new(ErrorKind::AlreadyExists, format!("area {} is lent already", label.name)));
         }
+        for piece in &pieces {
+            make::refuse_locked(&piece.path)?;
+        }
         let warnings = vec![format!("area {} was recognised by its label: it is served again with what it holds", label.name)];
         return Ok(Plan { pieces, make: None, fill: false, known: Some(label), warnings });
     }
