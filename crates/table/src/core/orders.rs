@@ -15,6 +15,8 @@ pub const TIMEOUT_MS: u64 = ORDER_TIMEOUT.as_millis() as u64;
 const RESEND_MS: u64 = 3000;
 /// An order that was refused and is still wanted is given again after this long, in milliseconds.
 const RETRY_MS: u64 = 10_000;
+/// A wipe without progress for so long counts as stuck: nobody waits for it any longer, but it stays wanted, in milliseconds.
+const WIPE_SILENT_MAX_MS: u64 = 3 * TIMEOUT_MS;
 /// The most orders of one poll answer.
 const ORDERS_PER_ANSWER_MAX: usize = 64;
 
@@ -32,6 +34,8 @@ pub struct Entry {
     pub order: Order,
     pub fate: Fate,
     issued_ms: u64,
+    /// When it was issued, or its lender last told of progress.
+    heard_ms: u64,
     /// When it was last sent or heard of.
     touched_ms: u64,
     /// How often it was sent.
@@ -44,9 +48,14 @@ impl Entry {
         matches!(self.order, Order::WipeSlice { .. })
     }
 
-    /// Whether its lender, although it is up, has not answered in time. A wipe takes as long as it takes.
+    /// From when on its lender, although it is up, has not answered in time (a stuck disk counts as unreachable, F1). A wipe
+    /// takes as long as it takes, but it tells how far it is.
+    fn overdue_ms(&self) -> u64 {
+        if self.is_wipe() { self.heard_ms + WIPE_SILENT_MAX_MS } else { self.issued_ms + TIMEOUT_MS }
+    }
+
     fn is_overdue(&self, now_ms: u64) -> bool {
-        self.fate == Fate::Open && !self.is_wipe() && now_ms >= self.issued_ms + TIMEOUT_MS
+        self.fate == Fate::Open && now_ms >= self.overdue_ms()
     }
 
     /// How it stands with a lender that is up.
@@ -55,7 +64,7 @@ impl Entry {
             Fate::Done => Standing::Done,
             Fate::Failed(refusal) => Standing::Failed(refusal.clone()),
             Fate::Open if self.is_overdue(now_ms) => {
-                Standing::Unreachable(format!("it did not answer for {} s", now_ms.saturating_sub(self.issued_ms) / 1000))
+                Standing::Unreachable(format!("it did not answer for {} s", now_ms.saturating_sub(self.heard_ms) / 1000))
             }
             Fate::Open => Standing::Waiting { since_ms: self.issued_ms, progress: self.progress },
         }
@@ -87,6 +96,11 @@ impl OrderBook {
 
     pub fn find(&self, order: &Order) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.order == *order)
+    }
+
+    /// Whether a wipe of this server is stuck; then those that wait behind it are, too.
+    pub fn has_stuck_wipe(&self, server: ServerId, now_ms: u64) -> bool {
+        self.entries.iter().any(|entry| entry.server == server && entry.is_wipe() && entry.is_overdue(now_ms))
     }
 
     /// Enters an order that is not there yet.
@@ -126,6 +140,7 @@ impl OrderBook {
         match result.outcome {
             Outcome::Progress { done, total } => {
                 entry.progress = Some((done, total));
+                entry.heard_ms = now_ms;
                 None
             }
             Outcome::Done => {
@@ -164,9 +179,7 @@ impl OrderBook {
     pub fn wakes(&self, now_ms: u64) -> impl Iterator<Item = u64> {
         self.entries.iter().flat_map(move |entry| {
             let times = match entry.fate {
-                Fate::Open => {
-                    [entry.issued_ms + TIMEOUT_MS, entry.issued_ms + crate::plan::mount::STALE_WAIT_MS, entry.resend_ms()]
-                }
+                Fate::Open => [entry.overdue_ms(), entry.issued_ms + crate::plan::mount::STALE_WAIT_MS, entry.resend_ms()],
                 Fate::Failed(_) => [entry.touched_ms + RETRY_MS; 3],
                 Fate::Done => [0; 3],
             };
@@ -182,6 +195,7 @@ fn fresh(number: u64, server: ServerId, order: &Order, now_ms: u64) -> Entry {
         order: order.clone(),
         fate: Fate::Open,
         issued_ms: now_ms,
+        heard_ms: now_ms,
         touched_ms: now_ms,
         sent: 0,
         progress: None,

@@ -78,6 +78,10 @@ impl<S: Store> Core<S> {
         if let Some(reason) = &area.offline {
             return Standing::Unreachable(format!("area {} is offline: {reason}", area.name));
         }
+        let is_wipe = matches!(order, sublet_api::order::Order::WipeSlice { .. });
+        if entry.is_none() && is_wipe && self.orders.has_stuck_wipe(area.server, self.now_ms) {
+            return Standing::Unreachable("its wipes make no progress".to_owned());
+        }
         entry.map_or(Standing::Waiting { since_ms: self.now_ms, progress: None }, |entry| entry.standing(self.now_ms))
     }
 

@@ -4,3 +4,4 @@ mod crash;
 mod faults;
 mod lending;
 mod reports;
+mod storm;

@@ -301,3 +301,17 @@ fn a_lender_that_did_not_answer_a_forced_unmount_is_fenced_when_it_answers_again
     pool.done(give_back(4, Some(borrower), "v", false));
     assert_eq!(pool.refused(unmount(5, borrower, "v", mounting.epoch)).kind, ErrorKind::NotFound);
 }
+
+#[test]
+fn a_return_does_not_wait_for_ever_for_a_wipe_that_makes_no_progress() {
+    let mut pool = Pool::new(&[40, 0]);
+    let borrower = pool.id(1);
+    pool.done(borrow(1, borrower, Some("v"), Some(R), None));
+    pool.server(0).stuck = true;
+    let answer = pool.done(give_back(2, Some(borrower), "v", false));
+    assert!(answer.task.reason.contains("4 MiB at server-a cannot be wiped now"), "{}", answer.task.reason);
+    assert_eq!(pool.core.table().wipes.len(), 1, "it stays wanted");
+    pool.server(0).stuck = false;
+    pool.pass(60_000);
+    assert!(pool.core.table().wipes.is_empty());
+}
