@@ -30,6 +30,8 @@ const PING_AFTER: Duration = Duration::from_secs(3);
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// A session that has lived for so long forgets earlier troubles.
 const STABLE_AFTER: Duration = Duration::from_secs(3);
+/// How far session numbers jump when the lender knows a higher one.
+const SESSION_LEAP: u64 = 1 << 24;
 /// The first and the longest pause between two attempts to connect.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -112,8 +114,11 @@ impl<D: Doors> Leg<D> {
         self.facts.server_name.to_string()
     }
 
-    /// A write that is not durable yet was acknowledged by this leg.
-    pub(crate) fn count_write(&self) {
+    /// A write was acknowledged by this leg; with `durable` it needs no flush.
+    pub(crate) fn count_write(&self, durable: bool) {
+        if durable {
+            return;
+        }
         self.acknowledged.set(self.acknowledged.get() + 1);
     }
 
@@ -253,6 +258,10 @@ fn not_connected<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>
                 // S1 between two labels: this one may have been written already, or not yet.
                 leg.try_previous.set(!leg.try_previous.get());
             }
+            if status == Status::Superseded {
+                // A client with the same epoch was here before, by a clock that was ahead of ours.
+                leg.number.set(leg.number.get() + SESSION_LEAP);
+            }
             leg.refused.set(!matches!(status, Status::Unavailable | Status::Superseded | Status::TooMuch));
             format!("the lender refuses ({status:?}): {text}")
         }
@@ -270,17 +279,15 @@ fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index
     let Some(opened) = session.opened() else { return false };
     if session.mode() == OpenMode::Target {
         leg.forget();
-    } else if let Some(before) = leg.identity.get() {
-        if !opened.identity.kept_writes_of(&before) && leg.has_unflushed() {
-            // W5 without replay: never silently on.
-            leg.lost_writes.set(true);
-            let text = format!("server {} has restarted and lost writes that had not been flushed", leg.facts.server_name);
-            tracing::error!(text);
-            leg.broken.replace(Some(text));
-            leg.identity.set(Some(opened.identity));
-            segment.shared.changed.notify();
-            return false;
-        }
+    } else if leg.identity.get().is_some_and(|before| !opened.identity.kept_writes_of(&before)) && leg.has_unflushed() {
+        // W5 without replay: never silently on.
+        leg.lost_writes.set(true);
+        let text = format!("server {} has restarted and lost writes that had not been flushed", leg.facts.server_name);
+        tracing::error!(text);
+        leg.broken.replace(Some(text));
+        leg.identity.set(Some(opened.identity));
+        segment.shared.changed.notify();
+        return false;
     }
     leg.identity.set(Some(opened.identity));
     if session.mode() == OpenMode::InSync {

@@ -172,10 +172,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
             let (out, usable): (Vec<usize>, Vec<usize>) =
                 readable.into_iter().partition(|leg| failed.get(*leg).is_some_and(Option::is_some));
-            if usable.is_empty() {
-                if let Some(error) = out.first().and_then(|leg| failed.get_mut(*leg)?.take()) {
-                    return Err(error);
-                }
+            let last_error = out.first().filter(|_| usable.is_empty()).and_then(|leg| failed.get_mut(*leg)?.take());
+            if let Some(error) = last_error {
+                return Err(error);
             }
             let open = usable
                 .into_iter()
@@ -379,11 +378,11 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             Change::Write { offset, data, sums, fua } => {
                 let flags = if *fua { Flags::FUA } else { Flags::default() };
                 session.write(*offset, data, sums, flags).await?;
-                leg.count_write();
+                leg.count_write(*fua);
             }
             Change::Zero { offset, length, flags } => {
                 session.write_zeroes(*offset, *length, *flags).await?;
-                leg.count_write();
+                leg.count_write(flags.has(Flags::FUA));
             }
             Change::Flush => {
                 let mark = leg.flush_mark();
@@ -394,9 +393,12 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         Ok(())
     }
 
-    /// A disk error at a required leg: it leaves (S1) if another leg has the bytes. The change waits until it has left.
-    fn leaves_broken(&self, index: usize, text: &str) -> bool {
-        let other = (0..self.legs.len()).any(|other| other != index && self.is_sound(other));
+    /// A disk error at a required leg: it leaves (S1) if another leg has the bytes, be it out of reach just now. The change waits
+    /// until it has left: otherwise the two would differ, and both count as in sync.
+    pub(crate) fn leaves_broken(&self, index: usize, text: &str) -> bool {
+        let others = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
+        let intact = |leg: &Leg<D>| !leg.lost_writes.get() && leg.broken.borrow().is_none();
+        let other = others.iter().any(|other| *other != index && self.legs.get(*other).is_some_and(intact));
         if !other || !self.members.borrow().may_leave(index) {
             return false;
         }

@@ -101,7 +101,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     }
 
     fn left(&self, leg: usize, answer: &LegAnswer) {
-        if !answer.in_sync.get(leg).is_some_and(|in_sync| !in_sync) {
+        if answer.in_sync.get(leg) != Some(&false) {
             tracing::error!(segment = self.index, leg, "the manager answers with a set that still has the leg that left");
         }
         self.members.borrow_mut().has_left(leg, answer);
@@ -185,7 +185,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 }
                 Ok(Err(SessionError::Refused(status, text))) => {
                     tracing::error!(lender = %leg.facts.server_name, ?status, text, "the lender does not take the new generation");
-                    leg.problem.replace(format!("it does not take the new generation: {text}"));
+                    let text = format!("server {} does not take the new generation: {text}", leg.facts.server_name);
+                    if !self.leaves_broken(index, &text) {
+                        self.manager_problem.replace(Some(text));
+                    }
                     ok = false;
                 }
                 // A lost session is seen by the watchdog; a slow label is tried again.

@@ -110,10 +110,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let paused = if members.paused() { "writes wait: " } else { "" };
             reasons.push(format!("{paused}{problem}"));
         }
-        if let Some((leg, done)) = self.copying.get() {
-            if let Some(leg) = self.legs.get(leg) {
-                status.resync.push(ResyncReport { slice: leg.facts.slice, done, total: self.length });
-            }
-        }
+        let copying = self.copying.get().and_then(|(leg, done)| Some((self.legs.get(leg)?, done)));
+        status.resync.extend(copying.map(|(leg, done)| ResyncReport { slice: leg.facts.slice, done, total: self.length }));
     }
 }

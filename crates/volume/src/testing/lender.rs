@@ -194,7 +194,7 @@ impl Lender {
 
     async fn serve(self: &Rc<Self>, conn: <MemDoors as Net>::Conn) {
         let (mut reader, writer) = conn.split();
-        let writer = Rc::new(RefCell::new(writer));
+        let writer = Rc::new(futures_util::lock::Mutex::new(writer));
         // Requests run at the same time; those of an ended connection are dropped with it, as its answers would be.
         let mut running = futures_util::stream::FuturesUnordered::new();
         use futures_util::StreamExt;
@@ -227,7 +227,12 @@ impl Lender {
     }
 
     /// Answers one request; false ends the connection.
-    async fn answer(self: &Rc<Self>, writer: Rc<RefCell<MemWriter>>, frame: RequestFrame, payload: Chunk) -> bool {
+    async fn answer(
+        self: &Rc<Self>,
+        writer: Rc<futures_util::lock::Mutex<MemWriter>>,
+        frame: RequestFrame,
+        payload: Chunk,
+    ) -> bool {
         self.seen.borrow_mut().push(Seen {
             session: frame.session.0,
             cookie: frame.cookie,
@@ -268,7 +273,7 @@ impl Lender {
         if lie == Some(Lie::Endless) {
             bytes.extend_from_slice(&vec![7; 4 << 20]);
         }
-        writer.borrow_mut().write_all(vec![Chunk::from(bytes)]).await.is_ok()
+        writer.lock().await.write_all(vec![Chunk::from(bytes)]).await.is_ok()
             && frame.op != Op::Close
             && status != Status::StaleEpoch
     }

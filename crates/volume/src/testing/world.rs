@@ -137,7 +137,7 @@ pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> Volume
 }
 
 /// Random requests of any alignment, one after the other, against a byte model. `model` is what the volume must hold.
-pub(crate) async fn exercise(doors: &MemDoors, volume: &TestVolume, model: &mut Vec<u8>, operations: usize) {
+pub(crate) async fn exercise(doors: &MemDoors, volume: &TestVolume, model: &mut [u8], operations: usize) {
     let size = model.len() as u64;
     for _ in 0..operations {
         let (offset, length) = range(doors, size);

@@ -307,7 +307,7 @@ fn a_disk_error_of_one_copy_makes_it_stale_and_of_the_only_one_is_an_error() {
         world.until(20, "it is copied", || world.event(0, "manager InSync").is_some()).await;
         world.lenders[1].io_errors.set(1);
         volume.flush().await.unwrap();
-        assert_eq!(world.manager.0.segments.borrow()[0].in_sync[1], false);
+        assert!(!world.manager.0.segments.borrow()[0].in_sync[1]);
     });
     MemDoors::run(13, |doors| async move {
         let world = World::new(&doors, &[SIZE], 1);
@@ -315,6 +315,46 @@ fn a_disk_error_of_one_copy_makes_it_stale_and_of_the_only_one_is_an_error() {
         world.lenders[0].io_errors.set(2);
         assert_eq!(kind(write(&volume, 0, &[1; 4096]).await), VolumeErrorKind::Io);
         assert_eq!(kind(volume.flush().await), VolumeErrorKind::Io);
+    });
+}
+
+#[test]
+fn a_disk_error_while_the_other_copy_is_away_leaves_no_two_copies_that_differ() {
+    MemDoors::run(21, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        world.lenders[1].stop();
+        world.lenders[0].io_errors.set(1);
+        let writing = begin_write(&doors, &volume, 0, 1);
+        world.sleep(2.0).await;
+        assert!(writing.borrow().is_none(), "neither copy can be left out yet");
+        world.lenders[1].start();
+        world.until(5, "the write is acknowledged", || *writing.borrow() == Some(Ok(()))).await;
+        assert!(world.event(0, "manager Stale").is_some());
+        assert_eq!(read(&volume, 0, 4096).await.unwrap(), [1; 4096]);
+        world.until(20, "it is copied", || world.event(0, "manager InSync").is_some()).await;
+        world.assert_same(0, 1);
+    });
+    MemDoors::run(22, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        world.lenders.iter().for_each(|l| l.io_errors.set(1));
+        assert_eq!(kind(write(&volume, 0, &[1; 4096]).await), VolumeErrorKind::Io, "both have failed");
+        world.sleep(1.0).await;
+        let in_sync = world.manager.0.segments.borrow()[0].in_sync.clone();
+        assert_eq!(in_sync.iter().filter(|in_sync| **in_sync).count(), 1, "one of them is left");
+    });
+}
+
+#[test]
+fn w1_writes_that_were_durable_at_once_are_not_lost_with_the_power() {
+    MemDoors::run(23, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 1);
+        let volume = world.open().await;
+        volume.write(0, sublet_doors::Chunk::from(vec![1; 4096]), true).await.unwrap();
+        world.lenders[0].lose_power();
+        world.lenders[0].start();
+        assert_eq!(read(&volume, 0, 4096).await.unwrap(), [1; 4096]);
     });
 }
 
