@@ -340,9 +340,9 @@ fn a_disk_error_while_the_other_copy_is_away_leaves_no_two_copies_that_differ() 
         let volume = world.open().await;
         world.lenders.iter().for_each(|l| l.io_errors.set(1));
         assert_eq!(kind(write(&volume, 0, &[1; 4096]).await), VolumeErrorKind::Io, "both have failed");
-        world.sleep(1.0).await;
-        let in_sync = world.manager.0.segments.borrow()[0].in_sync.clone();
-        assert_eq!(in_sync.iter().filter(|in_sync| **in_sync).count(), 1, "one of them is left");
+        world.until(5, "one of them leaves", || world.event(0, "manager Stale").is_some()).await;
+        world.until(20, "and is copied", || world.event(0, "manager InSync").is_some()).await;
+        world.assert_same(0, 1);
     });
 }
 
