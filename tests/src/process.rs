@@ -61,14 +61,18 @@ impl Process {
         }
     }
 
-    /// `kill -9`; returns once it is gone.
+    /// `kill -9`; returns once it is gone, its files, locks and ports included: threads of a killed process may live on for
+    /// a moment after its command line has vanished.
     ///
     /// # Panics
     /// It does not go.
     #[track_caller]
     pub fn kill(&self) {
         self.signal(Signal::KILL);
-        wait_for(&format!("the end of killed process {:?}", self.words), Duration::from_secs(20), || !self.runs());
+        wait_for(&format!("the end of killed process {:?}", self.words), Duration::from_secs(20), || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid.as_raw_nonzero())).map_or(0, Iterator::count);
+            tasks == 0 || (tasks == 1 && self.state() == Some('Z'))
+        });
     }
 
     /// SIGSTOP; returns once it is stopped.

@@ -23,6 +23,8 @@ pub const REPLIES_PER_SEND_MAX: usize = 256;
 pub const SEARCH_BYTES_MAX: u64 = 64 << 20;
 /// Bytes that a search reads at once.
 pub const SEARCH_STEP: u64 = 1 << 20;
+/// Bytes that a search reads first.
+pub const SEARCH_STEP_FIRST: u64 = 16 << 10;
 /// The stretch for which a search asks the extents at once, in bytes.
 pub const SEARCH_WINDOW: u64 = 256 << 20;
 /// Orders and questions of the control threads that wait for the data thread.

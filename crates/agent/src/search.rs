@@ -10,7 +10,7 @@ use sublet_wire::Status;
 use sublet_wire::message::{MATCHES_PER_REPLY_MAX, SearchReply};
 
 use crate::gate::Session;
-use crate::limits::{SEARCH_BYTES_MAX, SEARCH_STEP, SEARCH_WINDOW};
+use crate::limits::{SEARCH_BYTES_MAX, SEARCH_STEP, SEARCH_STEP_FIRST, SEARCH_WINDOW};
 use crate::request::Failure;
 
 /// Finds all matches, overlapping ones too, that begin in the range (any alignment) and end in the segment. Answers for a
@@ -25,7 +25,15 @@ pub(crate) async fn search<D: Doors>(
     let end = offset.checked_add(length).filter(|end| *end <= session.length && length > 0).ok_or_else(|| {
         Failure::new(Status::OutOfRange, format!("{length} bytes at {offset} do not lie in the slice's {}", session.length))
     })?;
-    let mut scan = Scan { area, session, finder: Finder::new(pattern), m: pattern.len() as u64, read: 0, matches: Vec::new() };
+    let mut scan = Scan {
+        area,
+        session,
+        finder: Finder::new(pattern),
+        m: pattern.len() as u64,
+        step: SEARCH_STEP_FIRST,
+        read: 0,
+        matches: Vec::new(),
+    };
     // Holes are zeroes: a pattern of nothing else matches in them.
     let skips_holes = pattern.iter().any(|byte| *byte != 0);
     let mut at = offset;
@@ -45,6 +53,8 @@ struct Scan<'a, D: Doors> {
     finder: Finder<'a>,
     /// Length of the pattern.
     m: u64,
+    /// Bytes that are read next. It grows: where matches are dense, a reply is full after little of a large step.
+    step: u64,
     /// Bytes read so far.
     read: u64,
     matches: Vec<u64>,
@@ -85,12 +95,13 @@ impl<D: Doors> Scan<'_, D> {
             }
             let begin = at / BLOCK_SIZE * BLOCK_SIZE;
             // Beginnings up to the end of the step; the bytes read reach m-1 further.
-            let step_end = to.min(begin + SEARCH_STEP);
+            let step_end = to.min(begin + self.step);
             let read_end = (step_end + self.m - 1).next_multiple_of(BLOCK_SIZE).min(self.session.length);
             let length = (read_end - begin) as usize;
             let (result, buffer) = self.area.read(self.session.slice, begin, Buffer::new(length), 0..length).await;
             result?;
             self.read += length as u64;
+            self.step = SEARCH_STEP.min(self.step * 2);
             let last_end = (step_end + self.m - 1).min(self.session.length);
             let mut next = at;
             while let Some(bytes) = buffer.get((next - begin) as usize..(last_end - begin) as usize) {
