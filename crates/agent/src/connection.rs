@@ -245,7 +245,7 @@ async fn body<R: ConnReader>(frame: &RequestFrame, receiver: &mut Receiver<R>) -
     match frame.op {
         Op::Write => {
             let length = frame.length as usize;
-            if length == 0 || length % BLOCK_SIZE as usize != 0 {
+            if length == 0 || !length.is_multiple_of(BLOCK_SIZE as usize) {
                 receiver.skip(payload).await?;
                 return Ok(Body::Refused(Failure::new(Status::OutOfRange, "a write has whole blocks of 4096 bytes")));
             }

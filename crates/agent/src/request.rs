@@ -136,7 +136,7 @@ impl<D: Doors> Work<D> {
     /// Checks that the range is whole blocks of the segment.
     fn range(&self) -> Result<(u64, u64), Failure> {
         let (offset, length) = (self.frame.offset, u64::from(self.frame.length));
-        let aligned = offset % BLOCK_SIZE == 0 && length % BLOCK_SIZE == 0 && length > 0;
+        let aligned = offset.is_multiple_of(BLOCK_SIZE) && length.is_multiple_of(BLOCK_SIZE) && length > 0;
         let end = offset.checked_add(length).filter(|end| *end <= self.shared.session.length);
         if !aligned || end.is_none() {
             let text = format!(

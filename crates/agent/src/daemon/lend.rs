@@ -93,7 +93,7 @@ fn check(wish: &Lend) -> Result<(Vec<Target>, Option<Name>), Refusal> {
 /// A stretch of an existing file or device.
 fn stretch(wish: &Lend, target: &Target) -> Result<PieceSpec, Refusal> {
     let offset = wish.offset.unwrap_or(0);
-    if offset % BLOCK_SIZE != 0 {
+    if !offset.is_multiple_of(BLOCK_SIZE) {
         return bad(format!("the offset {offset} is not a multiple of {BLOCK_SIZE}"), "give another --offset");
     }
     let room = target.size.saturating_sub(offset) / BLOCK_SIZE * BLOCK_SIZE;
