@@ -12,7 +12,7 @@ use sublet_wire::message::{Close, EXTENTS_PER_REPLY_MAX, ExtentsReply, Message, 
 use sublet_wire::{FRAME_SIZE, Flags, Op, ReplyFrame, RequestFrame, Status};
 
 use crate::connection::{Shared, reply_head};
-use crate::gate::Ticket;
+use crate::gate::{Closing, Ticket};
 use crate::outbox::Reply;
 use crate::search::search;
 
@@ -108,8 +108,12 @@ impl<D: Doors> Work<D> {
             return Err(Failure::wrong_session());
         }
         // F1: a session that is being fenced submits nothing more.
-        if session.closing().is_some() {
-            return Err(Failure::new(Status::StaleEpoch, "the session is closing"));
+        // Only a fence says so: `StaleEpoch` stops the client for good (F4).
+        match session.closing() {
+            None => {}
+            Some(Closing::Fenced) => return Err(Failure::new(Status::StaleEpoch, "a newer epoch was persisted")),
+            Some(Closing::Superseded) => return Err(Failure::new(Status::Superseded, "a higher session was opened")),
+            Some(Closing::Draining | Closing::Ended) => return Err(Failure::new(Status::Unavailable, "the session is closing")),
         }
         if frame.deadline_ms > 0 && shared.doors.now().since(self.arrived) > Duration::from_millis(frame.deadline_ms.into()) {
             return Err(Failure::new(Status::Deadline, "the deadline was over before the request could be begun"));
