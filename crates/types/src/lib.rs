@@ -3,6 +3,8 @@
 //! This crate does no I/O, reads no clock and draws no random numbers. Everything here is plain data with
 //! checked conversions; every other crate builds on it.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod address;
 pub mod epoch;
 pub mod geometry;

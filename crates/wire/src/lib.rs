@@ -3,6 +3,8 @@
 //! `docs/protocol.md` draws the frames byte by byte; `cargo xtask tidy` checks that it moves together with this crate.
 //! A peer's bytes never panic anything here: every decoder returns [`Malformed`].
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod checksum;
 pub mod codec;
 pub mod frame;

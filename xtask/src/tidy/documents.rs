@@ -43,9 +43,11 @@ fn dead_links(top: &Path, file: &Path) -> Vec<String> {
             if !path.exists() {
                 findings.push(format!("{place}: dead link to {target}"));
             } else if let Some(symbol) = name.strip_prefix('`').and_then(|n| n.strip_suffix('`'))
-                && path.extension().is_some_and(|e| e == "rs") && !defines(&read(&path), symbol) {
-                    findings.push(format!("{place}: {target} does not define {symbol}"));
-                }
+                && path.extension().is_some_and(|e| e == "rs")
+                && !defines(&read(&path), symbol)
+            {
+                findings.push(format!("{place}: {target} does not define {symbol}"));
+            }
         }
     }
     findings
