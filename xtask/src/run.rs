@@ -43,7 +43,7 @@ pub fn test(top: &Path, end_to_end: bool) -> Result<(), String> {
     cargo(top, &["fmt", "--all", "--check"], &[])?;
     cargo(top, &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])?;
     tidy::tidy(top, false)?;
-    cargo(top, &["test", "--workspace", "--exclude", "sublet-tests"], &[])?;
+    cargo(top, &["test", "--workspace", "--exclude", "sublet-tests", "--lib", "--bins", "--tests"], &[])?;
     if end_to_end {
         cargo(top, &["build", "--package", "sublet"], &[])?;
         // One at a time: each test starts pools of its own, and the machine may have two cores only.
