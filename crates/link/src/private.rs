@@ -2,12 +2,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use sublet_api::{ErrorKind, Refusal};
+
+/// How long a process that was killed may still hold its files: one started again at once waits for it.
+const DYING_TIME_MAX: Duration = Duration::from_secs(2);
+/// The pause between two looks.
+const DYING_PAUSE: Duration = Duration::from_millis(10);
 
 /// Replaces the file at `path` by `bytes`, mode 0600. After a crash at any moment the file has the old or the new content.
 ///
@@ -63,18 +70,24 @@ impl PidFile {
     /// `Conflict` if it is held; `Io` if it cannot be written.
     pub fn take(path: &Path, what: &str) -> Result<Self, Refusal> {
         let io = |e: io::Error| Refusal::new(ErrorKind::Io, format!("{} cannot be written: {e}", path.display()));
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
-        if let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            if e != rustix::io::Errno::WOULDBLOCK {
-                return Err(io(e.into()));
+        let begun = Instant::now();
+        let mut file = loop {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // Its former holder may have removed it between our opening and our locking it.
+                Ok(()) if fs::metadata(path).is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino())) => {
+                    break file;
+                }
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < DYING_TIME_MAX => thread::sleep(DYING_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let pid = fs::read_to_string(path).unwrap_or_default();
+                    let text = format!("{what} already runs here as process {} ({})", pid.trim(), path.display());
+                    return Err(Refusal::new(ErrorKind::Conflict, text).hint("stop it first, or use another directory"));
+                }
+                Err(e) => return Err(io(e.into())),
             }
-            let pid = fs::read_to_string(path).unwrap_or_default();
-            return Err(Refusal::new(
-                ErrorKind::Conflict,
-                format!("{what} already runs here as process {} ({})", pid.trim(), path.display()),
-            )
-            .hint("stop it first, or use another directory"));
-        }
+        };
         file.set_len(0).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Self { path: path.to_path_buf(), _locked: file })

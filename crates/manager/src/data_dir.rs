@@ -4,9 +4,16 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use sublet_api::{ErrorKind, Refusal};
+
+/// How long a manager that was killed may still hold the lock: one started again at once waits for it.
+const DYING_TIME_MAX: Duration = Duration::from_secs(2);
+/// The pause between two tries.
+const DYING_PAUSE: Duration = Duration::from_millis(10);
 
 /// The directory, held by this process until dropped.
 #[derive(Debug)]
@@ -35,10 +42,13 @@ impl DataDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(|error| failed("open", &lock_path, &error))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use(path)),
-            Err(error) => return Err(failed("lock", &lock_path, &error.into())),
+        let begun = Instant::now();
+        while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            match error {
+                rustix::io::Errno::WOULDBLOCK if begun.elapsed() < DYING_TIME_MAX => thread::sleep(DYING_PAUSE),
+                rustix::io::Errno::WOULDBLOCK => return Err(in_use(path)),
+                error => return Err(failed("lock", &lock_path, &error.into())),
+            }
         }
         let this = Self { path: path.to_owned(), _lock: lock };
         // Left by a manager that was killed: nobody must take them for this one's.

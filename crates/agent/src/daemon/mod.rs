@@ -24,10 +24,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use sublet_api::{ErrorKind, Refusal};
-use sublet_doors::real::{self, RealDoors};
-use sublet_doors::{Doors, Endpoint, Listener, Net, Rng};
+use sublet_doors::real::{self, RealDoors, RealListener};
+use sublet_doors::{Clock, Doors, Endpoint, Listener, Net, Rng};
 use sublet_link::manager::base_url;
 use sublet_link::{Home, ManagerLink, PidFile};
 use sublet_types::limits::AGENT_PORT;
@@ -36,6 +37,12 @@ use sublet_types::{Address, Name};
 use crate::agent::Agent;
 use data::DataHandle;
 use state::{Daemon, Facts};
+
+/// How long a port in use is tried again: after `kill -9` the kernel ends the process first and takes its io_uring down
+/// afterwards, so that a server started again at once still finds its predecessor's listening socket.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
+/// The pause between two tries.
+const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// How to run a server.
 #[derive(Clone, Debug)]
@@ -91,16 +98,30 @@ fn manager_urls(args: &ServerArgs, learned: &[String]) -> Result<Vec<String>, Re
     Ok(urls)
 }
 
+/// Listens on one address. One in use is tried again for [`PORT_PATIENCE`].
+async fn listen_on(doors: &RealDoors, at: &Address) -> Result<RealListener, Refusal> {
+    let begun = doors.now();
+    loop {
+        match doors.listen(&Endpoint::Tcp(at.clone())).await {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && doors.now().since(begun) < PORT_PATIENCE => {
+                doors.sleep(PORT_PAUSE).await;
+            }
+            Err(e) => {
+                let text = format!("cannot listen on {at}: {e}");
+                return Err(Refusal::new(ErrorKind::Io, text).hint("choose another address with --listen"));
+            }
+        }
+    }
+}
+
 async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Refusal> {
     let identity = state::load_identity(&home, args.name.as_ref(), || doors.random_u128())?;
     let urls = manager_urls(&args, &identity.managers)?;
     let wished = if args.listen.is_empty() { vec![Address::new("127.0.0.1", AGENT_PORT)] } else { args.listen.clone() };
     let mut listeners = Vec::new();
     for at in &wished {
-        let listener = doors.listen(&Endpoint::Tcp(at.clone())).await;
-        listeners.push(listener.map_err(|e| {
-            Refusal::new(ErrorKind::Io, format!("cannot listen on {at}: {e}")).hint("choose another address with --listen")
-        })?);
+        listeners.push(listen_on(&doors, at).await?);
     }
     let bound: Vec<Address> = listeners.iter().filter_map(Listener::local_address).collect();
     let listen = bound.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
