@@ -75,7 +75,11 @@ impl Fio {
         let text = run.out.find('{').and_then(|at| run.out.get(at..)).unwrap_or_default();
         let json: Value = serde_json::from_str(text).map_err(|e| format!("no JSON ({e}): {run}"))?;
         let error = json.pointer("/jobs/0/error").and_then(Value::as_i64);
-        if run.succeeded() && error == Some(0) && !run.err.contains("verify:") { Ok(json) } else { Err(format!("error {error:?}: {run}")) }
+        if run.succeeded() && error == Some(0) && !run.err.contains("verify:") {
+            Ok(json)
+        } else {
+            Err(format!("error {error:?}: {run}"))
+        }
     }
 
     /// Writes the pattern.

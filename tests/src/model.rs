@@ -45,7 +45,13 @@ struct Part {
 impl Model {
     /// A run of two seconds on `range` with four connections.
     pub fn new(socket: &Path, range: Range<u64>) -> Self {
-        Self { socket: socket.to_owned(), range, connections: 4, time: Duration::from_secs(2), seed: Random::from_env("byte model").bits() }
+        Self {
+            socket: socket.to_owned(),
+            range,
+            connections: 4,
+            time: Duration::from_secs(2),
+            seed: Random::from_env("byte model").bits(),
+        }
     }
 
     /// Runs it, and compares the whole range at the end through a new connection. The range must read as zeroes
@@ -168,6 +174,10 @@ pub fn same(read: &[u8], expected: &[u8], offset: u64, what: &str) {
     if let Some(at) = read.iter().zip(expected).position(|(a, b)| a != b) {
         let wrong = read.iter().zip(expected).filter(|(a, b)| a != b).count();
         let (got, wanted) = (read[at], expected[at]);
-        panic!("{what}: {wrong} of {} bytes differ, the first at {}: {got:#x} instead of {wanted:#x}", read.len(), offset + at as u64);
+        panic!(
+            "{what}: {wrong} of {} bytes differ, the first at {}: {got:#x} instead of {wanted:#x}",
+            read.len(),
+            offset + at as u64
+        );
     }
 }

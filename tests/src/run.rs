@@ -145,7 +145,9 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Run {
         pause = (pause * 2).min(Duration::from_millis(10));
     };
     // A process left in the background that keeps the pipe would be a leak: do not wait for it.
-    let text = |from: mpsc::Receiver<String>| from.recv_timeout(Duration::from_secs(5)).unwrap_or_else(|_| "(the pipe stays open)".into());
+    let text = |from: mpsc::Receiver<String>| {
+        from.recv_timeout(Duration::from_secs(5)).unwrap_or_else(|_| "(the pipe stays open)".into())
+    };
     let run = Run { line, code: status.and_then(|s| s.code()), out: text(out), err: text(err), took: begun.elapsed() };
     assert!(status.is_some(), "stuck, killed: {run}");
     run

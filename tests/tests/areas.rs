@@ -98,7 +98,7 @@ fn a_file_can_be_lent_whole_or_in_part() {
     sparse_file(&whole, 64 * MIB);
     pool.ok(1, &format!("lend {} --name whole", whole.display()));
     let capacity = number(&area(&pool, "whole"), "/capacity");
-    assert!(capacity >= 48 * MIB && capacity < 64 * MIB, "{capacity}");
+    assert!((48 * MIB..64 * MIB).contains(&capacity), "{capacity}");
     carries_bytes(&pool, "whole");
     let part = dir.join("part");
     std::fs::write(&part, Random::new(1).bytes(96 << 20)).unwrap();
@@ -107,7 +107,10 @@ fn a_file_can_be_lent_whole_or_in_part() {
     carries_bytes(&pool, "part");
     let after = std::fs::read(&part).unwrap();
     assert_eq!(after.len(), before.len());
-    assert!(after[..8 << 20] == before[..8 << 20] && after[72 << 20..] == before[72 << 20..], "bytes outside of the part were touched");
+    assert!(
+        after[..8 << 20] == before[..8 << 20] && after[72 << 20..] == before[72 << 20..],
+        "bytes outside of the part were touched"
+    );
 }
 
 #[test]
@@ -147,7 +150,8 @@ fn a_joined_area_with_a_missing_piece_is_offline_by_name_and_never_shifted() {
     }
     let pool = pool(2);
     let dir = folder(&pool, "joined");
-    let disks: Vec<LoopDisk> = [32, 48, 40].into_iter().enumerate().map(|(n, mib)| LoopDisk::new(&dir, &format!("j{n}"), mib * MIB)).collect();
+    let disks: Vec<LoopDisk> =
+        [32, 48, 40].into_iter().enumerate().map(|(n, mib)| LoopDisk::new(&dir, &format!("j{n}"), mib * MIB)).collect();
     let paths: Vec<String> = disks.iter().map(|d| d.device.clone()).collect();
     pool.ok(1, &format!("lend {} --name joined", paths.join(" ")));
     pool.ok(0, "volume create v --way single --on joined");
@@ -243,7 +247,8 @@ fn what_is_in_use_or_not_empty_is_not_lent() {
     not_lent(&pool, &[&mounted.device], &["ext4", "ext"]).says("--force");
     let point = folder(&pool, "point");
     sh("mount", &[&mounted.device, &point.to_string_lossy()]);
-    let refused = [&["--force"][..], &[]].map(|force| not_lent(&pool, &[&[mounted.device.as_str()], force].concat(), &["mounted"]));
+    let refused =
+        [&["--force"][..], &[]].map(|force| not_lent(&pool, &[&[mounted.device.as_str()], force].concat(), &["mounted"]));
     sh("umount", &[&point.to_string_lossy()]);
     assert!(refused[0].err.contains(&*point.to_string_lossy()), "says where: {}", refused[0]);
 
@@ -316,7 +321,11 @@ fn too_small_too_large_missing_overlapping_and_foreign_places_are_refused() {
     not_lent(&pool, &[&path("twice"), &path("twice")], &["twice", "overlap", "same", "more than once"]);
     pool.ok(1, &format!("lend {} --name once", path("twice")));
     for force in [&[][..], &["--force"]] {
-        not_lent(&pool, &[&[path("twice").as_str(), "--name", "again"], force].concat(), &["overlap", "already", "in use", "once"]);
+        not_lent(
+            &pool,
+            &[&[path("twice").as_str(), "--name", "again"], force].concat(),
+            &["overlap", "already", "in use", "once"],
+        );
     }
     // Another server of the same pool must not get it either: the file is locked.
     let other = pool.sublet(0, &["lend", &path("twice"), "--force"]).sane();
@@ -354,7 +363,10 @@ fn suggestions_name_what_could_be_lent_and_the_command_for_it() {
         let command = text(&entry, "/command");
         let words: Vec<&str> = command.split(' ').skip(1).collect();
         pool.sublet(1, &words).ok();
-        assert!(!pool.json(1, "lend --suggest").to_string().contains(&format!("\"{}\"", disk.device)), "suggested although it is lent");
+        assert!(
+            !pool.json(1, "lend --suggest").to_string().contains(&format!("\"{}\"", disk.device)),
+            "suggested although it is lent"
+        );
         let areas = pool.json(0, "area ls");
         pool.ok(1, &format!("reclaim {}", text(&areas[0], "/name")));
     }

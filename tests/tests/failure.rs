@@ -168,7 +168,6 @@ fn fail_after_turns_waiting_into_an_error() {
     assert_eq!(pool.mount(0, "v", "").read(4096, 4).unwrap(), [0; 4]);
 }
 
-
 /// Writes 4 KiB after 4 KiB, one at a time; returns how long the slowest took, and what was written.
 fn write_on(pool: &Pool, size: u64, until: impl Fn() -> bool) -> (Duration, Vec<u8>) {
     let mut nbd = pool.nbd(0, "v");
@@ -240,7 +239,11 @@ fn a_doubled_volume_goes_on_within_the_named_limit() {
         let (slowest, model) = std::thread::scope(|scope| {
             let writer = scope.spawn(|| write_on(&pool, 32 * MIB, || over.load(Ordering::SeqCst)));
             std::thread::sleep(Duration::from_millis(500));
-            if hang { lender.freeze() } else { lender.kill() }
+            if hang {
+                lender.freeze()
+            } else {
+                lender.kill()
+            }
             wait_for("the stale leg", GO_ON, || pool.legs("v") == ["stale", "in-sync"]);
             std::thread::sleep(Duration::from_secs(1));
             over.store(true, Ordering::SeqCst);
@@ -250,7 +253,11 @@ fn a_doubled_volume_goes_on_within_the_named_limit() {
         assert!(slowest < GO_ON, "a write waited for {slowest:?}");
         let mut nbd = pool.nbd(0, "v");
         same(&nbd.read_all().unwrap(), &model, 0, "without the leg");
-        if hang { lender.thaw() } else { pool.revive(1, &lender) }
+        if hang {
+            lender.thaw()
+        } else {
+            pool.revive(1, &lender)
+        }
         pool.wait_in_sync("v", RESYNC);
         same(&nbd.read_all().unwrap(), &model, 0, "with the leg");
     }

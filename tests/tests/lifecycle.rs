@@ -57,7 +57,10 @@ fn returning_wipes_the_bytes_and_the_next_borrower_reads_zeroes() {
         // A carved one, or a dissolved one, is no more, and its space is free.
         pool.refused(0, "volume show v", exit::NOT_FOUND);
         let areas = pool.json(0, "area ls");
-        assert!(areas.as_array().unwrap().iter().all(|a| a["free"] == a["capacity"] && a["slices"] == serde_json::json!([])), "{areas:#}");
+        assert!(
+            areas.as_array().unwrap().iter().all(|a| a["free"] == a["capacity"] && a["slices"] == serde_json::json!([])),
+            "{areas:#}"
+        );
     }
 }
 
@@ -167,11 +170,16 @@ fn names_change_and_ids_stay_also_while_mounted() {
     pool.ok(0, &format!("area rename {area} area-x"));
     pool.refused(0, "volume show v", exit::NOT_FOUND);
     let row = pool.volume("renamed");
-    assert_eq!((text(&row, "/id"), text(&row, "/areas/0"), text(&row, "/segments/0/legs/0/server")), (volume.clone(), "area-x".into(), "lender-x".into()));
+    assert_eq!(
+        (text(&row, "/id"), text(&row, "/areas/0"), text(&row, "/segments/0/legs/0/server")),
+        (volume.clone(), "area-x".into(), "lender-x".into())
+    );
     assert_eq!(text(&pool.volume(&volume), "/name"), "renamed", "ids identify");
     nbd.write(100, b"still mounted").unwrap();
     // The lender knows its new name, and the label has the area's; both survive a restart.
-    wait_for("the lender to hear its name", Duration::from_secs(10), || text(&pool.json(server, "status"), "/server/identity/name") == "lender-x");
+    wait_for("the lender to hear its name", Duration::from_secs(10), || {
+        text(&pool.json(server, "status"), "/server/identity/name") == "lender-x"
+    });
     pool.bounce(server);
     pool.bounce_manager();
     assert_eq!(nbd.read(0, 11).unwrap(), b"same volume");
@@ -365,12 +373,26 @@ fn by_hand(pool: &Pool, host: &str, port: u16) -> String {
     let manager = pool.manager_home();
     let program = program().to_string_lossy().into_owned();
     let at = |port: u16| format!("{host}:{port}");
-    let mut line = vec![program.clone(), "manager".into(), "--data".into(), manager.to_string_lossy().into_owned(), "--listen".into(), at(port)];
+    let mut line = vec![
+        program.clone(),
+        "manager".into(),
+        "--data".into(),
+        manager.to_string_lossy().into_owned(),
+        "--listen".into(),
+        at(port),
+    ];
     process::start(&manager, &line);
     let url = format!("http://{}", at(port));
     for server in [0, 1] {
         let home = pool.home(server);
-        line = vec![program.clone(), "--manager".into(), url.clone(), "server".into(), "--data".into(), home.to_string_lossy().into_owned()];
+        line = vec![
+            program.clone(),
+            "--manager".into(),
+            url.clone(),
+            "server".into(),
+            "--data".into(),
+            home.to_string_lossy().into_owned(),
+        ];
         line.extend(["--listen".into(), at(free_port(host)), "--name".into(), sublet_tests::pool::name(server)]);
         process::start(&home, &line);
     }

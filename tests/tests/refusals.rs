@@ -22,7 +22,19 @@ fn pool(servers: usize) -> Pool {
 fn sizes_that_are_no_sizes_are_refused() {
     let pool = pool(3);
     let before = pool.json(0, "table");
-    for size in ["-1", "10 potatoes", "potatoes", "", "1e9", "0x10", "1..5G", "18446744073709551616", "99999999999999999999T", "\u{2460}G", "NaN"] {
+    for size in [
+        "-1",
+        "10 potatoes",
+        "potatoes",
+        "",
+        "1e9",
+        "0x10",
+        "1..5G",
+        "18446744073709551616",
+        "99999999999999999999T",
+        "\u{2460}G",
+        "NaN",
+    ] {
         for line in [&["borrow", "v", "--size", size][..], &["lend", "/var/tmp", "--size", size]] {
             pool.sublet(0, line).refused(exit::BAD_REQUEST);
         }
@@ -39,7 +51,12 @@ fn sizes_that_are_no_sizes_are_refused() {
         assert!([exit::BAD_REQUEST, exit::NO_SPACE].contains(&run.code.unwrap()), "{run}");
     }
     // Large but thinkable: how much is missing, and where.
-    for line in ["borrow v --size 1T", "borrow v --size 1T --way doubled", "borrow v --size 100M --way single", "borrow v --size 16M --copies 4"] {
+    for line in [
+        "borrow v --size 1T",
+        "borrow v --size 1T --way doubled",
+        "borrow v --size 100M --way single",
+        "borrow v --size 16M --copies 4",
+    ] {
         pool.refused(0, line, exit::NO_SPACE);
     }
     let after = pool.json(0, "table");
@@ -60,7 +77,12 @@ fn names_that_are_no_names_are_refused() {
             pool.sublet(0, line).refused(exit::BAD_REQUEST);
         }
         // A name that nothing can have is not found, or refused as it stands: never taken for a path.
-        for line in [&["mount", "--as", "socket", "--", name][..], &["unmount", "--", name], &["return", "--", name], &["volume", "show", "--", name]] {
+        for line in [
+            &["mount", "--as", "socket", "--", name][..],
+            &["unmount", "--", name],
+            &["return", "--", name],
+            &["volume", "show", "--", name],
+        ] {
             let run = pool.sublet(0, line).sane();
             assert!([exit::BAD_REQUEST, exit::NOT_FOUND].contains(&run.code.unwrap()), "{run}");
         }
@@ -114,7 +136,16 @@ fn every_refusal_has_its_exit_code_and_its_reason_also_as_json() {
         assert_eq!(refusal["kind"], kind, "{run}");
         assert!(text(&refusal, "/message").len() > 10, "{run}");
     }
-    for line in ["", "juggle", "borrow", "mount", "mount mine --as tape", "lend", "borrow v --way raid6 --size 16M", "mount mine --idle-close 0"] {
+    for line in [
+        "",
+        "juggle",
+        "borrow",
+        "mount",
+        "mount mine --as tape",
+        "lend",
+        "borrow v --way raid6 --size 16M",
+        "mount mine --idle-close 0",
+    ] {
         assert_eq!(pool.sublet(0, &sublet_tests::pool::words(line)).sane().code, Some(exit::BAD_REQUEST), "{line}");
     }
     // Without a server in the state directory.
@@ -173,7 +204,8 @@ fn wrong_json_is_refused_as_json_and_changes_nothing() {
             let answer = http::request(&url, "POST", path, body.as_bytes()).unwrap();
             let shown: String = body.chars().take(60).collect();
             assert!((400..500).contains(&answer.status), "POST {path} {shown}: {answer:?}");
-            let refusal: Value = serde_json::from_str(&answer.body).unwrap_or_else(|e| panic!("POST {path} {shown}: no JSON ({e}): {answer:?}"));
+            let refusal: Value =
+                serde_json::from_str(&answer.body).unwrap_or_else(|e| panic!("POST {path} {shown}: no JSON ({e}): {answer:?}"));
             assert!(!text(&refusal, "/kind").is_empty() && !text(&refusal, "/message").is_empty(), "{answer:?}");
         }
     }
@@ -274,7 +306,12 @@ fn garbage_on_every_port_disturbs_nobody() {
     let servers = pool.json(0, "server ls");
     let address = |n: usize| text(&servers, &format!("/{n}/addresses/0"));
     let ports = [pool.url().trim_start_matches("http://").to_owned(), address(1), address(2), address(0)];
-    let sockets = [pool.socket(0, "v"), pool.mount_dir(0, "v").join("control.sock"), pool.home(0).join("control.sock"), pool.home(1).join("control.sock")];
+    let sockets = [
+        pool.socket(0, "v"),
+        pool.mount_dir(0, "v").join("control.sock"),
+        pool.home(0).join("control.sock"),
+        pool.home(1).join("control.sock"),
+    ];
     let processes = [pool.manager(), pool.server(0), pool.server(1), pool.server(2), pool.client(0, "v")];
     let pids = processes.each_ref().map(|p| p.pid.as_raw_nonzero().get());
     let before = pids.map(descriptors);

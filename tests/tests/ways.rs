@@ -127,7 +127,9 @@ fn divided_volumes_of_one_area_do_not_touch_each_other() {
 #[test]
 fn odd_sizes_are_rounded_up_to_whole_blocks_and_end_there() {
     let pool = Pool::with(&Wish { servers: 3, area: Some("128M") });
-    for (name, asked, size) in [("o1", 16 * MIB + 1, 16 * MIB + 4096), ("o2", 20 * MIB - 1, 20 * MIB), ("o3", 4097, 8192), ("o4", 1, 4096)] {
+    for (name, asked, size) in
+        [("o1", 16 * MIB + 1, 16 * MIB + 4096), ("o2", 20 * MIB - 1, 20 * MIB), ("o3", 4097, 8192), ("o4", 1, 4096)]
+    {
         let mut nbd = pool.carve(0, name, &format!("--size {asked}"));
         assert_eq!(nbd.size, size, "{name}");
         assert_eq!(pool.volume(name)["size"], size);
@@ -377,7 +379,9 @@ fn a_file_system_on_a_fresh_volume_keeps_a_real_tree() {
         return;
     }
     let pool = Pool::with(&Wish { servers: 3, area: Some("512M") });
-    for (name, way, kind) in [("fs-int", "integrated --on b1:90M,c1:110M", "ext4"), ("fs-dbl", "doubled --on b1:330M,c1:330M", "xfs")] {
+    for (name, way, kind) in
+        [("fs-int", "integrated --on b1:90M,c1:110M", "ext4"), ("fs-dbl", "doubled --on b1:330M,c1:330M", "xfs")]
+    {
         pool.ok(0, &format!("volume create {name} --way {way}"));
         pool.ok(0, &format!("borrow {name}"));
         let dir = pool.dir().join(format!("mnt-{name}"));
