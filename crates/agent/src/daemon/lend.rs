@@ -169,11 +169,13 @@ fn plan(
         return plan_file(wish, folder, name);
     }
     let pieces = targets.iter().map(|target| stretch(wish, target)).collect::<Result<Vec<_>, _>>()?;
-    let lent: Vec<_> = entries.into_iter().flat_map(|entry| entry.pieces).collect();
-    let warnings = lendable::check_pieces(&pieces, &lent, Some(pool), wish.force)?;
-    for piece in &pieces {
+    // Another part of a disk or file that this very server lends already: the lock is its own, and shared.
+    let own = |path: &Path| entries.iter().any(|entry| entry.offline.is_none() && entry.pieces.iter().any(|p| p.path == path));
+    for piece in pieces.iter().filter(|piece| !own(&piece.path)) {
         make::refuse_locked(&piece.path)?;
     }
+    let lent: Vec<_> = entries.iter().flat_map(|entry| entry.pieces.iter().cloned()).collect();
+    let warnings = lendable::check_pieces(&pieces, &lent, Some(pool), wish.force)?;
     let fill = !wish.sparse && targets.iter().any(|target| target.kind == TargetKind::File);
     Ok(Plan { pieces, make: None, fill, known: None, warnings })
 }
