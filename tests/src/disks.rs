@@ -59,6 +59,8 @@ impl LoopDisk {
         }
         mbr[510..].copy_from_slice(&[0x55, 0xaa]);
         put(&self.device, 0, &mbr);
+        // A device number that was used before may still have the partitions of its former disk.
+        run(tool("partx").args(["-d", &self.device]));
         sh("partx", &["-a", &self.device]);
         self.partitions = true;
         [format!("{}p1", self.device), format!("{}p2", self.device)]

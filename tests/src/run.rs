@@ -25,6 +25,8 @@ pub mod exit {
     pub const UNREACHABLE: i32 = 8;
     /// It did not finish in time.
     pub const TIMED_OUT: i32 = 9;
+    /// A disk or file cannot be read or written.
+    pub const IO: i32 = 10;
 }
 
 /// How long any one command may take.

@@ -122,7 +122,7 @@ fn every_refusal_has_its_exit_code_and_its_reason_also_as_json() {
         ("server leave server-b", exit::CONFLICT, "conflict"),
         ("borrow v --size 10G", exit::NO_SPACE, "no_space"),
         ("volume create v --way divided --on c1:10G", exit::NO_SPACE, "no_space"),
-        ("volume create v --way doubled --on c1:16M,c1:16M", exit::BAD_REQUEST, "bad_request"),
+        ("volume create v --way doubled --on c1:16M,c1:16M", exit::CONFLICT, "conflict"),
         ("volume create v --way doubled --on c1:16M", exit::BAD_REQUEST, "bad_request"),
         ("--manager ftp://127.0.0.1:1 table", exit::BAD_REQUEST, "bad_request"),
         ("--manager http://127.0.0.1:1 table", exit::UNREACHABLE, "unreachable"),
