@@ -9,6 +9,7 @@ use sublet_area::Area;
 use sublet_doors::Doors;
 use sublet_doors::local::Semaphore;
 use sublet_types::{AreaId, ServerId, SliceId};
+use sublet_wire::message::Announce;
 
 use crate::gate::{Closing, Gate};
 use crate::limits::DRAIN_TIME_MAX;
@@ -56,7 +57,11 @@ pub struct Agent<D: Doors> {
     draining: Cell<bool>,
     /// Who waits to carry out an order for a slice.
     order_queues: RefCell<HashMap<SliceId, Rc<Semaphore>>>,
+    on_announce: RefCell<Option<Box<OnAnnounce>>>,
 }
+
+/// Hears where the manager says it is now; the error says why it is not believed. Must not block.
+pub type OnAnnounce = dyn Fn(Announce) -> Result<(), &'static str>;
 
 /// Why an area cannot be used now.
 pub(crate) enum Missing {
@@ -76,6 +81,7 @@ impl<D: Doors> Agent<D> {
             connections: Cell::new(0),
             draining: Cell::new(false),
             order_queues: RefCell::default(),
+            on_announce: RefCell::default(),
         })
     }
 
@@ -92,6 +98,18 @@ impl<D: Doors> Agent<D> {
         let mut queues = self.order_queues.borrow_mut();
         if queues.get(&slice).is_some_and(|queue| Rc::strong_count(queue) == 1) {
             queues.remove(&slice);
+        }
+    }
+
+    /// Who hears when a manager announces itself; without it announcements are refused.
+    pub fn set_on_announce(&self, hear: Box<OnAnnounce>) {
+        self.on_announce.replace(Some(hear));
+    }
+
+    pub(crate) fn announced(&self, announce: Announce) -> Result<(), &'static str> {
+        match &*self.on_announce.borrow() {
+            Some(hear) => hear(announce),
+            None => Err("this lender takes no announcements"),
         }
     }
 

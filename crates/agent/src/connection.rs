@@ -265,7 +265,7 @@ async fn body<R: ConnReader>(frame: &RequestFrame, receiver: &mut Receiver<R>) -
         }
         Op::Read | Op::WriteZeroes | Op::Flush | Op::Extents | Op::Ping if payload == 0 => Ok(Body::None),
         Op::Read | Op::WriteZeroes | Op::Flush | Op::Extents | Op::Ping => malformed("this operation has no payload"),
-        Op::Hello | Op::Open => malformed("the session is open already"),
+        Op::Hello | Op::Open | Op::Announce => malformed("the session is open already"),
         Op::Fenced | Op::Draining | Op::Resized => malformed("this is a notice of the lender, not a request"),
     }
 }

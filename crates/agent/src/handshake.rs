@@ -7,7 +7,7 @@ use sublet_doors::{ConnReader, ConnWriter, Doors};
 use sublet_types::SliceId;
 use sublet_types::limits::{REQUEST_SIZE_MAX, SESSION_DEPTH_MAX};
 use sublet_wire::frame::PROTOCOL_VERSION;
-use sublet_wire::message::{CONTROL_PAYLOAD_MAX, Hello, HelloReply, Message, Open, OpenReply};
+use sublet_wire::message::{Announce, CONTROL_PAYLOAD_MAX, Hello, HelloReply, Message, Open, OpenReply};
 use sublet_wire::{Flags, Malformed, Op, RequestFrame, Status};
 
 use crate::agent::{Agent, Missing};
@@ -43,6 +43,11 @@ async fn expect<M: Message, R: ConnReader>(
     if frame.op != op {
         return Err(End::Malformed(Malformed(otherwise)));
     }
+    message(receiver, frame).await
+}
+
+/// Receives the message behind a header.
+async fn message<M: Message, R: ConnReader>(receiver: &mut Receiver<R>, frame: RequestFrame) -> Result<(RequestFrame, M), End> {
     if frame.payload as usize > CONTROL_PAYLOAD_MAX {
         return Err(End::Malformed(Malformed("its payload is too large")));
     }
@@ -54,6 +59,14 @@ async fn answer(writer: &mut impl ConnWriter, frame: &RequestFrame, status: Stat
     writer.write_all(vec![reply_head(frame, status, 0, payload).into()]).await.map_err(End::Broken)
 }
 
+/// What a connection can begin with.
+enum First {
+    /// A borrower.
+    Hello(Hello),
+    /// The manager, from another address than before.
+    Announce(Announce),
+}
+
 /// Takes HELLO and OPEN, each within the time limit. None if the client was refused; it has been told.
 pub(crate) async fn handshake<D: Doors, R: ConnReader>(
     agent: &Agent<D>,
@@ -61,8 +74,25 @@ pub(crate) async fn handshake<D: Doors, R: ConnReader>(
     writer: &mut impl ConnWriter,
 ) -> Result<Option<Rc<Shared<D>>>, End> {
     let late = |_| End::Broken(io::ErrorKind::TimedOut.into());
-    let hello = expect::<Hello, R>(receiver, Op::Hello, "HELLO comes first");
-    let (frame, hello) = agent.doors.timeout(HANDSHAKE_TIME_MAX, hello).await.map_err(late)??;
+    let first = async {
+        let frame = receiver.frame().await?;
+        match frame.op {
+            Op::Hello => message::<Hello, R>(receiver, frame).await.map(|(frame, hello)| (frame, First::Hello(hello))),
+            Op::Announce => message::<Announce, R>(receiver, frame).await.map(|(frame, urls)| (frame, First::Announce(urls))),
+            _ => Err(End::Malformed(Malformed("HELLO comes first"))),
+        }
+    };
+    let (frame, first) = agent.doors.timeout(HANDSHAKE_TIME_MAX, first).await.map_err(late)??;
+    let hello = match first {
+        First::Hello(hello) => hello,
+        First::Announce(announce) => {
+            match agent.announced(announce) {
+                Ok(()) => answer(writer, &frame, Status::Ok, &[]).await?,
+                Err(reason) => answer(writer, &frame, Status::NotYours, reason.as_bytes()).await?,
+            }
+            return Ok(None);
+        }
+    };
     if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
         let text = format!("this lender speaks protocol version {PROTOCOL_VERSION}; update the older side");
         answer(writer, &frame, Status::Version, text.as_bytes()).await?;

@@ -15,6 +15,7 @@ mod inbox;
 mod listen;
 mod machine;
 mod run;
+mod seek;
 mod serve;
 #[cfg(test)]
 mod testing;

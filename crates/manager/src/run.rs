@@ -24,6 +24,7 @@ use crate::http;
 use crate::inbox::Inbox;
 use crate::listen::{Bound, listen_on};
 use crate::machine::{self, Machine};
+use crate::seek::seek;
 use crate::serve::{Serving, raise_file_limit};
 
 /// After a signal, connections get so long to take their last answer.
@@ -60,7 +61,10 @@ pub fn run(args: ManagerArgs) -> Result<(), Refusal> {
                 _ = interrupt.recv() => {}
             }
         };
-        shell.serve(stop).await
+        let seeking = tokio::spawn(seek(Arc::clone(&shell.inbox), shell.urls.clone()));
+        let done = shell.serve(stop).await;
+        seeking.abort();
+        done
     });
     // A name being resolved, or the like, does not hold up the end.
     runtime.shutdown_background();

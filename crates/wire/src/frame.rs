@@ -48,6 +48,8 @@ pub enum Op {
     Ping = 12,
     /// End the session.
     Close = 13,
+    /// The manager tells where it can be reached now, instead of HELLO; the connection ends after the reply.
+    Announce = 14,
     /// Notice: a newer epoch was persisted (F4).
     Fenced = 32,
     /// Notice: the agent stops; go on elsewhere or reconnect.
@@ -74,6 +76,7 @@ impl Op {
             11 => Copy,
             12 => Ping,
             13 => Close,
+            14 => Announce,
             32 => Fenced,
             33 => Draining,
             34 => Resized,
@@ -93,6 +96,8 @@ impl Flags {
     pub const NO_HOLE: Flags = Flags(2);
     /// `WriteZeroes`: fail rather than write zeroes block by block.
     pub const FAST: Flags = Flags(4);
+    /// `Search`: count the matches, send no offsets.
+    pub const COUNT: Flags = Flags(8);
 
     /// True if all bits of `other` are set.
     pub const fn has(self, other: Flags) -> bool {

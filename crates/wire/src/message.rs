@@ -1,7 +1,7 @@
 //! The payloads of the control operations. Data payloads (`Write` requests, `Read` replies) are a checksum table (see
 //! [`crate::checksum`]) followed by whole blocks.
 
-use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, OpenId, ServerId, SessionNumber, SliceId, VolumeId, Way};
+use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, OpenId, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way};
 
 use crate::codec::{Malformed, Reader, Writer};
 
@@ -13,6 +13,9 @@ pub const PATTERN_MAX: usize = 4096;
 pub const MATCHES_PER_REPLY_MAX: usize = 4096;
 /// The most extents in one `Extents` reply.
 pub const EXTENTS_PER_REPLY_MAX: usize = 4096;
+
+/// The most URLs in an `Announce`.
+pub const ANNOUNCED_URLS_MAX: usize = 16;
 
 /// A message that can be a control payload.
 pub trait Message: Sized {
@@ -105,6 +108,36 @@ impl Message for HelloReply {
             depth_max: r.u32()?,
             request_max: r.u32()?,
         })
+    }
+}
+
+/// Request of `Announce`: a manager that has been given another address looks for its servers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Announce {
+    /// The pool; another pool's server refuses.
+    pub pool: PoolId,
+    /// Where the manager can be reached; at most [`ANNOUNCED_URLS_MAX`].
+    pub urls: Vec<String>,
+}
+
+impl Message for Announce {
+    fn write(&self, w: &mut Writer) {
+        w.u128(self.pool.to_u128()).u8(self.urls.len().min(ANNOUNCED_URLS_MAX) as u8);
+        for url in self.urls.iter().take(ANNOUNCED_URLS_MAX) {
+            w.short_bytes(url.as_bytes());
+        }
+    }
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let pool = PoolId::from_u128(r.u128()?);
+        let n = usize::from(r.u8()?);
+        if n > ANNOUNCED_URLS_MAX {
+            return Err(Malformed("it has too many URLs"));
+        }
+        let url = |r: &mut Reader<'_>| {
+            let text = std::str::from_utf8(r.short_bytes()?).map_err(|_| Malformed("a URL is not text"))?;
+            Ok(text.to_owned())
+        };
+        Ok(Self { pool, urls: (0..n).map(|_| url(r)).collect::<Result<_, _>>()? })
     }
 }
 
@@ -304,25 +337,27 @@ impl Message for Search {
 pub struct SearchReply {
     /// How many bytes of the range were searched for beginnings of matches: ask again from there.
     pub scanned: u64,
-    /// Offsets in the slice, ascending.
+    /// How many matches begin in them.
+    pub count: u64,
+    /// Their offsets in the slice, ascending; none with [`crate::Flags::COUNT`].
     pub matches: Vec<u64>,
 }
 
 impl Message for SearchReply {
     fn write(&self, w: &mut Writer) {
-        w.u64(self.scanned).u32(u32::try_from(self.matches.len()).unwrap_or(u32::MAX));
+        w.u64(self.scanned).u64(self.count).u32(u32::try_from(self.matches.len()).unwrap_or(u32::MAX));
         for m in &self.matches {
             w.u64(*m);
         }
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let scanned = r.u64()?;
+        let (scanned, count) = (r.u64()?, r.u64()?);
         let n = r.u32()? as usize;
         if n > MATCHES_PER_REPLY_MAX {
             return Err(Malformed("it has too many matches"));
         }
         let matches = (0..n).map(|_| r.u64()).collect::<Result<_, _>>()?;
-        Ok(Self { scanned, matches })
+        Ok(Self { scanned, count, matches })
     }
 }
 
@@ -384,6 +419,7 @@ mod tests {
         let identity = DiskIdentity { open: OpenId::from_u128(1), boot: 2, disk_sequence: 3 };
         reads_back(Hello { version_min: 1, version_max: 1, features: 0, server, nonce: 4 });
         reads_back(HelloReply { version: 1, features: 0, server, nonce: 4, depth_max: 256, request_max: 1 << 20 });
+        reads_back(Announce { pool: PoolId::from_u128(1), urls: vec!["http://a:1".into(), "http://b:2".into()] });
         reads_back(Open {
             session: SessionNumber(9),
             area: AreaId::from_u128(1),
@@ -404,7 +440,7 @@ mod tests {
         reads_back(SetState { generation, in_sync: vec![true, false], equalised: true });
         reads_back(Close { clean: true });
         reads_back(Search { pattern: b"needle".to_vec() });
-        reads_back(SearchReply { scanned: 10, matches: vec![1, 5] });
+        reads_back(SearchReply { scanned: 10, count: 2, matches: vec![1, 5] });
         reads_back(ExtentsReply { extents: vec![Extent { length: 1, data: true }] });
     }
 

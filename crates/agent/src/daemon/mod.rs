@@ -6,9 +6,11 @@
 //! | poll | registers, and holds a poll at the manager: the heartbeat that brings orders |
 //! | results | brings results of orders and changes of areas to the manager at once |
 //! | areas | opens areas, again and again while a piece is missing |
+//! | announced | checks a manager that says where it is now |
 //! | control | answers the command line at the control socket |
 //! | signals | SIGTERM and SIGINT end the process cleanly |
 
+mod announced;
 mod areas;
 mod control;
 mod data;
@@ -139,7 +141,10 @@ async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Ref
     for entry in daemon.entries() {
         agent.set_offline(entry.area, "it is being opened");
     }
+    let (hear, heard) = announced::channel(&daemon);
+    agent.set_on_announce(hear);
     let control = control::listen(&daemon)?;
+    spawn(&daemon, "announced", move |daemon| announced::believe(daemon, &heard))?;
     spawn(&daemon, "areas", areas::watch)?;
     spawn(&daemon, "poll", manager::poll)?;
     spawn(&daemon, "results", manager::report)?;
