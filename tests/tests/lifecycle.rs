@@ -89,7 +89,7 @@ fn search(pool: &Pool, args: &[&str]) -> Vec<u64> {
     line.extend(args);
     line.push("--json");
     let found = pool.sublet(0, &line).json();
-    found["matches"].as_array().unwrap().iter().map(|m| number(m, "/offset")).collect()
+    found.as_array().unwrap().iter().map(|m| number(m, "/offset")).collect()
 }
 
 #[test]

@@ -64,15 +64,15 @@ pub(super) fn init(c: &Context, volume: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What `search --json` prints.
+/// What `search --count --json` prints.
 #[derive(Serialize)]
-struct Found {
+struct Count {
     count: u64,
+    /// True if `--limit` ended the search.
     limited: bool,
-    matches: Vec<Match>,
 }
 
-/// One match.
+/// One match; `search --json` prints a list of them.
 #[derive(Serialize)]
 struct Match {
     offset: u64,
@@ -122,10 +122,11 @@ pub(super) fn search(c: &Context, options: &args::Search) -> Result<(), Refusal>
     let ClientAnswerLine::Searched { count, limited } = answer else {
         return Err(Refusal::new(ErrorKind::Internal, format!("the client answered strangely: {answer:?}")));
     };
-    if c.json {
-        print_json(&Found { count, limited, matches });
-    } else if options.count {
-        print(&format!("{count}\n"));
+    match (c.json, options.count) {
+        (true, true) => print_json(&Count { count, limited }),
+        (true, false) => print_json(&matches),
+        (false, true) => print(&format!("{count}\n")),
+        (false, false) => {}
     }
     Ok(())
 }
