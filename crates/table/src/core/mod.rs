@@ -151,12 +151,15 @@ impl<S: Store> Core<S> {
         };
         let change = core.first_change(outside, &bad)?;
         core.commit(change)?;
+        // Watchers of the former process see a new revision: of no server is anything known now.
+        core.mark_shown();
         Ok(core)
     }
 
     /// What loading itself has to write: the pool row of a new table, and what to know of rows that cannot be read.
     fn first_change(&self, outside: &mut Outside<'_>, bad: &[(String, String)]) -> Result<Change, StoreError> {
         let mut change = Change::new();
+        change.event("", "the manager has started");
         if self.table.pool.is_none() {
             if let Some((key, why)) = bad.iter().find(|(key, _)| *key == Key::Pool.text()) {
                 // Without it nobody knows whose table this is; a new identity would orphan every area.

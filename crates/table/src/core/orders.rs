@@ -162,6 +162,14 @@ impl OrderBook {
         }
     }
 
+    /// What a server was told last may not have arrived: its next poll is answered with all that is open. An order that it
+    /// has already is not carried out twice.
+    pub fn resend(&mut self, server: ServerId) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.server == server && entry.fate == Fate::Open) {
+            entry.sent = 0;
+        }
+    }
+
     /// The orders for an answer to a poll, in the order in which they were given.
     pub fn take(&mut self, server: ServerId, poll_arrived_ms: u64, now_ms: u64) -> Vec<NumberedOrder> {
         let run = self.run;

@@ -30,6 +30,8 @@ pub struct HeldPoll {
     pub arrived_ms: u64,
     /// Answer it as soon as this event is worked off: it brought results, or there is something to tell.
     pub is_urgent: bool,
+    /// The server shall register again and report all that it has.
+    pub register: bool,
 }
 
 /// One server.
@@ -43,6 +45,8 @@ pub struct Peer {
     pub run_before: Option<u64>,
     /// At most one that waits for orders, and those that bring something and are answered at once.
     pub polls: Vec<HeldPoll>,
+    /// When it last reported all its areas; none if its present process has not yet.
+    pub reported_ms: Option<u64>,
     /// What it last reported, brought up to date with the orders that it has carried out since.
     pub reported: BTreeMap<AreaId, AreaReport>,
 }
@@ -70,6 +74,7 @@ impl Peers {
             run: None,
             run_before: None,
             polls: Vec::new(),
+            reported_ms: None,
             reported: BTreeMap::new(),
         })
     }
@@ -140,6 +145,26 @@ impl Peers {
     pub fn is_served_elsewhere(&self, area: AreaId, except: ServerId) -> bool {
         let serves = |peer: &Peer| peer.reported.get(&area).is_some_and(|report| report.offline.is_none());
         self.all.iter().any(|(id, peer)| *id != except && peer.state == PeerState::Up && serves(peer))
+    }
+
+    /// Servers that have areas which the table places at another server, and which that one has given up: it lists them no
+    /// longer as served, or fell silent before they turned up. One that was heard of since has the disk, or is a copy of it.
+    pub fn moved_in(&self, owner: impl Fn(AreaId) -> Option<ServerId>) -> Vec<ServerId> {
+        let given_up = |peer: &Peer, area: AreaId| {
+            let Some(old) = owner(area).and_then(|id| self.all.get(&id)) else { return false };
+            let serves = old.reported.get(&area).is_some_and(|report| report.offline.is_none());
+            match old.state {
+                PeerState::Up => old.reported_ms.is_some() && !serves,
+                PeerState::Lost => peer.reported_ms.is_some_and(|at_ms| at_ms >= old.heard_ms),
+                PeerState::Unheard => false,
+            }
+        };
+        let has_moved = |id: ServerId, peer: &Peer| {
+            let served = peer.reported.values().filter(|report| report.offline.is_none());
+            served.map(|report| report.area).any(|area| owner(area).is_some_and(|old| old != id) && given_up(peer, area))
+        };
+        let up = self.all.iter().filter(|(_, peer)| peer.state == PeerState::Up);
+        up.filter(|(id, peer)| has_moved(**id, peer)).map(|(id, _)| *id).collect()
     }
 
     pub fn wakes(&self) -> impl Iterator<Item = u64> {

@@ -46,12 +46,16 @@ impl<S: Store> Core<S> {
             peer.run_before = peer.run;
             peer.run = Some(register.run);
             peer.reported.clear();
+            peer.reported_ms = None;
             let old = std::mem::take(&mut peer.polls);
             self.orders.forget_sent(register.server, now_ms);
             for poll in old {
                 let answer = self.poll_answer(register.server, Vec::new(), true);
                 self.reply(poll.conn, Response::Poll(answer));
             }
+        } else {
+            // It registers because something went wrong: the answer to its last poll may have been lost with its orders.
+            self.orders.resend(register.server);
         }
         self.mark_shown();
         let missing = || Refusal::new(sublet_api::ErrorKind::Internal, "the registration is not in the table");
@@ -83,23 +87,27 @@ impl<S: Store> Core<S> {
         self.commit_request(change)?;
         let peer = self.peers.entry(server, now_ms);
         peer.heard_ms = now_ms;
-        if peer.state != PeerState::Up {
+        let is_back = peer.state != PeerState::Up;
+        if is_back {
             peer.state = PeerState::Up;
             peer.since_ms = now_ms;
             self.lenders_revision += 1;
             self.shown_revision = self.revision;
             self.orders.forget_sent(server, now_ms);
         }
-        let is_urgent = poll.areas.is_some();
+        // What it last told may have been lost, or may be no longer so.
+        let register = is_back && poll.areas.is_none();
+        let is_urgent = poll.areas.is_some() || register;
         if let Some(reports) = poll.areas {
             peer.reported = reports.into_iter().map(|report| (report.area, report)).collect();
+            peer.reported_ms = Some(now_ms);
         }
         // A server may have two polls under way: one that waits for orders, and one that brings what it has done since.
         let is_urgent = is_urgent || !poll.results.is_empty();
         let held = std::mem::take(&mut peer.polls);
         let (old, mut kept): (Vec<HeldPoll>, Vec<HeldPoll>) = held.into_iter().partition(|poll| !is_urgent && !poll.is_urgent);
         let until_ms = now_ms + POLL_INTERVAL.as_millis() as u64;
-        kept.push(HeldPoll { conn, until_ms, arrived_ms: now_ms, is_urgent });
+        kept.push(HeldPoll { conn, until_ms, arrived_ms: now_ms, is_urgent, register });
         peer.polls = kept;
         for poll in old {
             let answer = self.poll_answer(server, Vec::new(), false);
@@ -179,7 +187,7 @@ impl<S: Store> Core<S> {
                     kept.push(poll);
                     continue;
                 }
-                let answer = self.poll_answer(server, orders, false);
+                let answer = self.poll_answer(server, orders, poll.register);
                 self.reply(poll.conn, Response::Poll(answer));
             }
             if let Some(peer) = self.peers.all.get_mut(&server) {

@@ -34,6 +34,7 @@ impl<S: Store> Core<S> {
 
     fn work(&mut self, outside: &mut Outside<'_>) -> Result<(), StoreError> {
         self.notice_lost()?;
+        self.notice_moved()?;
         self.orders.retry(self.now_ms);
         for _ in 0..ROUNDS_MAX {
             self.give_orders();
@@ -58,6 +59,18 @@ impl<S: Store> Core<S> {
         }
         self.commit(change)?;
         self.mark_shown();
+        Ok(())
+    }
+
+    /// A disk that had turned up at another server while its former one still claimed it: that is over now.
+    fn notice_moved(&mut self) -> Result<(), StoreError> {
+        for server in self.peers.moved_in(|area| self.table.lender(area)) {
+            let Some(peer) = self.peers.all.get(&server) else { continue };
+            let reports: Vec<_> = peer.reported.values().cloned().collect();
+            let elsewhere = |area| self.peers.is_served_elsewhere(area, server);
+            let change = reconcile::report(&self.table, server, &reports, &elsewhere);
+            self.commit(change)?;
+        }
         Ok(())
     }
 

@@ -4,4 +4,5 @@ mod crash;
 mod faults;
 mod lending;
 mod reports;
+mod silent;
 mod storm;

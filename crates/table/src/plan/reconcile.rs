@@ -34,13 +34,22 @@ pub fn report(table: &Table, server: ServerId, reports: &[AreaReport], elsewhere
             strangers(table, report, row, &mut change);
             continue;
         };
-        if known.server != server && elsewhere(known.id) {
-            let text = format!(
-                "shows up at {lender} while {} serves it: one of them is a copy and is ignored",
-                table.server_name(known.server)
-            );
-            change.warning(known.name.as_str(), text);
-            continue;
+        if known.server != server {
+            let owner = table.server_name(known.server);
+            // A server that lists a disk which has moved away has nothing to say of it.
+            if report.offline.is_some() {
+                continue;
+            }
+            if elsewhere(known.id) {
+                let text = format!("shows up at {lender} while {owner} serves it: one of them is a copy and is ignored");
+                change.warning(known.name.as_str(), text);
+                continue;
+            }
+            if report.sequence < known.sequence {
+                let text = format!("what shows up at {lender} is an older copy of what {owner} had, and is ignored");
+                change.warning(known.name.as_str(), text);
+                continue;
+            }
         }
         known_area(table, known, report, server, &mut change);
         slices(table, known, report, &mut change);
