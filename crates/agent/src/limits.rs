@@ -21,8 +21,8 @@ pub const HANDSHAKE_BUFFER_SIZE: usize = 4096;
 pub const REPLIES_PER_SEND_MAX: usize = 256;
 /// Bytes that one SEARCH reads before it answers for what it has scanned.
 pub const SEARCH_BYTES_MAX: u64 = 64 << 20;
-/// Bytes that a search reads at once.
-pub const SEARCH_STEP: u64 = 1 << 20;
+/// Bytes that a search reads at once: they are looked through without a pause, and others wait meanwhile.
+pub const SEARCH_STEP: u64 = 256 << 10;
 /// Bytes that a search reads first.
 pub const SEARCH_STEP_FIRST: u64 = 16 << 10;
 /// The stretch for which a search asks the extents at once, in bytes.

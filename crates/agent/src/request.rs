@@ -14,7 +14,7 @@ use sublet_wire::{FRAME_SIZE, Flags, Op, ReplyFrame, RequestFrame, Status};
 use crate::connection::{Shared, reply_head};
 use crate::gate::{Closing, Ticket};
 use crate::outbox::Reply;
-use crate::search::search;
+use crate::search::{Question, search};
 
 /// Up to this length the blocks of a READ follow their header in one buffer; longer ones are sent as a chunk of their own,
 /// because buffers come in powers of two.
@@ -128,7 +128,13 @@ impl<D: Doors> Work<D> {
             (Op::Extents, _) => self.extents().await,
             (Op::Search, Body::Search(wanted)) => {
                 self.readable()?;
-                let reply = search(&shared.served.area, session, frame.offset, frame.length.into(), &wanted.pattern).await?;
+                let question = Question {
+                    offset: frame.offset,
+                    length: frame.length.into(),
+                    pattern: &wanted.pattern,
+                    count_only: frame.flags.has(Flags::COUNT),
+                };
+                let reply = search(&shared.served.area, session, &question).await?;
                 Ok(Answer::Small(reply.encode()))
             }
             (Op::SetState, Body::SetState(state)) => self.set_state(&state).await,

@@ -3,8 +3,8 @@
 use sublet_doors::Doors;
 use sublet_types::BlockRange;
 use sublet_types::limits::BLOCK_SIZE;
-use sublet_wire::Op;
 use sublet_wire::message::{EXTENTS_PER_REPLY_MAX, Extent, ExtentsReply};
+use sublet_wire::{Flags, Op};
 
 use crate::error::VolumeError;
 use crate::options::ManagerDoor;
@@ -34,7 +34,7 @@ pub(crate) async fn extents<D: Doors, M: ManagerDoor>(
         let piece_end = piece.offset + piece.length;
         while at < piece_end && found.len() < EXTENTS_MAX {
             let asked = u32::try_from(piece_end - at).unwrap_or(u32::MAX);
-            let reply: ExtentsReply = segment.ask_lender(Op::Extents, at, asked, &[], REPLY_MAX).await?;
+            let reply: ExtentsReply = segment.ask_lender(Op::Extents, Flags::default(), at, asked, &[], REPLY_MAX).await?;
             for extent in reply.extents {
                 let part = extent.length.min(piece_end - at);
                 at += part;

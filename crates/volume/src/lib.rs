@@ -35,7 +35,7 @@ mod tests;
 
 pub use error::{VolumeError, VolumeErrorKind};
 pub use options::{ManagerDoor, VolumeOptions, ZeroFlags};
-pub use search::SearchSummary;
+pub use search::{SearchSummary, Wanted};
 pub use status::PathStatus;
 pub use sublet_wire::message::Extent;
 pub use volume::Volume;

@@ -3,7 +3,7 @@
 use futures_util::{StreamExt, stream};
 use sublet_doors::Doors;
 use sublet_wire::message::{MATCHES_PER_REPLY_MAX, Message, PATTERN_MAX, Search, SearchReply};
-use sublet_wire::{Malformed, Op};
+use sublet_wire::{Flags, Malformed, Op};
 
 use crate::error::{VolumeError, VolumeErrorKind};
 use crate::options::ManagerDoor;
@@ -12,10 +12,21 @@ use crate::volume::Inner;
 
 /// One request has the lender search so many bytes at most ...
 const SEARCH_SIZE: u64 = 16 << 20;
-/// ... and so many requests run at the same time.
+/// ... and so many requests run at the same time: a lender has room and time for others.
 const SEARCHES_AT_ONCE: usize = 4;
-/// The largest reply: two numbers, and eight bytes for each match.
-const REPLY_MAX: usize = 12 + 8 * MATCHES_PER_REPLY_MAX;
+/// The largest reply: three numbers, and eight bytes for each match.
+const REPLY_MAX: usize = 20 + 8 * MATCHES_PER_REPLY_MAX;
+
+/// What is searched for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted<'a> {
+    /// 1 to 4096 bytes.
+    pub pattern: &'a [u8],
+    /// Stop after so many matches.
+    pub limit: Option<u64>,
+    /// Where they are is not wanted, only how many there are: nothing but numbers travels.
+    pub count_only: bool,
+}
 
 /// How a search ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,53 +40,72 @@ pub struct SearchSummary {
 /// See [`crate::Volume::search`].
 pub(crate) async fn search<D: Doors, M: ManagerDoor>(
     inner: &Inner<D, M>,
-    pattern: &[u8],
-    limit: Option<u64>,
-    found: &mut dyn FnMut(&[u64]),
+    wanted: &Wanted<'_>,
+    found: &mut impl AsyncFnMut(Vec<u64>),
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<SearchSummary, VolumeError> {
-    if pattern.is_empty() || pattern.len() > PATTERN_MAX {
-        let text = format!("a pattern has 1 to {PATTERN_MAX} bytes, not {}", pattern.len());
+    let m = wanted.pattern.len() as u64;
+    if m == 0 || m > PATTERN_MAX as u64 {
+        let text = format!("a pattern has 1 to {PATTERN_MAX} bytes, not {m}");
         return Err(VolumeError::new(VolumeErrorKind::OutOfRange, text));
     }
-    let limit = limit.unwrap_or(u64::MAX);
-    let mut summary = SearchSummary { count: 0, limited: limit == 0 };
-    // Answers false when the limit is reached.
-    let mut take = |summary: &mut SearchSummary, mut matches: Vec<u64>| {
-        matches.retain(|at| at + pattern.len() as u64 <= inner.size);
-        let room = usize::try_from(limit - summary.count).unwrap_or(usize::MAX);
-        summary.limited = matches.len() >= room && limit != u64::MAX;
-        matches.truncate(room);
-        summary.count += matches.len() as u64;
-        if !matches.is_empty() {
-            found(&matches);
-        }
-        !summary.limited
-    };
-    for segment in &inner.segments {
-        if summary.limited {
+    let mut take = Taker { limit: wanted.limit, found, summary: SearchSummary { count: 0, limited: wanted.limit == Some(0) } };
+    for segment in inner.segments.iter().filter(|s| s.start < inner.size) {
+        if take.summary.limited {
             break;
         }
-        let parts = (0..segment.length.div_ceil(SEARCH_SIZE)).map(|part| part * SEARCH_SIZE);
-        let mut searches = stream::iter(parts.map(|from| search_part(segment, pattern, from))).buffered(SEARCHES_AT_ONCE);
-        let mut held: Vec<u64> = Vec::new();
         let border = segment.start + segment.length;
-        // Matches that begin here may cross the border: they are merged with those that do not.
-        let near = border.saturating_sub(pattern.len() as u64 - 1).max(segment.start);
+        // The lender finds what ends in the segment, and the part of the segment that the volume shows: so many beginnings.
+        let beginnings = (border.min(inner.size) - segment.start).saturating_sub(m - 1);
+        let parts = (0..beginnings.div_ceil(SEARCH_SIZE)).map(|part| part * SEARCH_SIZE);
+        let parts = parts.map(|from| search_part(segment, wanted, from, (from + SEARCH_SIZE).min(beginnings)));
+        let mut searches = stream::iter(parts).buffered(SEARCHES_AT_ONCE);
         while let Some(part) = searches.next().await {
-            let (end, matches) = part?;
-            let (far, close): (Vec<u64>, Vec<u64>) = matches.into_iter().partition(|at| *at < near);
-            held.extend(close);
-            if !take(&mut summary, far) {
-                return Ok(summary);
+            let mut part = part?;
+            loop {
+                let (at, end) = (part.at, part.end);
+                if !take.part(part).await {
+                    return Ok(take.summary);
+                }
+                progress(segment.start + at, inner.map.size());
+                if at >= end {
+                    break;
+                }
+                // Many matches: the rest of this part, reply by reply, so that they are never many here.
+                part = search_part(segment, wanted, at, end).await?;
             }
-            progress(segment.start + end, inner.map.size());
         }
-        held.extend(across(inner, pattern, near, border).await?);
-        held.sort_unstable();
-        take(&mut summary, held);
+        let matches = across(inner, wanted.pattern, segment.start + beginnings, border).await?;
+        let count = matches.len() as u64;
+        let matches = if wanted.count_only { Vec::new() } else { matches };
+        take.part(Part { at: border, end: border, count, matches }).await;
+        progress(border, inner.map.size());
     }
-    Ok(summary)
+    Ok(take.summary)
+}
+
+/// Hands matches on, up to the limit.
+struct Taker<'a, F> {
+    limit: Option<u64>,
+    found: &'a mut F,
+    summary: SearchSummary,
+}
+
+impl<F: AsyncFnMut(Vec<u64>)> Taker<'_, F> {
+    /// Answers false when the limit is reached.
+    async fn part(&mut self, mut part: Part) -> bool {
+        if let Some(limit) = self.limit {
+            let room = limit - self.summary.count;
+            self.summary.limited = part.count >= room;
+            part.count = part.count.min(room);
+            part.matches.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        self.summary.count += part.count;
+        if !part.matches.is_empty() {
+            (self.found)(part.matches).await;
+        }
+        !self.summary.limited
+    }
 }
 
 /// Matches that begin in [near, border) and end behind the border.
@@ -95,27 +125,41 @@ async fn across<D: Doors, M: ManagerDoor>(
     Ok(starts.filter(|at| *at < border && at + pattern.len() as u64 > border).collect())
 }
 
-/// Matches that begin in one part of a segment and end in the segment, as volume offsets; and where the part ends.
+/// A stretch of a segment that was searched, or its first part if there were many matches.
+struct Part {
+    /// Beginnings up to here were looked at.
+    at: u64,
+    /// Those that were to be looked at; both are offsets in the segment.
+    end: u64,
+    count: u64,
+    /// Volume offsets.
+    matches: Vec<u64>,
+}
+
 async fn search_part<D: Doors, M: ManagerDoor>(
     segment: &Segment<D, M>,
-    pattern: &[u8],
+    wanted: &Wanted<'_>,
     from: u64,
-) -> Result<(u64, Vec<u64>), VolumeError> {
-    let question = Search { pattern: pattern.to_vec() }.encode();
-    let end = (from + SEARCH_SIZE).min(segment.length);
-    let mut at = from;
-    let mut matches = Vec::new();
-    while at < end {
-        let asked = u32::try_from(end - at).unwrap_or(u32::MAX);
-        let reply: Scanned = segment.ask_lender(Op::Search, at, asked, &question, REPLY_MAX).await?;
+    end: u64,
+) -> Result<Part, VolumeError> {
+    let question = Search { pattern: wanted.pattern.to_vec() }.encode();
+    let flags = if wanted.count_only { Flags::COUNT } else { Flags::default() };
+    let mut part = Part { at: from, end, count: 0, matches: Vec::new() };
+    while part.at < end && part.matches.len() < MATCHES_PER_REPLY_MAX {
+        let asked = u32::try_from(end - part.at).unwrap_or(u32::MAX);
+        let reply: Scanned = segment.ask_lender(Op::Search, flags, part.at, asked, &question, REPLY_MAX).await?;
         let reply = reply.0;
-        let next = at + reply.scanned.min(end - at);
-        matches.extend(
-            reply.matches.into_iter().filter(|m| *m >= at && *m < next).filter(|m| m + pattern.len() as u64 <= segment.length),
-        );
-        at = next;
+        let next = part.at + reply.scanned.min(end - part.at);
+        if wanted.count_only {
+            part.count += reply.count.min(next - part.at);
+        } else {
+            let inside = reply.matches.into_iter().filter(|m| (part.at..next).contains(m));
+            part.matches.extend(inside.map(|m| segment.start + m));
+            part.count = part.matches.len() as u64;
+        }
+        part.at = next;
     }
-    Ok((end, matches.into_iter().map(|m| segment.start + m).collect()))
+    Ok(part)
 }
 
 /// A reply that makes progress and is in order: anything else is a lie, and ends the session.

@@ -220,6 +220,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     pub(crate) async fn ask_lender<T: Message>(
         &self,
         op: Op,
+        flags: Flags,
         offset: u64,
         length: u32,
         payload: &[u8],
@@ -238,7 +239,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 self.shared.changed.changed(seen).await;
                 continue;
             };
-            match session.ask(op, offset, length, payload, reply_max).await {
+            match session.ask(op, flags, offset, length, payload, reply_max).await {
                 Ok(reply) => return Ok(reply),
                 Err(SessionError::Lost) => {}
                 Err(SessionError::Refused(status, text)) => {

@@ -429,13 +429,13 @@ impl<D: Doors> Session<D> {
     pub(crate) async fn ask<T: Message>(
         &self,
         op: Op,
+        flags: Flags,
         offset: u64,
         length: u32,
         payload: &[u8],
         reply_max: usize,
     ) -> Result<T, SessionError> {
-        let reply =
-            self.request(self.frame(op, Flags::default(), offset, length), payload, None, Expect::AtMost(reply_max)).await?;
+        let reply = self.request(self.frame(op, flags, offset, length), payload, None, Expect::AtMost(reply_max)).await?;
         self.decoded(&reply)
     }
 

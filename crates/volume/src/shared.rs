@@ -143,7 +143,7 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
     }
 
     fn closed(&self) -> VolumeError {
-        VolumeError::new(VolumeErrorKind::Closed, format!("volume {} has been closed", self.info.name))
+        VolumeError::new(VolumeErrorKind::Closed, format!("volume {} is closed", self.info.name))
     }
 
     /// Admits a request; opens an idle path.
@@ -167,6 +167,20 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
             self.in_use.set(self.in_use.get() + 1);
             self.last_use.set(self.doors.now());
             return Ok(InUse(Rc::clone(self)));
+        }
+    }
+
+    /// Waits until the volume is being closed, or is over; why whoever waited cannot go on.
+    pub(crate) async fn closing(&self) -> VolumeError {
+        loop {
+            let seen = self.changed.version();
+            if let Err(error) = self.alive() {
+                return error;
+            }
+            if *self.phase.borrow() == Phase::Ending {
+                return self.closed();
+            }
+            self.changed.changed(seen).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The front door: requests of any alignment, split into pieces of segments, served in parallel.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::extents;
 use crate::leg;
 use crate::members::Role;
 use crate::options::{ManagerDoor, VolumeOptions, ZeroFlags};
-use crate::search::SearchSummary;
+use crate::search::{self, SearchSummary, Wanted};
 use crate::segment::{Change, Segment};
 use crate::shared::{Phase, Shared};
 use crate::status::PathStatus;
@@ -176,20 +177,24 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         extents::extents(&self.inner, offset, length).await
     }
 
-    /// Finds a byte pattern (1 to 4096 bytes), overlapping matches too: the lenders search, only offsets come back. `found` gets
-    /// ascending offsets, `progress` bytes done and in all.
+    /// Finds a byte pattern, overlapping matches too: the lenders search, only offsets come back. `found` gets ascending
+    /// offsets, and the search goes on when it returns; `progress` gets bytes done and in all. Ends at once when it is dropped.
     ///
     /// # Errors
-    /// [`VolumeError`].
+    /// [`VolumeError`]; `Closed` if the volume is closed meanwhile, which does not wait for searches.
     pub async fn search(
         &self,
-        pattern: &[u8],
-        limit: Option<u64>,
-        found: &mut dyn FnMut(&[u64]),
+        wanted: Wanted<'_>,
+        found: &mut impl AsyncFnMut(Vec<u64>),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<SearchSummary, VolumeError> {
-        let _in_use = self.inner.shared.begin().await?;
-        crate::search::search(&self.inner, pattern, limit, found, progress).await
+        let shared = &self.inner.shared;
+        let _in_use = shared.begin().await?;
+        let search = pin!(search::search(&self.inner, &wanted, found, progress));
+        match select(search, pin!(shared.closing())).await {
+            Either::Left((result, _)) => result,
+            Either::Right((error, _)) => Err(error),
+        }
     }
 
     /// How the path is.

@@ -17,7 +17,7 @@ use super::state::{AreaEntry, Daemon};
 const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// An opening that takes longer waits for a lock: another process still has the area (F2).
 const OPENING_TIME_USUAL: Duration = Duration::from_secs(2);
-/// Every so many tries the pieces are looked for elsewhere.
+/// At the first try and then at every so many the pieces are looked for elsewhere.
 const SEARCH_EVERY: u32 = 3;
 /// Files of a folder that are looked at for a missing piece.
 const FILES_MAX: usize = 200;
@@ -40,7 +40,7 @@ pub(crate) fn watch(daemon: &Arc<Daemon>) {
     let mut opening: HashSet<AreaId> = HashSet::new();
     let mut told = Vec::new();
     for round in 0u32.. {
-        let search = round % SEARCH_EVERY == SEARCH_EVERY - 1;
+        let search = round % SEARCH_EVERY == 0;
         for entry in daemon.entries().into_iter().filter(|entry| entry.offline.is_some()) {
             if opening.insert(entry.area) && open(daemon, entry.clone(), search, sender.clone()).is_err() {
                 // The data thread has stopped: the process ends.
@@ -116,6 +116,13 @@ fn open(daemon: &Daemon, entry: AreaEntry, search: bool, done: Sender<Opened>) -
             if !elsewhere.is_empty() {
                 find_moved(&doors, area, &mut pieces, elsewhere).await;
             }
+            // An opening changes the labels: what is another area's is left alone.
+            if let Some(first) = pieces.first()
+                && let Ok(Some(label)) = Area::read_identity(&doors, first).await
+                && label.area != area
+            {
+                return Err(format!("it is missing: another area ({}) lies at {first} now; attach its disk", label.name));
+            }
             let open = Area::open(&doors, &pieces, pool, boot).await.map_err(|e| e.to_string())?;
             if open.id() != area {
                 return Err(format!("another area ({}) lies there now", open.name()));
@@ -131,19 +138,23 @@ fn open(daemon: &Daemon, entry: AreaEntry, search: bool, done: Sender<Opened>) -
     )
 }
 
-/// Puts pieces that turned up under another name back into their places, by their labels.
+/// Puts pieces that turned up under another name back into their places, by their labels. Of two copies of a piece the one
+/// that was in use last is taken, even if an older one lies at the known place.
 async fn find_moved<D: sublet_doors::Doors>(doors: &D, area: AreaId, pieces: &mut [PieceSpec], elsewhere: Vec<PieceSpec>) {
+    let mut newest: Vec<Option<u64>> = Vec::with_capacity(pieces.len());
+    for (index, place) in pieces.iter().enumerate() {
+        let label = Area::read_opening(doors, place).await.ok().flatten();
+        newest.push(label.filter(|(label, _)| label.area == area && label.index == index).map(|(_, opening)| opening));
+    }
     for candidate in elsewhere {
         // A file that cannot be read is not the one that is looked for.
-        let Ok(Some(label)) = Area::read_identity(doors, &candidate).await else { continue };
-        let Some(place) = pieces.get_mut(label.index).filter(|_| label.area == area) else { continue };
+        let Ok(Some((label, opening))) = Area::read_opening(doors, &candidate).await else { continue };
         let found = PieceSpec { path: candidate.path, offset: candidate.offset, length: label.length };
-        if *place != found {
-            let still_there = Area::read_identity(doors, place).await;
-            if !matches!(still_there, Ok(Some(there)) if there.area == area && there.index == label.index) {
-                tracing::info!(from = %place, to = %found, "a piece turned up elsewhere");
-                *place = found;
-            }
+        let (Some(place), Some(newest)) = (pieces.get_mut(label.index), newest.get_mut(label.index)) else { continue };
+        if label.area == area && newest.is_none_or(|newest| newest < opening) {
+            tracing::info!(from = %place, to = %found, "a piece turned up elsewhere");
+            *place = found;
+            *newest = Some(opening);
         }
     }
 }
@@ -167,4 +178,74 @@ fn candidates(pieces: &[PieceSpec]) -> Vec<PieceSpec> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use sublet_area::{Area, FormatSpec, PieceSpec};
+    use sublet_doors::real::RealDoors;
+    use sublet_types::{PoolId, ServerId};
+
+    use super::*;
+
+    const AREA: AreaId = AreaId::from_u128(7);
+    const LENGTH: u64 = 32 << 20;
+
+    fn at(folder: &std::path::Path, name: &str) -> PieceSpec {
+        PieceSpec { path: folder.join(name), offset: 0, length: LENGTH }
+    }
+
+    async fn format(doors: &RealDoors, pieces: &[PieceSpec], area: AreaId) {
+        let (pool, server) = (PoolId::from_u128(1), ServerId::from_u128(2));
+        let spec =
+            FormatSpec { pool, area, server, name: "a1".parse().unwrap(), pieces: pieces.to_vec(), sparse: true };
+        Area::format(doors, &spec).await.unwrap();
+    }
+
+    #[test]
+    fn pieces_are_found_by_their_labels_swapped_or_moved_and_never_an_older_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().to_owned();
+        let names = ["p0", "p1", "p2"];
+        for name in names.iter().chain(&["stranger"]) {
+            fs::File::create(folder.join(name)).unwrap().set_len(LENGTH).unwrap();
+        }
+        sublet_doors::real::run(async |doors: RealDoors| {
+            let known: Vec<PieceSpec> = names.iter().map(|name| at(&folder, name)).collect();
+            format(&doors, &known, AREA).await;
+            format(&doors, &[at(&folder, "stranger")], AreaId::from_u128(8)).await;
+            let found = async || {
+                let mut pieces = known.clone();
+                let elsewhere = candidates(&pieces);
+                find_moved(&doors, AREA, &mut pieces, elsewhere).await;
+                let names: Vec<_> = pieces.iter().map(|p| p.path.file_name().unwrap().to_owned()).collect();
+                (names, pieces)
+            };
+            let rename = |from: &str, to: &str| fs::rename(folder.join(from), folder.join(to)).unwrap();
+            // Nothing has moved.
+            assert_eq!(found().await.0, ["p0", "p1", "p2"]);
+            // Two have changed places.
+            rename("p0", "x");
+            rename("p2", "p0");
+            rename("x", "p2");
+            let (names, pieces) = found().await;
+            assert_eq!(names, ["p2", "p1", "p0"]);
+            // An older copy lies at the known place, the newer one elsewhere.
+            fs::copy(folder.join("p1"), folder.join("old")).unwrap();
+            drop(Area::open(&doors, &pieces, None, 0).await.unwrap());
+            rename("p1", "new");
+            rename("old", "p1");
+            let (names, pieces) = found().await;
+            assert_eq!(names, ["p2", "new", "p0"]);
+            drop(Area::open(&doors, &pieces, None, 0).await.unwrap());
+            // One is away: nothing takes its place, and the opening ends at once.
+            fs::create_dir(folder.join("gone")).unwrap();
+            rename("p2", "gone/p2");
+            let (names, pieces) = found().await;
+            assert_eq!(names[1..], ["new", "p0"]);
+            let why = Area::open(&doors, &pieces, None, 0).await.err().unwrap().to_string();
+            assert!(why.contains("piece 1 of 3") && why.contains("missing"), "{why}");
+        })
+        .unwrap();
+    }
 }

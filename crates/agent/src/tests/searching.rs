@@ -2,9 +2,25 @@
 
 use sublet_types::size::MIB;
 use sublet_wire::message::{MATCHES_PER_REPLY_MAX, Message, Search, SearchReply};
-use sublet_wire::{Op, Status};
+use sublet_wire::{Flags, Op, RequestFrame, Status};
 
 use super::{Lender, Peer, SEGMENT, open, run};
+
+async fn count(peer: &mut Peer, from: u64, to: u64, pattern: &[u8]) -> u64 {
+    let (mut at, mut count) = (from, 0);
+    while at < to {
+        let question = Search { pattern: pattern.to_vec() }.encode();
+        let frame = RequestFrame { flags: Flags::COUNT, ..peer.frame(Op::Search, at, (to - at) as u32, question.len()) };
+        peer.send(&frame, &question).await;
+        let (reply, payload) = peer.reply_to(frame.cookie).await;
+        assert_eq!(reply.status, Status::Ok);
+        let reply = SearchReply::decode(&payload).unwrap();
+        assert!(reply.scanned > 0 && reply.matches.is_empty());
+        count += reply.count;
+        at += reply.scanned;
+    }
+    count
+}
 
 async fn search(peer: &mut Peer, from: u64, to: u64, pattern: &[u8]) -> Vec<u64> {
     let (mut at, mut found) = (from, Vec::new());
@@ -14,6 +30,7 @@ async fn search(peer: &mut Peer, from: u64, to: u64, pattern: &[u8]) -> Vec<u64>
         assert_eq!(reply.status, Status::Ok);
         let reply = SearchReply::decode(&payload).unwrap();
         assert!(reply.scanned > 0, "it gets on");
+        assert_eq!(reply.count, reply.matches.len() as u64);
         found.extend(reply.matches);
         at += reply.scanned;
     }
@@ -56,6 +73,7 @@ fn all_matches_are_found_also_overlapping_across_steps_and_beside_holes() {
             for (from, to) in [(0, SEGMENT), (1, SEGMENT - 1), (4096 - 3, 4096 - 2), (MIB - 1, 2 * MIB + 103)] {
                 let expected = naive(&model, from as usize, to as usize, pattern);
                 assert_eq!(search(&mut peer, from, to, pattern).await, expected, "{} in {from}..{to}", pattern.escape_ascii());
+                assert_eq!(count(&mut peer, from, to, pattern).await, expected.len() as u64);
             }
         }
         // A long pattern of zeroes and one byte reaches from a hole into data.
@@ -77,6 +95,7 @@ fn zeroes_are_found_in_holes_and_replies_are_bounded() {
         let found = search(&mut peer, 0, 16384, &[0; 16]).await;
         let expected: Vec<u64> = (0..=8192 - 16).chain(12288..16384).collect();
         assert_eq!(found, expected);
+        assert_eq!(count(&mut peer, 0, SEGMENT, &[0; 16]).await, SEGMENT - 15 - 4096 - 15);
         let (reply, _) = peer.ask(Op::Search, SEGMENT - 1, 2, &Search { pattern: vec![1] }.encode()).await;
         assert_eq!(reply.status, Status::OutOfRange);
     });

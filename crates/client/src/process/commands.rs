@@ -1,23 +1,37 @@
 //! Status, search and initialisation, in the engine's thread.
 
-use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
 
 use futures_util::future::{Either, select};
 use sublet_api::control::{ClientAnswerLine, Search};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::Doors;
 use sublet_doors::local::Signal;
-use sublet_volume::{ManagerDoor, Volume, ZeroFlags};
+use sublet_volume::{ManagerDoor, Volume, Wanted, ZeroFlags};
+
+use super::asker::Asker;
 
 /// Zeroes made in one step of an initialisation, so that progress can be told.
 const INIT_STEP: u64 = 64 << 20;
 /// Matches sent in one line.
 const MATCHES_PER_LINE: usize = 4096;
-/// Matches that one search sends at most: they are kept until the asker takes them.
-const MATCHES_MAX: u64 = 8 << 20;
+
+/// Ends the long work of a client that is about to end.
+#[derive(Default)]
+pub struct Stopping(Signal);
+
+impl Stopping {
+    /// Whatever runs now ends.
+    pub fn stop(&self) {
+        self.0.notify();
+    }
+
+    /// Waits for the next [`Stopping::stop`].
+    async fn stopped(&self) {
+        self.0.wait().await;
+    }
+}
 
 /// The path, for people.
 pub fn status<D: Doors, M: ManagerDoor>(volume: &Volume<D, M>, device: Option<String>) -> ClientAnswerLine {
@@ -27,26 +41,35 @@ pub fn status<D: Doors, M: ManagerDoor>(volume: &Volume<D, M>, device: Option<St
     ClientAnswerLine::Status { path: status.path, reason: status.reason, missing: status.missing, device, resync }
 }
 
-/// Makes every byte read as zero, durably (seed: initialization).
-pub async fn initialise<D: Doors, M: ManagerDoor>(volume: Rc<Volume<D, M>>, answer: Sender<ClientAnswerLine>) {
-    let total = volume.size();
-    let mut done = 0;
-    let mut result = Ok(());
-    while done < total && result.is_ok() {
-        let length = INIT_STEP.min(total - done);
-        result = volume.write_zeroes(done, length, ZeroFlags::default()).await;
-        done += length;
-        // An asker that went away does not stop it: half an initialisation helps nobody.
-        let _ = answer.send(ClientAnswerLine::Progress { done, total });
-    }
-    if result.is_ok() {
-        result = volume.flush().await;
-    }
-    let line = match result {
-        Ok(()) => ClientAnswerLine::Done,
-        Err(error) => ClientAnswerLine::Refused { refusal: error.refusal() },
+/// Makes every byte read as zero, durably (seed: initialization). An asker that went away does not stop it, only the client's
+/// own end does: half an initialisation helps nobody.
+pub async fn initialise<D: Doors, M: ManagerDoor>(volume: Rc<Volume<D, M>>, asker: Asker, stopping: Rc<Stopping>) {
+    let work = async {
+        let total = volume.size();
+        let mut done = 0;
+        while done < total {
+            let length = INIT_STEP.min(total - done);
+            volume.write_zeroes(done, length, ZeroFlags::default()).await?;
+            done += length;
+            asker.progress(done, total);
+        }
+        volume.flush().await
     };
-    let _ = answer.send(line);
+    let watch = async {
+        asker.gone().await;
+        std::future::pending::<()>().await;
+    };
+    let (watch, stopped) = (pin!(watch), pin!(stopping.stopped()));
+    let line = match select(pin!(work), select(watch, stopped)).await {
+        Either::Left((Ok(()), _)) => ClientAnswerLine::Done,
+        Either::Left((Err(error), _)) => ClientAnswerLine::Refused { refusal: error.refusal() },
+        Either::Right(_) => ClientAnswerLine::Refused { refusal: broken_off("initialised only in part") },
+    };
+    asker.last(line);
+}
+
+fn broken_off(what: &str) -> Refusal {
+    Refusal::new(ErrorKind::Conflict, format!("{what}: the volume is being unmounted")).hint("mount it again, then repeat it")
 }
 
 fn pattern(hex: &str) -> Result<Vec<u8>, Refusal> {
@@ -61,57 +84,35 @@ fn pattern(hex: &str) -> Result<Vec<u8>, Refusal> {
     Ok(digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | *digit as u8)).collect())
 }
 
-/// Finds a byte pattern.
-pub async fn search<D: Doors, M: ManagerDoor>(volume: Rc<Volume<D, M>>, search: Search, answer: Sender<ClientAnswerLine>) {
-    let line = match pattern(&search.pattern_hex) {
-        Ok(pattern) => {
-            find(&volume, &pattern, &search, &answer).await.unwrap_or_else(|refusal| ClientAnswerLine::Refused { refusal })
+/// Finds a byte pattern. Ends at once when the asker goes away or the client is told to end.
+pub async fn search<D: Doors, M: ManagerDoor>(volume: Rc<Volume<D, M>>, search: Search, asker: Asker, stopping: Rc<Stopping>) {
+    let line = {
+        let (gone, stopped) = (pin!(asker.gone()), pin!(stopping.stopped()));
+        let work = find(&volume, &search, &asker);
+        match select(pin!(work), select(gone, stopped)).await {
+            Either::Left((line, _)) => line.unwrap_or_else(|refusal| ClientAnswerLine::Refused { refusal }),
+            Either::Right((Either::Left(_), _)) => return tracing::debug!("a search was left by its asker"),
+            Either::Right((Either::Right(_), _)) => ClientAnswerLine::Refused { refusal: broken_off("searched only in part") },
         }
-        Err(refusal) => ClientAnswerLine::Refused { refusal },
     };
-    let _ = answer.send(line);
+    asker.last(line);
 }
 
 async fn find<D: Doors, M: ManagerDoor>(
     volume: &Volume<D, M>,
-    pattern: &[u8],
     search: &Search,
-    answer: &Sender<ClientAnswerLine>,
+    asker: &Asker,
 ) -> Result<ClientAnswerLine, Refusal> {
-    let (sent, stop, stopped) = (Cell::new(0u64), Cell::new(false), Signal::new());
-    let give_up = || {
-        stop.set(true);
-        stopped.notify();
-    };
-    let mut found = |offsets: &[u64]| {
-        if search.count_only || stop.get() {
-            return;
-        }
-        sent.set(sent.get() + offsets.len() as u64);
-        let gone = offsets
-            .chunks(MATCHES_PER_LINE)
-            .any(|part| answer.send(ClientAnswerLine::Matches { offsets: part.to_vec() }).is_err());
-        if gone || sent.get() > MATCHES_MAX {
-            give_up();
+    let pattern = pattern(&search.pattern_hex)?;
+    let wanted = Wanted { pattern: &pattern, limit: search.limit, count_only: search.count_only };
+    let mut found = async |offsets: Vec<u64>| {
+        for part in offsets.chunks(MATCHES_PER_LINE) {
+            asker.line(ClientAnswerLine::Matches { offsets: part.to_vec() }).await;
         }
     };
-    let mut progress = |done: u64, total: u64| {
-        if answer.send(ClientAnswerLine::Progress { done, total }).is_err() {
-            give_up();
-        }
-    };
-    let until_stopped = async {
-        while !stop.get() {
-            stopped.wait().await;
-        }
-    };
-    let work = volume.search(pattern, search.limit, &mut found, &mut progress);
-    match select(pin!(work), pin!(until_stopped)).await {
-        Either::Left((Ok(summary), _)) => Ok(ClientAnswerLine::Searched { count: summary.count, limited: summary.limited }),
-        Either::Left((Err(error), _)) => Err(error.refusal()),
-        Either::Right(((), _)) => Err(Refusal::new(ErrorKind::BadRequest, format!("there are more than {MATCHES_MAX} matches"))
-            .hint("use --count, or --limit")),
-    }
+    let mut progress = |done: u64, total: u64| asker.progress(done, total);
+    let summary = volume.search(wanted, &mut found, &mut progress).await.map_err(|error| error.refusal())?;
+    Ok(ClientAnswerLine::Searched { count: summary.count, limited: summary.limited })
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use futures_channel::mpsc::UnboundedSender;
-use futures_channel::oneshot;
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::{AnswerLine, LineConn};
@@ -19,14 +19,17 @@ const CONNECTIONS_MAX: usize = 32;
 /// A connection that asks nothing for so long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// How often it is looked whether an asker that waits is still there.
+const ASKER_LOOK: Duration = Duration::from_millis(200);
+
 /// A request, and where its answer lines go. The asker is gone when they cannot be sent.
 pub struct Asked {
     /// What is asked.
     pub request: ClientRequest,
     /// Its answer.
     pub answer: mpsc::Sender<ClientAnswerLine>,
-    /// Ends when the last line of the answer was sent.
-    pub sent: oneshot::Receiver<()>,
+    /// One message for each line that was sent; ends behind the last one, and when the asker goes away before.
+    pub sent: UnboundedReceiver<()>,
 }
 
 /// Listens at `path`; requests arrive at `asked`.
@@ -84,19 +87,35 @@ fn serve(mut conn: LineConn, asked: &UnboundedSender<Asked>) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         let (answer, lines) = mpsc::channel();
-        let (_until_sent, sent) = oneshot::channel();
+        let (tell, sent) = unbounded();
         let gone = || Refusal::new(ErrorKind::Conflict, "the client is ending");
         if asked.unbounded_send(Asked { request, answer, sent }).is_err() {
             return conn.send(&ClientAnswerLine::Refused { refusal: gone() });
         }
         loop {
-            let line = lines.recv().unwrap_or_else(|_| ClientAnswerLine::Refused { refusal: gone() });
+            let line = match lines.recv_timeout(ASKER_LOOK) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Disconnected) => ClientAnswerLine::Refused { refusal: gone() },
+                Err(mpsc::RecvTimeoutError::Timeout) if hung_up(&conn) => {
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the asker went away"));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => continue,
+            };
             conn.send(&line)?;
+            // An engine that is ending needs not know.
+            let _ = tell.unbounded_send(());
             if !line.more_follows() {
                 break;
             }
         }
     }
+}
+
+/// True if the peer has closed its end (not if it only says that it asks no more).
+fn hung_up(conn: &LineConn) -> bool {
+    let mut polled = [PollFd::new(conn.stream(), PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&at_once)).is_ok() && polled.iter().any(|p| p.revents().intersects(PollFlags::HUP | PollFlags::ERR))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The client's process: the engine and its front ends in one thread; control socket, manager and signals in threads of
 //! their own, which talk to it through channels.
 
+pub mod asker;
 pub mod commands;
 pub mod control;
 pub mod host;

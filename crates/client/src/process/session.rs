@@ -17,6 +17,7 @@ use sublet_doors::{Buffer, Clock, Doors};
 use sublet_link::MountHome;
 use sublet_volume::{Volume, VolumeOptions};
 
+use super::commands::Stopping;
 use super::control::{self, Asked};
 use super::fronts::{Device, Fronts};
 use super::manager::{Heard, Manager};
@@ -110,9 +111,10 @@ pub(super) async fn serve(
     let outside = stream::select(signals.map(|()| Event::Signal), heard.map(Event::Heard));
     let inside = stream::select(asked.map(Event::Asked), fenced);
     let mut events = pin!(stream::select(outside, inside));
+    let stopping = Rc::new(Stopping::default());
     let end = loop {
         let Some(event) = events.next().await else { break End::Forced(None) };
-        if let Some(end) = handle(&doors, event, &fronts, &volume, &device).await {
+        if let Some(end) = handle(&doors, event, &fronts, &volume, &device, &stopping).await {
             break end;
         }
     };
@@ -169,7 +171,14 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
 }
 
 /// Handles one event; how the client ends, if it does.
-async fn handle(doors: &RealDoors, event: Event, fronts: &Fronts, volume: &Engine, device: &Rc<Device>) -> Option<End> {
+async fn handle(
+    doors: &RealDoors,
+    event: Event,
+    fronts: &Fronts,
+    volume: &Engine,
+    device: &Rc<Device>,
+    stopping: &Rc<Stopping>,
+) -> Option<End> {
     match event {
         Event::Fenced => return Some(End::Fenced),
         Event::Heard(Heard::Lenders(lenders)) => volume.update_lenders(lenders),
@@ -179,6 +188,7 @@ async fn handle(doors: &RealDoors, event: Event, fronts: &Fronts, volume: &Engin
         }
         Event::Signal => {
             // Nobody is there to be refused: what can be saved is saved.
+            stopping.stop();
             fronts.sync_file_systems().await;
             return Some(match flush(fronts, device).await {
                 Ok(()) => End::Stopped(None),
@@ -188,12 +198,19 @@ async fn handle(doors: &RealDoors, event: Event, fronts: &Fronts, volume: &Engin
                 }
             });
         }
-        Event::Asked(asked) => return answer(doors, asked, fronts, volume, device).await,
+        Event::Asked(asked) => return answer(doors, asked, fronts, volume, device, stopping).await,
     }
     None
 }
 
-async fn answer(doors: &RealDoors, asked: Asked, fronts: &Fronts, volume: &Engine, device: &Rc<Device>) -> Option<End> {
+async fn answer(
+    doors: &RealDoors,
+    asked: Asked,
+    fronts: &Fronts,
+    volume: &Engine,
+    device: &Rc<Device>,
+    stopping: &Rc<Stopping>,
+) -> Option<End> {
     let refuse = |asked: &Asked, refusal| {
         // An asker that went away needs no answer.
         let _ = asked.answer.send(ClientAnswerLine::Refused { refusal });
@@ -204,19 +221,21 @@ async fn answer(doors: &RealDoors, asked: Asked, fronts: &Fronts, volume: &Engin
             let _ = asked.answer.send(commands::status(volume, link));
         }
         ClientRequest::Search(search) => {
-            doors.spawn(commands::search(Rc::clone(volume), search.clone(), asked.answer.clone()));
+            let search = search.clone();
+            doors.spawn(commands::search(Rc::clone(volume), search, asked.into(), Rc::clone(stopping)));
         }
         ClientRequest::Init if volume.read_only() => {
             refuse(&asked, Refusal::new(ErrorKind::Conflict, "the volume is mounted read-only"));
         }
         ClientRequest::Init => match unused(fronts).await {
-            Ok(()) => doors.spawn(commands::initialise(Rc::clone(volume), asked.answer.clone())),
+            Ok(()) => doors.spawn(commands::initialise(Rc::clone(volume), asked.into(), Rc::clone(stopping))),
             Err(refusal) => refuse(&asked, refusal),
         },
         ClientRequest::Stop { force: true } => return Some(End::Forced(Some(asked))),
         ClientRequest::Stop { force: false } => {
             let mut ready = unused(fronts).await;
             if ready.is_ok() {
+                stopping.stop();
                 ready = flush(fronts, device).await;
             }
             match ready {
@@ -282,7 +301,8 @@ async fn finish(
     if let Some(asked) = asked {
         let _ = asked.answer.send(ClientAnswerLine::Done);
         drop(asked.answer);
-        let _ = doors.timeout(ANSWER_MAX, asked.sent).await;
+        let mut sent = asked.sent;
+        let _ = doors.timeout(ANSWER_MAX, async { while sent.next().await.is_some() {} }).await;
     }
     tracing::info!("the client has ended");
     result

@@ -322,7 +322,9 @@ impl Lender {
         }
         let (at, length) = (frame.offset as usize, frame.length as usize);
         let range = at..at + length;
-        if range.end > slice.bytes.len() || at % 4096 != 0 || length % 4096 != 0 {
+        // SEARCH takes any alignment.
+        let aligned = frame.op == Op::Search || (at % 4096 == 0 && length % 4096 == 0);
+        if range.end > slice.bytes.len() || !aligned {
             return Err((Status::OutOfRange, "out of range"));
         }
         let fails = matches!(frame.op, Op::Write | Op::Flush | Op::WriteZeroes) && self.io_errors.get() > 0;
@@ -379,7 +381,12 @@ impl Lender {
                 let wanted = Search::decode(payload).unwrap().pattern;
                 let scanned = length.min(4096);
                 let found = (at..at + scanned).filter(|i| slice.bytes[*i..].starts_with(&wanted)).map(|i| i as u64);
-                Ok(SearchReply { scanned: scanned as u64, matches: found.collect() }.encode())
+                let mut matches: Vec<u64> = found.collect();
+                let count = matches.len() as u64;
+                if frame.flags.has(Flags::COUNT) {
+                    matches.clear();
+                }
+                Ok(SearchReply { scanned: scanned as u64, count, matches }.encode())
             }
             Op::SetState => {
                 let state = SetState::decode(payload).unwrap();

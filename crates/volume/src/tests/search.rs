@@ -1,10 +1,13 @@
 //! Searching agrees with a naive search of the whole volume.
 
+use std::time::Duration;
+
+use futures_util::future::join;
 use sublet_doors::Clock;
 
-use crate::VolumeErrorKind;
 use crate::testing::doors::MemDoors;
 use crate::testing::world::{World, kind, write};
+use crate::{VolumeErrorKind, Wanted};
 
 fn naive(bytes: &[u8], pattern: &[u8]) -> Vec<u64> {
     bytes.windows(pattern.len()).enumerate().filter(|(_, w)| *w == pattern).map(|(i, _)| i as u64).collect()
@@ -26,20 +29,24 @@ fn matches_are_those_of_a_naive_search_overlapping_and_across_blocks_and_segment
             for pattern in patterns {
                 let mut found = Vec::new();
                 let mut last = (0, 0);
-                let summary = volume
-                    .search(pattern, None, &mut |m| found.extend_from_slice(m), &mut |done, all| last = (done, all))
-                    .await
-                    .unwrap();
+                let wanted = Wanted { pattern, limit: None, count_only: false };
+                let mut take = async |m: Vec<u64>| found.extend(m);
+                let summary = volume.search(wanted, &mut take, &mut |done, all| last = (done, all)).await.unwrap();
                 assert_eq!(found, naive(&model, pattern));
                 assert_eq!((summary.count, summary.limited), (found.len() as u64, false));
                 assert_eq!(last, (volume.size(), volume.size()));
                 let limit = doors.below(10);
                 let mut first = Vec::new();
-                let summary =
-                    volume.search(pattern, Some(limit), &mut |m| first.extend_from_slice(m), &mut |_, _| {}).await.unwrap();
+                let wanted = Wanted { limit: Some(limit), ..wanted };
+                let mut take = async |m: Vec<u64>| first.extend(m);
+                let summary = volume.search(wanted, &mut take, &mut |_, _| {}).await.unwrap();
                 assert_eq!(first, found[..found.len().min(limit as usize)]);
                 assert_eq!(summary.count, first.len() as u64);
                 assert_eq!(summary.limited, found.len() as u64 >= limit);
+                let wanted = Wanted { count_only: true, ..wanted };
+                let counted =
+                    volume.search(wanted, &mut async |_| panic!("offsets are not wanted"), &mut |_, _| {}).await.unwrap();
+                assert_eq!(counted, summary);
             }
             assert!(doors.now().0 > 0);
         });
@@ -52,7 +59,43 @@ fn a_pattern_has_a_length_that_the_protocol_knows() {
         let world = World::new(&doors, &[16384], 1);
         let volume = world.open().await;
         for pattern in [vec![], vec![0; 4097]] {
-            assert_eq!(kind(volume.search(&pattern, None, &mut |_| {}, &mut |_, _| {}).await), VolumeErrorKind::OutOfRange);
+            let wanted = Wanted { pattern: &pattern, limit: None, count_only: false };
+            assert_eq!(kind(volume.search(wanted, &mut async |_| {}, &mut |_, _| {}).await), VolumeErrorKind::OutOfRange);
         }
+    });
+}
+
+#[test]
+fn nothing_behind_the_end_of_the_volume_is_found() {
+    MemDoors::run(1, |doors| async move {
+        let mut world = World::new(&doors, &[8192], 1);
+        world.info.size = 4096 + 100;
+        world.lenders[0].slices.borrow_mut().values_mut().for_each(|slice| slice.bytes.fill(b'z'));
+        let volume = world.open().await;
+        for count_only in [true, false] {
+            let wanted = Wanted { pattern: b"zz", limit: None, count_only };
+            let summary = volume.search(wanted, &mut async |_| {}, &mut |_, _| {}).await.unwrap();
+            assert_eq!(summary.count, 4096 + 99);
+        }
+    });
+}
+
+#[test]
+fn closing_ends_a_search_whose_asker_takes_no_more() {
+    MemDoors::run(1, |doors| async move {
+        let world = World::new(&doors, &[16384], 1);
+        let volume = world.open().await;
+        write(&volume, 0, &[b'z'; 16384]).await.unwrap();
+        let asker = async |_| std::future::pending().await;
+        let (wanted, mut asker) = (Wanted { pattern: b"z", limit: None, count_only: false }, asker);
+        let began = doors.now();
+        let close = async {
+            doors.sleep(Duration::from_millis(100)).await;
+            volume.close(false).await
+        };
+        let (found, closed) = join(volume.search(wanted, &mut asker, &mut |_, _| {}), close).await;
+        assert_eq!(kind(found), VolumeErrorKind::Closed);
+        closed.unwrap();
+        assert!(doors.now().since(began) < Duration::from_secs(1));
     });
 }
