@@ -1,6 +1,7 @@
 //! The link to the manager: blocking HTTP with JSON bodies.
 
 use std::io::Read as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,20 +28,25 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 const ANSWER_SIZE_MAX: u64 = 256 << 20;
 /// The pause between two tries while nobody answers.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// A task that was accepted outlives the manager's process: its caller waits for a restarted manager at least so long.
+/// A task outlives the manager's process, and asking for it twice does no harm: its caller waits for a restarted manager at
+/// least so long.
 const TASK_PATIENCE: Duration = Duration::from_secs(30);
+/// But if there was no manager to begin with, its caller soon wants to know that: most likely the URL is wrong.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A manager, by one or more URLs. Clones share what is learned about its addresses.
+/// A manager, by one or more URLs. Clones share what is learned about its addresses, and whether it was ever there.
 #[derive(Clone, Debug)]
 pub struct ManagerLink {
     urls: Arc<Mutex<Vec<String>>>,
+    /// A connection to it came about at least once.
+    met: Arc<AtomicBool>,
     agent: ureq::Agent,
     patience: Duration,
 }
 
 /// One try failed.
 enum Fault {
-    /// Nobody answered: another URL or a later time may help.
+    /// Nobody answered, or a manager that is about to end: another URL or a later time may help.
     Connection(String),
     /// The manager answered with a refusal, or with nonsense.
     Final(Refusal),
@@ -74,7 +80,8 @@ impl ManagerLink {
             .timeout_resolve(Some(CONNECT_TIME_MAX))
             .user_agent(concat!("sublet/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { urls: Arc::new(Mutex::new(urls)), agent: config.into(), patience: Duration::ZERO }
+        let (urls, met) = (Arc::new(Mutex::new(urls)), Arc::default());
+        Self { urls, met, agent: config.into(), patience: Duration::ZERO }
     }
 
     /// The same link, going on for so long while nobody answers. Without it one round through the URLs is made.
@@ -117,7 +124,12 @@ impl ManagerLink {
 
     fn try_once(&self, url: &str, path: &str, body: Option<&[u8]>, limit: Duration) -> Result<(u16, Vec<u8>), Fault> {
         let base = base_url(url).map_err(Fault::Final)?;
-        let fault = |e: ureq::Error| Fault::Connection(format!("{base}: {e}"));
+        let fault = |e: ureq::Error| {
+            if !is_absence(&e) {
+                self.met.store(true, Ordering::Relaxed);
+            }
+            Fault::Connection(format!("{base}: {e}"))
+        };
         let target = format!("{base}{path}");
         let response = match body {
             None => self.agent.get(&target).config().timeout_global(Some(limit)).build().call(),
@@ -127,11 +139,18 @@ impl ManagerLink {
             }
         };
         let mut response = response.map_err(fault)?;
+        self.met.store(true, Ordering::Relaxed);
         let status = response.status().as_u16();
         let mut bytes = Vec::new();
         let mut reader = response.body_mut().with_config().limit(ANSWER_SIZE_MAX).reader();
         reader.read_to_end(&mut bytes).map_err(|e| Fault::Connection(format!("{base}: its answer broke off: {e}")))?;
-        Ok((status, bytes))
+        match refusal_of(status, &bytes) {
+            // It is being stopped, or flooded.
+            Some(refusal) if refusal.kind == ErrorKind::Unreachable => {
+                Err(Fault::Connection(format!("{base}: {}", refusal.message)))
+            }
+            _ => Ok((status, bytes)),
+        }
     }
 
     fn round(&self, path: &str, body: Option<&[u8]>, limit: Duration) -> Result<(u16, Vec<u8>), Fault> {
@@ -162,18 +181,25 @@ impl ManagerLink {
     /// # Errors
     /// The manager's refusal, or `Unreachable` if nobody answered within the patience.
     pub fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Refusal> {
+        self.call_within(request, &|_| self.patience)
+    }
+
+    /// `patience` is asked anew after every fault; its argument says whether there has ever been a manager.
+    fn call_within<T: DeserializeOwned>(&self, request: &Request, patience: &dyn Fn(bool) -> Duration) -> Result<T, Refusal> {
         let hold = match request {
             Request::Table { wait_ms, .. } => Duration::from_millis(*wait_ms),
             _ => POLL_INTERVAL,
         };
         let route = route(request)?;
-        let begun = Instant::now();
+        // The time for which the manager held the request before it ended does not count.
+        let mut failing: Option<Instant> = None;
         loop {
             match self.round(&route.path, route.body.as_deref(), hold + ANSWER_TIME_MAX) {
                 Ok((status, bytes)) => return read_answer(status, &bytes),
                 Err(Fault::Final(refusal)) => return Err(refusal),
                 Err(Fault::Connection(fault)) => {
-                    if begun.elapsed() >= self.patience {
+                    let since = *failing.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= patience(self.met.load(Ordering::Relaxed)) {
                         return Err(Refusal::new(ErrorKind::Unreachable, format!("the manager does not answer: {fault}"))
                             .hint("check that `sublet manager` runs and that its URL is right (--manager, SUBLET_MANAGER)"));
                     }
@@ -184,23 +210,42 @@ impl ManagerLink {
         }
     }
 
-    /// Sends a request that is a task, and repeats it (same task id, so it is the same task) until the task has ended.
-    /// `on_progress` hears how far it is.
+    /// Sends a request that is a task, and repeats it (same task id, so it is the same task) until the task has ended, also
+    /// at a manager that was restarted meanwhile. `on_progress` hears how far it is.
     ///
     /// # Errors
     /// The manager's refusal, also that of a task which failed; `Unreachable` if nobody answered within the patience.
     pub fn task(&self, request: &Request, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
-        let mut link = self.clone();
+        let patience = |met| self.patience.max(if met { TASK_PATIENCE } else { FIRST_PATIENCE });
         loop {
-            let answer: TaskAnswer = link.call(request)?;
+            let answer: TaskAnswer = self.call_within(request, &patience)?;
             match answer.outcome {
                 TaskOutcome::Running => on_progress(&answer.task),
                 TaskOutcome::Failed { refusal } => return Err(refusal),
                 _ => return Ok(answer),
             }
-            link.patience = link.patience.max(TASK_PATIENCE);
         }
     }
+}
+
+/// Whether no connection came about: nothing was sent, and perhaps nobody was ever there.
+fn is_absence(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind::{
+        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, NotFound, TimedOut,
+    };
+    match error {
+        ureq::Error::ConnectionFailed | ureq::Error::HostNotFound | ureq::Error::BadUri(_) => true,
+        ureq::Error::Timeout(when) => matches!(when, ureq::Timeout::Connect | ureq::Timeout::Resolve),
+        ureq::Error::Io(error) => matches!(
+            error.kind(),
+            AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkDown | NetworkUnreachable | NotFound | TimedOut
+        ),
+        _ => false,
+    }
+}
+
+fn refusal_of(status: u16, bytes: &[u8]) -> Option<Refusal> {
+    if (200..300).contains(&status) { None } else { serde_json::from_slice(bytes).ok() }
 }
 
 fn read_answer<T: DeserializeOwned>(status: u16, bytes: &[u8]) -> Result<T, Refusal> {
@@ -432,115 +477,5 @@ impl ManagerLink {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead as _, BufReader, Write as _};
-    use std::net::TcpListener;
-
-    use sublet_types::TaskId;
-
-    use super::*;
-
-    /// Answers one request per connection with these (status, body) pairs, in turn.
-    fn manager(answers: Vec<(u16, String)>) -> (String, thread::JoinHandle<Vec<String>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let serving = thread::spawn(move || {
-            let mut asked = Vec::new();
-            for (status, body) in answers {
-                let mut stream = BufReader::new(listener.accept().unwrap().0);
-                let (mut line, mut length) = (String::new(), 0);
-                stream.read_line(&mut line).unwrap();
-                loop {
-                    let mut header = String::new();
-                    stream.read_line(&mut header).unwrap();
-                    if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
-                        length = value.trim().parse().unwrap();
-                    }
-                    if header.trim().is_empty() {
-                        break;
-                    }
-                }
-                std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink()).unwrap();
-                asked.push(line.trim().to_owned());
-                let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
-                stream.get_mut().write_all(answer.as_bytes()).unwrap();
-            }
-            asked
-        });
-        (url, serving)
-    }
-
-    fn task(outcome: &str) -> String {
-        let id = TaskId::from_u128(7);
-        format!(
-            r#"{{"task":{{"id":"{id}","kind":"reclaim","subject":"a","step":"","state":"running","done":0,"total":0,"started_ms":0,"ended_ms":0}},"outcome":{outcome}}}"#
-        )
-    }
-
-    #[test]
-    fn urls_are_completed_and_checked() {
-        for (text, url) in [
-            ("m", "http://m:7470"),
-            ("m:1", "http://m:1"),
-            ("http://m:1/", "http://m:1"),
-            ("::1", "http://[::1]:7470"),
-            ("http://[::1]:9", "http://[::1]:9"),
-        ] {
-            assert_eq!(base_url(text).unwrap(), url);
-        }
-        for text in ["", "https://m", "ftp://m:1", "http://", "http://m/v1", "a b"] {
-            assert_eq!(base_url(text).unwrap_err().kind, ErrorKind::BadRequest, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_dead_url_is_passed_over_and_the_living_one_comes_first_then() {
-        let (url, serving) = manager(vec![(200, "[]".into()), (200, "[]".into())]);
-        let dead = "http://127.0.0.1:1".to_owned();
-        let link = ManagerLink::new(vec![dead.clone(), url.clone()]);
-        link.servers().unwrap();
-        assert_eq!(link.urls(), [url, dead]);
-        link.areas().unwrap();
-        assert_eq!(serving.join().unwrap(), ["GET /v1/servers HTTP/1.1", "GET /v1/areas HTTP/1.1"]);
-    }
-
-    #[test]
-    fn refusals_come_through_and_nonsense_is_named() {
-        let refusal = Refusal::new(ErrorKind::NoSpace, "too small").hint("lend more");
-        let (url, serving) =
-            manager(vec![(507, serde_json::to_string(&refusal).unwrap()), (200, "<html>".into()), (502, "bad gateway".into())]);
-        let link = ManagerLink::new(vec![url]);
-        assert_eq!(link.pool().unwrap_err(), refusal);
-        assert_eq!(link.pool().unwrap_err().kind, ErrorKind::Internal);
-        assert!(link.pool().unwrap_err().message.contains("502"));
-        serving.join().unwrap();
-        let begun = Instant::now();
-        let patient = link.with_patience(Duration::from_millis(500));
-        assert_eq!(patient.pool().unwrap_err().kind, ErrorKind::Unreachable);
-        assert!(begun.elapsed() >= Duration::from_millis(500), "it goes on for its patience");
-        assert_eq!(ManagerLink::new(Vec::new()).pool().unwrap_err().kind, ErrorKind::BadRequest);
-    }
-
-    #[test]
-    fn a_task_is_repeated_until_it_has_ended() {
-        let failed = r#"{"is":"failed","refusal":{"kind":"conflict","message":"in use"}}"#;
-        let running = r#"{"is":"running"}"#;
-        let answers = [running, running, r#"{"is":"done"}"#, running, failed];
-        let (url, serving) = manager(answers.iter().map(|outcome| (200, task(outcome))).collect());
-        let link = ManagerLink::new(vec![url]);
-        let request = Request::Reclaim { area: "a".into(), reclaim: Reclaim { task: TaskId::from_u128(7) } };
-        let mut heard = 0;
-        assert_eq!(link.task(&request, &mut |_| heard += 1).unwrap().outcome, TaskOutcome::Done);
-        assert_eq!(heard, 2);
-        assert_eq!(link.task(&request, &mut |_| ()).unwrap_err().kind, ErrorKind::Conflict);
-        assert_eq!(serving.join().unwrap().len(), 5);
-    }
-
-    #[test]
-    fn learned_urls_come_first_and_typed_ones_stay() {
-        let link = ManagerLink::new(vec!["http://typed:1".into()]);
-        assert!(link.learn(&["http://new:1".into()]));
-        assert_eq!(link.urls(), ["http://new:1", "http://typed:1"]);
-        assert!(!link.learn(&["http://new:1".into()]));
-    }
-}
+#[path = "manager_tests.rs"]
+mod tests;
