@@ -77,7 +77,7 @@ impl<D: Doors> Area<D> {
         let opening = Opening { number: 0, open: OpenId::from_u128(doors.random_u128()), previous: OpenId::from_u128(0) };
         let mut files = Vec::with_capacity(spec.pieces.len());
         for piece in &spec.pieces {
-            let file = hold(doors, piece).await.map_err(|error| AreaError::io(format!("cannot open {piece}"), &error))?;
+            let file = hold(doors, piece).await.map_err(|error| cannot_open(piece, &error))?;
             if file.facts().size < piece.end() {
                 let size = ByteSize(file.facts().size);
                 return Err(AreaError::new(AreaErrorKind::OutOfRange, format!("{piece} ends at {size}, before the piece does")));
@@ -101,9 +101,18 @@ impl<D: Doors> Area<D> {
     /// # Errors
     /// A file that cannot be read, a damaged label, or one of a newer version.
     pub async fn read_identity(doors: &D, piece: &PieceSpec) -> Result<Option<PieceIdentity>, AreaError> {
+        Ok(Self::read_opening(doors, piece).await?.map(|(identity, _)| identity))
+    }
+
+    /// As [`read_identity`](Self::read_identity), with the number of the last opening that the piece took part in: of two
+    /// disks with the same label, the one with the lower number is the older copy (L3).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_opening(doors: &D, piece: &PieceSpec) -> Result<Option<(PieceIdentity, u64)>, AreaError> {
         let file = look(doors, piece).await?;
         let winner = read_both(&file, PIECE_LABEL_AT.map(|at| at + piece.offset), PIECE, &piece.to_string()).await?;
-        winner.map(|winner| PieceLabel::decode(&winner.bytes).map(|label| label.identity)).transpose()
+        winner.map(|winner| PieceLabel::decode(&winner.bytes).map(|label| (label.identity, label.opening.number))).transpose()
     }
 
     /// Takes any Sublet label of a piece away, also a damaged or newer one: what it held is forgotten for ever.
@@ -115,6 +124,14 @@ impl<D: Doors> Area<D> {
         let file = hold(doors, piece).await.map_err(failed)?;
         clear(&*file, piece).await.map_err(failed)
     }
+}
+
+fn cannot_open(piece: &PieceSpec, error: &std::io::Error) -> AreaError {
+    let kind = match error.kind() {
+        std::io::ErrorKind::ResourceBusy => AreaErrorKind::Busy,
+        _ => AreaErrorKind::Io,
+    };
+    AreaError::new(kind, format!("cannot open {piece}: {error}"))
 }
 
 /// Zeroes the piece label's and area label's places.

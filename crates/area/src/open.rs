@@ -49,6 +49,22 @@ async fn find<D: Doors>(doors: &D, index: usize, pieces: &[PieceSpec]) -> Result
     Ok(Found { file, label, winner })
 }
 
+/// Two pieces in one place, because one of them is away and another one turned up at its name. The second one would wait for
+/// the lock of the first for ever.
+async fn refuse_twice<D: Doors>(doors: &D, pieces: &[PieceSpec]) -> Result<(), AreaError> {
+    for (index, piece) in pieces.iter().enumerate() {
+        let Some(other) = pieces.iter().skip(index + 1).position(|other| other.overlaps(piece)) else { continue };
+        let other = index + 1 + other;
+        let there = Area::read_identity(doors, piece).await?.map(|label| label.index);
+        let (missing, there) = if there == Some(index) { (other, index) } else { (index, other) };
+        return Err(offline(
+            format!("{} is missing: piece {} lies there", name_of(missing, pieces), there + 1),
+            "attach the disk, or restore the file",
+        ));
+    }
+    Ok(())
+}
+
 /// Reads the area label from piece 0.
 async fn find_area<F: DiskFile>(found: &Found<F>, piece: &PieceSpec) -> Result<(AreaLabel, Winner), AreaError> {
     let winner =
@@ -74,6 +90,7 @@ impl<D: Doors> Area<D> {
     /// # Errors
     /// Why it cannot be served, naming the piece. Nothing was changed then, except perhaps by an interrupted opening.
     pub async fn open(doors: &D, pieces: &[PieceSpec], pool: Option<PoolId>, boot: u128) -> Result<Rc<Self>, AreaError> {
+        refuse_twice(doors, pieces).await?;
         let mut found = Vec::with_capacity(pieces.len());
         for index in 0..pieces.len() {
             found.push(find(doors, index, pieces).await?);

@@ -197,8 +197,7 @@ mod tests {
 
     async fn format(doors: &RealDoors, pieces: &[PieceSpec], area: AreaId) {
         let (pool, server) = (PoolId::from_u128(1), ServerId::from_u128(2));
-        let spec =
-            FormatSpec { pool, area, server, name: "a1".parse().unwrap(), pieces: pieces.to_vec(), sparse: true };
+        let spec = FormatSpec { pool, area, server, name: "a1".parse().unwrap(), pieces: pieces.to_vec(), sparse: true };
         Area::format(doors, &spec).await.unwrap();
     }
 

@@ -11,7 +11,7 @@ use sublet_api::{ErrorKind, Refusal};
 use sublet_area::lendable::{self, Target, TargetKind};
 use sublet_area::{Area, FormatSpec, PieceIdentity, PieceSpec, file_size_for};
 use sublet_doors::Rng as _;
-use sublet_types::limits::{BLOCK_SIZE, PIECES_MAX, REGION_SIZE};
+use sublet_types::limits::{AREA_SIZE_MIN, BLOCK_SIZE, PIECES_MAX, REGION_SIZE};
 use sublet_types::{AreaId, Name, PoolId};
 
 use super::areas::place_of;
@@ -177,6 +177,9 @@ fn plan(
     let lent: Vec<_> = entries.iter().flat_map(|entry| entry.pieces.iter().cloned()).collect();
     let warnings = lendable::check_pieces(&pieces, &lent, Some(pool), wish.force)?;
     let fill = !wish.sparse && targets.iter().any(|target| target.kind == TargetKind::File);
+    if fill {
+        lendable::check_fill(&pieces, wish.keep_free_percent)?;
+    }
     Ok(Plan { pieces, make: None, fill, known: None, warnings })
 }
 
@@ -184,7 +187,8 @@ fn plan(
 fn plan_file(wish: &Lend, folder: &Target, name: &Name) -> Result<Plan, Refusal> {
     let size = match wish.size {
         Some(size) => size,
-        None => lendable::folder_surplus(&folder.path, wish.keep_free_percent)? / REGION_SIZE * REGION_SIZE,
+        // If that is too little for any area, the check below says so with the figures.
+        None => (lendable::folder_surplus(&folder.path, wish.keep_free_percent)? / REGION_SIZE * REGION_SIZE).max(AREA_SIZE_MIN),
     };
     check_size(size)?;
     let length = file_size_for(size);

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock, seek};
 use rustix::io::Errno;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_area::PieceSpec;
@@ -86,10 +86,42 @@ pub(crate) fn make_file(path: &Path, size: u64, sparse: bool, tell: Tell<'_>) ->
     made
 }
 
-/// Allocates what is missing of an existing file.
+/// The holes in a stretch of a file: offset and length.
+fn holes(file: &File, piece: &PieceSpec) -> Vec<(u64, u64)> {
+    let (mut at, mut holes) = (piece.offset, Vec::new());
+    while at < piece.end() {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data.min(piece.end()),
+            Err(Errno::NXIO) => piece.end(),
+            // A file system that does not know holes has none to give back.
+            Err(_) => return Vec::new(),
+        };
+        if data > at {
+            holes.push((at, data - at));
+        }
+        let Ok(hole) = seek(file, SeekFrom::Hole(data.min(piece.end() - 1))) else { return holes };
+        at = hole.max(data);
+    }
+    holes
+}
+
+/// Allocates what is missing of an existing file. If that fails, what was a hole is one again: the file system is not left
+/// full.
 pub(crate) fn fill_file(piece: &PieceSpec, tell: Tell<'_>) -> Result<(), Refusal> {
     let file = OpenOptions::new().read(true).write(true).open(&piece.path).map_err(|e| failed(&piece.path, "opened", &e))?;
-    allocate(&file, &piece.path, piece.offset, piece.length, tell)
+    if !file.metadata().map_err(|e| failed(&piece.path, "read", &e))?.is_file() {
+        return Ok(());
+    }
+    let holes = holes(&file, piece);
+    let filled = allocate(&file, &piece.path, piece.offset, piece.length, tell);
+    if filled.is_err() {
+        for (at, length) in holes {
+            if let Err(error) = fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, length) {
+                tracing::warn!(%error, path = %piece.path.display(), "space that was allocated is not given back");
+            }
+        }
+    }
+    filled
 }
 
 /// Removes a file that was made for an area.

@@ -95,6 +95,15 @@ pub fn check_folder(folder: &Path, file_size: u64, keep_free_percent: u8, sparse
     space::check(folder, file_size, keep_free_percent, sparse)
 }
 
+/// May the space be allocated that stretches of existing files lack, so that `keep_free_percent` of their file systems stay
+/// free? Devices among the pieces lack none.
+///
+/// # Errors
+/// If not.
+pub fn check_fill(pieces: &[PieceSpec], keep_free_percent: u8) -> Result<(), Refusal> {
+    space::check_fill(pieces, keep_free_percent)
+}
+
 /// Room for data (as `--size` means it) that a file in this folder could have, keeping so much free.
 ///
 /// # Errors

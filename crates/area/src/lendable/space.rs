@@ -1,13 +1,17 @@
 //! Folders: how much of their file system may be lent.
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{Access, StatVfsMountFlags, access, statfs, statvfs};
+use rustix::fs::{Access, SeekFrom, StatVfsMountFlags, access, statfs, statvfs};
 use sublet_api::{ErrorKind, Refusal};
-use sublet_types::limits::{BLOCK_SIZE, SIZE_MAX};
+use sublet_types::limits::{AREA_SIZE_MIN, BLOCK_SIZE, SIZE_MAX};
 use sublet_types::size::ByteSize;
 
 use crate::layout::data_size;
+use crate::spec::PieceSpec;
 
 /// `statfs` numbers of file systems that never overwrite in place (P2).
 const COPY_ON_WRITE: [(u64, &str); 3] = [(0x9123_683E, "btrfs"), (0x2FC1_2FC1, "zfs"), (0xCA45_1A4E, "bcachefs")];
@@ -66,6 +70,69 @@ pub(super) fn notes(path: &Path) -> Vec<String> {
     notes
 }
 
+/// Why so many bytes are too much for the file system.
+fn too_full(path: &Path, needed: u64, space: Space, keep_free_percent: u8) -> Option<Refusal> {
+    let usable = space.usable(keep_free_percent);
+    if needed <= usable {
+        return None;
+    }
+    let message = format!(
+        "there is not enough free space in {}: {} are needed, {} are free, and {keep_free_percent} percent of {} stay free (--keep-free), which leaves {}",
+        path.display(),
+        ByteSize(needed),
+        ByteSize(space.free),
+        ByteSize(space.total),
+        ByteSize(usable),
+    );
+    let most = surplus(space, keep_free_percent);
+    let hint = if most < AREA_SIZE_MIN {
+        "free some space, or give --keep-free another value".to_owned()
+    } else {
+        format!("lend {} or less, or give --keep-free another value", ByteSize(most))
+    };
+    Some(Refusal::new(ErrorKind::NoSpace, message).hint(hint))
+}
+
+/// How many bytes of a stretch of a file have no space yet. Space that is allocated and not written counts as holes, so the
+/// file's blocks are a second bound.
+fn unallocated(piece: &PieceSpec) -> std::io::Result<u64> {
+    let file = File::open(&piece.path)?;
+    let facts = file.metadata()?;
+    let bound = facts.len().max(piece.end()).saturating_sub(facts.blocks().saturating_mul(512));
+    let (mut at, mut holes) = (piece.offset, 0);
+    while at < piece.end() {
+        let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data.min(piece.end()),
+            Err(rustix::io::Errno::NXIO) => piece.end(),
+            // The file system cannot tell.
+            Err(_) => return Ok(bound.min(piece.length)),
+        };
+        holes += data - at;
+        at = if data < piece.end() { rustix::fs::seek(&file, SeekFrom::Hole(data))? } else { data };
+    }
+    Ok(holes.min(bound))
+}
+
+/// See [`super::check_fill`].
+pub(super) fn check_fill(pieces: &[PieceSpec], keep_free_percent: u8) -> Result<(), Refusal> {
+    // Files of one file system count together.
+    let mut needs: HashMap<u64, (&Path, u64)> = HashMap::new();
+    for piece in pieces {
+        let failed = |error| Refusal::new(ErrorKind::Io, format!("cannot look at {}: {error}", piece.path.display()));
+        let facts = std::fs::metadata(&piece.path).map_err(failed)?;
+        if facts.is_file() {
+            needs.entry(facts.dev()).or_insert((&piece.path, 0)).1 += unallocated(piece).map_err(failed)?;
+        }
+    }
+    for (path, needed) in needs.into_values() {
+        if let Some(refusal) = too_full(path, needed, space_of(path)?, keep_free_percent) {
+            let hint = "give --keep-free another value, or lend it with --sparse as it is".to_owned();
+            return Err(Refusal { hint, ..refusal });
+        }
+    }
+    Ok(())
+}
+
 /// See [`super::check_folder`].
 pub(super) fn check(folder: &Path, file_size: u64, keep_free_percent: u8, sparse: bool) -> Result<Vec<String>, Refusal> {
     if keep_free_percent > 100 {
@@ -79,24 +146,12 @@ pub(super) fn check(folder: &Path, file_size: u64, keep_free_percent: u8, sparse
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let space = space_of(folder)?;
-    let usable = space.usable(keep_free_percent);
     let mut notes = notes(folder);
-    if file_size > usable {
-        let message = format!(
-            "there is not enough free space in {}: {} are needed, {} are free, and {keep_free_percent} percent of {} stay free (--keep-free), which leaves {}",
-            folder.display(),
-            ByteSize(file_size),
-            ByteSize(space.free),
-            ByteSize(space.total),
-            ByteSize(usable),
-        );
+    if let Some(refusal) = too_full(folder, file_size, space, keep_free_percent) {
         if !sparse {
-            let most = ByteSize(surplus(space, keep_free_percent));
-            return Err(
-                Refusal::new(ErrorKind::NoSpace, message).hint(format!("lend {most} or less, or give --keep-free another value"))
-            );
+            return Err(refusal);
         }
-        notes.push(format!("{message}; a sparse area may run out of space while it is lent"));
+        notes.push(format!("{}; a sparse area may run out of space while it is lent", refusal.message));
     }
     Ok(notes)
 }
@@ -124,6 +179,27 @@ mod tests {
         assert!(file_size_for(data) <= 40 * GIB);
         assert!(file_size_for(data + (4 << 20)) > 40 * GIB);
         assert_eq!(surplus(Space { free: 0, total: 0 }, 10), 0);
+    }
+
+    #[test]
+    fn what_a_sparse_file_still_lacks_is_counted() {
+        use std::os::unix::fs::FileExt as _;
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = folder.path().join("x");
+        let file = File::create(&path).unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.write_all_at(&[1; 1 << 20], 2 << 20).unwrap();
+        file.sync_all().unwrap();
+        let lacks = |offset, length| unallocated(&PieceSpec { path: path.clone(), offset, length }).unwrap();
+        assert_eq!(lacks(0, 8 << 20), 7 << 20);
+        assert_eq!(lacks(2 << 20, 1 << 20), 0);
+        assert_eq!(lacks(1 << 20, 4 << 20), 3 << 20);
+        let piece = PieceSpec { path: path.clone(), offset: 0, length: 8 << 20 };
+        assert_eq!(check_fill(std::slice::from_ref(&piece), 100).unwrap_err().kind, ErrorKind::NoSpace);
+        check_fill(std::slice::from_ref(&piece), 0).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 8 << 20).unwrap();
+        assert_eq!(lacks(0, 8 << 20), 0, "allocated, although not written");
+        check_fill(std::slice::from_ref(&piece), 100).unwrap();
     }
 
     #[test]

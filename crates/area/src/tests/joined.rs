@@ -76,6 +76,21 @@ fn test_l3_a_missing_piece_makes_the_area_offline_by_name() {
 }
 
 #[test]
+fn test_l3_a_piece_at_the_place_of_a_missing_one_is_told_apart_from_it_at_once() {
+    with_files(&files(), false, async |doors| {
+        drop(made(&doors, &pieces()).await);
+        for (gone, other) in [(0, 2), (2, 0), (1, 2)] {
+            let mut named = pieces();
+            named[gone] = named[other].clone();
+            let place = named[gone].path.display().to_string();
+            let said = format!("piece {} of 3 ({place}) is missing: piece {} lies there", gone + 1, other + 1);
+            refused(&doors, &named, &said).await;
+        }
+        drop(open(&doors, &pieces()).await);
+    });
+}
+
+#[test]
 fn test_l3_swapped_pieces_are_never_served() {
     with_files(&files(), false, async |doors| {
         drop(made(&doors, &pieces()).await);

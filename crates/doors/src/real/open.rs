@@ -64,7 +64,7 @@ fn open_claimed(path: &Path, how: OpenHow) -> io::Result<(OwnedFd, bool)> {
                 if started.elapsed() > CLAIM_PATIENCE {
                     return Err(io::Error::new(
                         error.kind(),
-                        "the device is in use (mounted, swapped on, or part of a RAID or LVM); free it first",
+                        "the device, or one that it overlaps, is in use: lent, mounted, swapped on, or part of a RAID or LVM; free it first",
                     ));
                 }
                 sleep(Duration::from_millis(20));
