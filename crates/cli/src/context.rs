@@ -1,6 +1,7 @@
 //! Which manager and which state directory a command means.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use sublet_api::control::Identity;
 use sublet_api::request::TaskAnswer;
@@ -24,6 +25,8 @@ pub struct Context {
     /// Answer in JSON.
     pub json: bool,
     urls: Vec<String>,
+    /// One for the whole command: once a manager has answered, a restart of it is waited for.
+    link: Mutex<Option<(Vec<String>, ManagerLink)>>,
 }
 
 /// The config file: `manager = URL[,URL]` and `home = DIR`, one a line; `#` begins a comment.
@@ -76,7 +79,7 @@ impl Context {
         let home = Home::new(home.or(config.home).unwrap_or_else(|| PathBuf::from(DEFAULT_HOME)));
         let given = if urls.is_empty() { config.managers } else { urls.to_vec() };
         let urls = given.iter().filter(|url| !url.is_empty()).map(|url| base_url(url)).collect::<Result<_, _>>()?;
-        Ok(Self { home, json, urls })
+        Ok(Self { home, json, urls, link: Mutex::default() })
     }
 
     /// The manager's URLs: those given; else those that the local server knows; else the default port of this machine.
@@ -92,7 +95,16 @@ impl Context {
 
     /// The manager.
     pub fn manager(&self) -> ManagerLink {
-        ManagerLink::new(self.manager_urls())
+        let urls = self.manager_urls();
+        let mut known = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, link)) if *of == urls => link.clone(),
+            _ => {
+                let link = ManagerLink::new(urls.clone());
+                *known = Some((urls, link.clone()));
+                link
+            }
+        }
     }
 
     /// The local server.

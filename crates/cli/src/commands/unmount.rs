@@ -18,10 +18,11 @@ use crate::context::{Context, new_task, with_progress};
 use crate::output::{print, print_json};
 
 pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal> {
+    // Asked in any case: if the manager is there now, it is waited for should it be restarted while the client flushes.
+    let view = c.manager().volume(volume);
     let found = local::find(c, volume).or_else(|| {
         // It may have been renamed since it was mounted.
-        let view = c.manager().volume(volume).ok()?;
-        local::find(c, &view.id.to_string())
+        local::find(c, &view.ok()?.id.to_string())
     });
     let unmounting = match found {
         Some(mount) => {
