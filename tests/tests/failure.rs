@@ -146,6 +146,29 @@ fn a_killed_lender_comes_back_under_load_without_an_error() {
 }
 
 #[test]
+fn servers_and_managers_started_at_once_after_a_kill_come_up() {
+    let pool = pool(3);
+    pool.ok(0, "borrow v --size 48M --way doubled");
+    pool.ok(0, "mount v --as socket");
+    let fio = Fio::nbd(&pool.socket(0, "v")).job("16k", 32, 48 * MIB);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| fio.try_write());
+        for _ in 0..4 {
+            // As a script does it: the kernel may not be done with the old process, its locks and its ports.
+            let (lender, manager) = (pool.server(1), pool.manager());
+            for process in [&lender, &manager] {
+                process.signal(rustix::process::Signal::KILL);
+                process.restart();
+            }
+            let back = |old: &Process| Process::of(&old.home).is_some_and(|new| new.pid != old.pid);
+            wait_for("new processes", Duration::from_secs(20), || back(&lender) && back(&manager) && pool.is_up(1));
+        }
+        writing.join().unwrap().unwrap();
+    });
+    fio.verify();
+}
+
+#[test]
 fn fail_after_turns_waiting_into_an_error() {
     let pool = pool(2);
     pool.ok(0, "borrow v --size 16M");

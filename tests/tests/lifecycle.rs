@@ -25,7 +25,7 @@ fn lenders_hold(pool: &Pool, servers: usize, pattern: &[u8]) -> bool {
 
 #[test]
 fn returning_wipes_the_bytes_and_the_next_borrower_reads_zeroes() {
-    let pool = pool(3);
+    let pool = pool(4);
     let secret = b"the-secret-of-server-a-0123456789";
     for (way, defined) in [("doubled", true), ("divided", false)] {
         if defined {
@@ -41,17 +41,17 @@ fn returning_wipes_the_bytes_and_the_next_borrower_reads_zeroes() {
         nbd.flush().unwrap();
         drop(nbd);
         pool.ok(0, "unmount v");
-        assert!(lenders_hold(&pool, 3, secret), "unmounting keeps the bytes");
+        assert!(lenders_hold(&pool, 4, secret), "unmounting keeps the bytes");
         pool.ok(0, "return v");
-        assert!(!lenders_hold(&pool, 3, secret), "{way}: the bytes are still at a lender");
+        assert!(!lenders_hold(&pool, 4, secret), "{way}: the bytes are still at a lender");
         if defined {
             // A defined volume is free again, at the same place.
             assert!(pool.volume("v")["borrower"].is_null());
-            pool.ok(1, "borrow v");
-            let mut nbd = pool.mount(1, "v", "");
+            pool.ok(3, "borrow v");
+            let mut nbd = pool.mount(3, "v", "");
             assert!(nbd.read_all().unwrap().iter().all(|b| *b == 0), "the new borrower reads old bytes");
             drop(nbd);
-            pool.finish(1, "v");
+            pool.finish(3, "v");
             pool.ok(0, "return v --dissolve");
         }
         // A carved one, or a dissolved one, is no more, and its space is free.
@@ -127,12 +127,19 @@ fn search_finds_every_match_mounted_and_unmounted() {
         assert_eq!(pool.volume("v")["status"], u64::from(mounted), "a search leaves the status as it was");
     }
     let mut nbd = pool.mount(0, "v", "");
-    nbd.write(places.remove(2), &[b'x']).unwrap();
+    nbd.write(places.remove(2), b"x").unwrap();
     assert_eq!(search(&pool, &["needle-in-a-haystack"]), places, "every acknowledged write is seen");
     for bad in [&["search", "v", ""][..], &["search", "v", "--hex", "xyz"], &["search", "v", "--hex", "abc"]] {
         pool.sublet(0, bad).refused(exit::BAD_REQUEST);
     }
-    assert_eq!(search(&pool, &["--hex", "00", "--limit", "1"]).len(), 1);
+    // A pattern that is nearly everywhere.
+    let begun = Instant::now();
+    let bytes = nbd.read_all().unwrap();
+    let first = bytes.iter().position(|b| *b == 0).unwrap() as u64;
+    assert_eq!(search(&pool, &["--hex", "00", "--limit", "1"]), [first]);
+    let count = pool.sublet(0, &["search", "v", "--hex", "00", "--count"]).ok();
+    assert_eq!(count.out.trim(), bytes.iter().filter(|b| **b == 0).count().to_string());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[test]
