@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod context;
 mod demo;
+mod interrupt;
 mod nbd;
 mod output;
 mod playground;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(refusal) => {
             report(&refusal, json);
-            ExitCode::from(refusal.kind.exit_code())
+            ExitCode::from(if interrupt::was_hit() { interrupt::EXIT_CODE } else { refusal.kind.exit_code() })
         }
     }
 }

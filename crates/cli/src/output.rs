@@ -252,10 +252,15 @@ impl Drop for ProgressLine {
 
 /// Prints to standard output; a reader that went away (`| head`) ends the command quietly.
 pub fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if !try_print(text) {
         std::process::exit(0);
     }
+}
+
+/// Prints to standard output; false if its reader went away.
+pub fn try_print(text: &str) -> bool {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 /// Prints a value as JSON.

@@ -3,38 +3,69 @@
 use serde::Serialize;
 use sublet_api::control::{self, ClientAnswerLine, ClientRequest};
 use sublet_api::{ErrorKind, Refusal};
-use sublet_link::ask;
+use sublet_link::{AnswerLine, LineConn, MountHome, connect};
 
 use super::local::{self, Client};
 use super::mount::{How, bring_up};
 use super::unmount;
 use crate::args;
 use crate::context::Context;
-use crate::output::{ProgressLine, print, print_json};
+use crate::interrupt;
+use crate::output::{ProgressLine, print, print_json, try_print};
 
 /// The longest pattern in bytes: what the access protocol carries.
 const PATTERN_MAX: usize = 4096;
 
-/// Asks the volume's client; a volume that is not mounted is mounted for this one question.
+/// Asks the volume's client; a volume that is not mounted is mounted for this one question. `on_more` answers whether it wants
+/// to hear more; a client whose asker goes away ends its search.
 fn ask_client(
     c: &Context,
     volume: &str,
     read_only: bool,
     request: &ClientRequest,
-    on_more: &mut dyn FnMut(ClientAnswerLine),
-) -> Result<ClientAnswerLine, Refusal> {
+    on_more: &mut dyn FnMut(ClientAnswerLine) -> bool,
+) -> Result<Option<ClientAnswerLine>, Refusal> {
     if let Some(mount) = local::find(c, volume)
         && matches!(mount.client(), Client::Answers(_))
     {
-        return ask(&mount.home.control_socket(), request, on_more);
+        return talk(&mount.home, request, on_more);
     }
     let how = How { fuse: false, read_only, idle_close: None, fail_after: None };
     let up = bring_up(c, volume, &how)?;
-    let answer = ask(&up.home.control_socket(), request, on_more);
+    let answer = talk(&up.home, request, on_more);
     let down = unmount::take_down(c, volume, &up.info, false);
     let answer = answer?;
     down?;
     Ok(answer)
+}
+
+/// The last line of the answer; none if no more was wanted.
+fn talk(
+    home: &MountHome,
+    request: &ClientRequest,
+    on_more: &mut dyn FnMut(ClientAnswerLine) -> bool,
+) -> Result<Option<ClientAnswerLine>, Refusal> {
+    let gone = |e: std::io::Error| Refusal::new(ErrorKind::Unreachable, format!("the volume's client does not answer: {e}"));
+    let mut conn = LineConn::new(connect(&home.control_socket()).map_err(gone)?);
+    let stream = conn.stream().try_clone().map_err(gone)?;
+    let hang_up = move || {
+        // A client that has hung up itself is as good.
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    };
+    let answer = interrupt::during(hang_up, || {
+        conn.send(request)?;
+        loop {
+            let answer: ClientAnswerLine = conn.receive()?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            if !answer.more_follows() {
+                return Ok(Some(answer));
+            }
+            if !on_more(answer) {
+                return Ok(None);
+            }
+        }
+    });
+    interrupt::check()?;
+    answer.map_err(gone)?.map(AnswerLine::refused).transpose()
 }
 
 pub(super) fn init(c: &Context, volume: &str) -> Result<(), Refusal> {
@@ -54,11 +85,12 @@ pub(super) fn init(c: &Context, volume: &str) -> Result<(), Refusal> {
         if let ClientAnswerLine::Progress { done, total } = answer {
             line.show(&what, done, total);
         }
+        true
     })?;
     drop(line);
     match answer {
-        ClientAnswerLine::Done if c.json => print_json(&serde_json::json!({ "name": volume, "initialised": true })),
-        ClientAnswerLine::Done => print(&format!("every byte of {volume} reads as zero now\n")),
+        Some(ClientAnswerLine::Done) if c.json => print_json(&serde_json::json!({ "name": volume, "initialised": true })),
+        Some(ClientAnswerLine::Done) => print(&format!("every byte of {volume} reads as zero now\n")),
         other => return Err(Refusal::new(ErrorKind::Internal, format!("the client answered strangely: {other:?}"))),
     }
     Ok(())
@@ -70,12 +102,6 @@ struct Count {
     count: u64,
     /// True if `--limit` ended the search.
     limited: bool,
-}
-
-/// One match; `search --json` prints a list of them.
-#[derive(Serialize)]
-struct Match {
-    offset: u64,
 }
 
 fn pattern_of(options: &args::Search) -> Result<Vec<u8>, Refusal> {
@@ -108,27 +134,46 @@ pub(super) fn search(c: &Context, options: &args::Search) -> Result<(), Refusal>
     });
     let mut line = ProgressLine::default();
     let what = format!("searching {}", options.volume);
-    let mut matches = Vec::new();
+    // Printed as they come: there may be more than fit into memory.
+    let mut printed = 0u64;
     let answer = ask_client(c, &options.volume, true, &request, &mut |answer| match answer {
-        ClientAnswerLine::Progress { done, total } => line.show(&what, done, total),
-        ClientAnswerLine::Matches { offsets } if c.json => matches.extend(offsets.into_iter().map(|offset| Match { offset })),
-        ClientAnswerLine::Matches { offsets } => {
-            let text: String = offsets.iter().map(|offset| format!("{offset}\n")).collect();
-            print(&text);
+        ClientAnswerLine::Progress { done, total } => {
+            line.show(&what, done, total);
+            true
         }
-        _ => {}
+        ClientAnswerLine::Matches { offsets } => {
+            let text = lines(&offsets, c.json, printed == 0);
+            printed += offsets.len() as u64;
+            try_print(&text)
+        }
+        _ => true,
     })?;
     drop(line);
+    // Whoever reads the output (`| head`) wants no more of it.
+    let Some(answer) = answer else { return Ok(()) };
     let ClientAnswerLine::Searched { count, limited } = answer else {
         return Err(Refusal::new(ErrorKind::Internal, format!("the client answered strangely: {answer:?}")));
     };
     match (c.json, options.count) {
         (true, true) => print_json(&Count { count, limited }),
-        (true, false) => print_json(&matches),
+        (true, false) => print(if printed == 0 { "[]\n" } else { "\n]\n" }),
         (false, true) => print(&format!("{count}\n")),
         (false, false) => {}
     }
     Ok(())
+}
+
+/// Matches as text: one offset a line; in JSON the elements of a list, which `first` opens.
+fn lines(offsets: &[u64], json: bool, first: bool) -> String {
+    let mut out = String::with_capacity(offsets.len() * 24);
+    for (i, offset) in offsets.iter().enumerate() {
+        match (json, first && i == 0) {
+            (false, _) => out += &format!("{offset}\n"),
+            (true, true) => out += &format!("[\n  {{ \"offset\": {offset} }}"),
+            (true, false) => out += &format!(",\n  {{ \"offset\": {offset} }}"),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -137,6 +182,14 @@ mod tests {
 
     fn options(pattern: &str, hex: bool) -> args::Search {
         args::Search { volume: "v".into(), pattern: pattern.into(), hex, limit: None, count: false }
+    }
+
+    #[test]
+    fn matches_are_printed_as_a_list_piece_by_piece() {
+        assert_eq!(lines(&[7, 8], false, true), "7\n8\n");
+        let text = lines(&[7, 8], true, true) + &lines(&[9], true, false) + "\n]\n";
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, serde_json::json!([{ "offset": 7 }, { "offset": 8 }, { "offset": 9 }]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use sublet_api::mount::MountingInformation;
 use sublet_api::request::{Mount, TaskOutcome};
@@ -17,6 +18,7 @@ use super::local::{self, Client, Ready};
 use super::unmount;
 use crate::args::{self, FileSystem, FrontEnd};
 use crate::context::{Context, new_task, with_progress};
+use crate::interrupt;
 use crate::output::{print, print_json};
 
 /// What `mount --json` prints.
@@ -49,6 +51,7 @@ fn is_root() -> bool {
 }
 
 pub(super) fn run(c: &Context, options: &args::Mount) -> Result<(), Refusal> {
+    interrupt::watch()?;
     clear_the_way(c, &options.volume)?;
     let fuse = check(options)?;
     let how = How { fuse, read_only: options.read_only, idle_close: options.idle_close, fail_after: options.fail_after };
@@ -57,7 +60,7 @@ pub(super) fn run(c: &Context, options: &args::Mount) -> Result<(), Refusal> {
         None => Ok(None),
         Some(dir) => attach(&up, dir, options).map(Some),
     };
-    let mountpoint = match mountpoint {
+    let mountpoint = match mountpoint.and_then(|place| interrupt::check().map(|()| place)) {
         Ok(mountpoint) => mountpoint,
         Err(refusal) => return Err(undo(c, &up.info, refusal)),
     };
@@ -132,6 +135,7 @@ fn clear_the_way(c: &Context, volume: &str) -> Result<(), Refusal> {
 
 /// Makes the path and starts the client.
 pub(super) fn bring_up(c: &Context, volume: &str, how: &How) -> Result<Up, Refusal> {
+    interrupt::watch()?;
     let identity = c.identity()?;
     clear_the_way(c, volume)?;
     let mount = Mount { task: new_task()?, server: identity.server, read_only: how.read_only };
@@ -140,7 +144,7 @@ pub(super) fn bring_up(c: &Context, volume: &str, how: &How) -> Result<Up, Refus
         return Err(Refusal::new(ErrorKind::Internal, "the manager mounted the volume without mounting information"));
     };
     let info = *mounting;
-    match start(c, &info, how) {
+    match interrupt::check().and_then(|()| start(c, &info, how)) {
         Ok((home, ready)) => Ok(Up { home, info, ready }),
         Err(refusal) => Err(undo(c, &info, refusal)),
     }
@@ -170,9 +174,16 @@ fn start(c: &Context, info: &MountingInformation, how: &How) -> Result<(MountHom
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().map_err(|e| io("start the client", e))?;
     let mut line = String::new();
-    if let Some(out) = child.stdout.take() {
-        BufReader::new(out).read_line(&mut line).map_err(|e| io("hear from the client", e))?;
+    if let (Some(out), Some(pid)) = (child.stdout.take(), i32::try_from(child.id()).ok().and_then(Pid::from_raw)) {
+        // It undoes what it has begun when it is told to end; the number is its own as long as nobody has waited for it.
+        let end = move || {
+            // It may have ended by itself meanwhile.
+            let _ = kill_process(pid, Signal::TERM);
+        };
+        let heard = interrupt::during(end, || BufReader::new(out).read_line(&mut line));
+        heard.map_err(|e| io("hear from the client", e))?;
     }
+    interrupt::check()?;
     if let Ok(ready) = serde_json::from_str::<Ready>(&line)
         && ready.pid != 0
     {
