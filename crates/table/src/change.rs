@@ -34,6 +34,14 @@ impl Change {
         self.deletes.push(key);
     }
 
+    /// Tells what happened to several parts of one thing: the same text is told once.
+    pub fn event_once(&mut self, subject: impl Into<String>, text: impl Into<String>) {
+        let event = (subject.into(), text.into());
+        if !self.events.contains(&event) {
+            self.events.push(event);
+        }
+    }
+
     /// Tells what happened.
     pub fn event(&mut self, subject: impl Into<String>, text: impl Into<String>) {
         self.events.push((subject.into(), text.into()));

@@ -1,12 +1,14 @@
 //! Orders that are out. What is wanted is derived from the table and the tasks again and again; this book only remembers what
 //! became of each order, so that none is given twice without need. All of it may be lost at any moment.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sublet_api::Refusal;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome};
-use sublet_types::ServerId;
 use sublet_types::limits::ORDER_TIMEOUT;
+use sublet_types::{AreaId, ServerId, SliceId};
 
-use crate::plan::{Standing, order_area};
+use crate::plan::{Standing, order_area, order_slice};
 
 /// [`ORDER_TIMEOUT`] in milliseconds.
 pub const TIMEOUT_MS: u64 = ORDER_TIMEOUT.as_millis() as u64;
@@ -58,6 +60,11 @@ impl Entry {
         self.fate == Fate::Open && now_ms >= self.overdue_ms()
     }
 
+    /// Refused, or without an answer for too long.
+    pub fn is_stuck(&self, now_ms: u64) -> bool {
+        matches!(self.fate, Fate::Failed(_)) || self.is_overdue(now_ms)
+    }
+
     /// How it stands with a lender that is up.
     pub fn standing(&self, now_ms: u64) -> Standing {
         match &self.fate {
@@ -82,48 +89,61 @@ impl Entry {
     }
 }
 
+/// What there is at most one order for: of two different ones only one can be wanted.
+type Purpose = (u8, AreaId, Option<SliceId>);
+
+fn purpose(order: &Order) -> Purpose {
+    let kind = match order {
+        Order::PrepareSlice { .. } => 0,
+        Order::OpenLease { .. } => 1,
+        Order::Fence { .. } => 2,
+        Order::WipeSlice { .. } => 3,
+        Order::ReleaseArea { .. } => 4,
+        Order::RenameArea { .. } => 5,
+    };
+    (kind, order_area(order), order_slice(order))
+}
+
 /// See the module.
 pub struct OrderBook {
     run: u64,
     next: u64,
-    pub entries: Vec<Entry>,
+    entries: BTreeMap<Purpose, Entry>,
 }
 
 impl OrderBook {
     pub fn new(run: u64) -> Self {
-        Self { run, next: 1, entries: Vec::new() }
+        Self { run, next: 1, entries: BTreeMap::new() }
     }
 
     pub fn find(&self, order: &Order) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.order == *order)
+        self.entries.get(&purpose(order)).filter(|entry| entry.order == *order)
     }
 
     /// Whether a wipe of this server is stuck; then those that wait behind it are, too.
     pub fn has_stuck_wipe(&self, server: ServerId, now_ms: u64) -> bool {
-        self.entries.iter().any(|entry| entry.server == server && entry.is_wipe() && entry.is_overdue(now_ms))
+        self.entries.values().any(|entry| entry.server == server && entry.is_wipe() && entry.is_overdue(now_ms))
     }
 
-    /// Enters an order that is not there yet.
-    pub fn want(&mut self, server: ServerId, order: &Order, now_ms: u64) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.order == *order) {
-            // The disk has moved: its new server has not been asked yet.
-            if entry.server != server {
-                *entry = Entry { server, ..fresh(entry.number, server, order, now_ms) };
+    /// Brings the book in line with what is wanted now: new orders are entered, and those that nobody wants any more are
+    /// forgotten; their late answers mean nothing.
+    pub fn want(&mut self, wanted: &[(ServerId, Order)], now_ms: u64) {
+        let purposes: BTreeSet<Purpose> = wanted.iter().map(|(_, order)| purpose(order)).collect();
+        self.entries.retain(|purpose, _| purposes.contains(purpose));
+        for (server, order) in wanted {
+            let known = self.entries.get(&purpose(order));
+            // If the disk has moved, its new server has not been asked yet.
+            if known.is_some_and(|entry| entry.order == *order && entry.server == *server) {
+                continue;
             }
-            return;
+            self.entries.insert(purpose(order), fresh(self.next, *server, order, now_ms));
+            self.next += 1;
         }
-        self.entries.push(fresh(self.next, server, order, now_ms));
-        self.next += 1;
-    }
-
-    /// Forgets orders that nobody wants any more. Their late answers mean nothing.
-    pub fn keep(&mut self, wanted: impl Fn(&Order) -> bool) {
-        self.entries.retain(|entry| wanted(&entry.order));
     }
 
     /// Refused orders that are still wanted are given again after a while.
     pub fn retry(&mut self, now_ms: u64) {
-        for entry in &mut self.entries {
+        for entry in self.entries.values_mut() {
             if matches!(entry.fate, Fate::Failed(_)) && now_ms >= entry.touched_ms + RETRY_MS {
                 *entry = fresh(entry.number, entry.server, &entry.order.clone(), now_ms);
             }
@@ -135,7 +155,7 @@ impl OrderBook {
         if result.run != self.run {
             return None;
         }
-        let entry = self.entries.iter_mut().find(|entry| entry.number == result.number && entry.server == server)?;
+        let entry = self.entries.values_mut().find(|entry| entry.number == result.number && entry.server == server)?;
         entry.touched_ms = now_ms;
         match result.outcome {
             Outcome::Progress { done, total } => {
@@ -157,7 +177,7 @@ impl OrderBook {
 
     /// A server has started anew: it knows nothing of what it was told.
     pub fn forget_sent(&mut self, server: ServerId, now_ms: u64) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.server == server && entry.fate != Fate::Done) {
+        for entry in self.entries.values_mut().filter(|entry| entry.server == server && entry.fate != Fate::Done) {
             *entry = fresh(entry.number, server, &entry.order.clone(), now_ms);
         }
     }
@@ -165,7 +185,7 @@ impl OrderBook {
     /// What a server was told last may not have arrived: its next poll is answered with all that is open. An order that it
     /// has already is not carried out twice.
     pub fn resend(&mut self, server: ServerId) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.server == server && entry.fate == Fate::Open) {
+        for entry in self.entries.values_mut().filter(|entry| entry.server == server && entry.fate == Fate::Open) {
             entry.sent = 0;
         }
     }
@@ -173,8 +193,11 @@ impl OrderBook {
     /// The orders for an answer to a poll, in the order in which they were given.
     pub fn take(&mut self, server: ServerId, poll_arrived_ms: u64, now_ms: u64) -> Vec<NumberedOrder> {
         let run = self.run;
-        let due = self.entries.iter_mut().filter(|entry| entry.server == server && entry.is_to_be_sent(poll_arrived_ms, now_ms));
-        due.take(ORDERS_PER_ANSWER_MAX)
+        let is_due = |entry: &&mut Entry| entry.server == server && entry.is_to_be_sent(poll_arrived_ms, now_ms);
+        let mut due: Vec<&mut Entry> = self.entries.values_mut().filter(is_due).collect();
+        due.sort_by_key(|entry| entry.number);
+        due.into_iter()
+            .take(ORDERS_PER_ANSWER_MAX)
             .map(|entry| {
                 entry.sent += 1;
                 entry.touched_ms = now_ms;
@@ -185,7 +208,7 @@ impl OrderBook {
 
     /// When a standing changes by the mere passing of time.
     pub fn wakes(&self, now_ms: u64) -> impl Iterator<Item = u64> {
-        self.entries.iter().flat_map(move |entry| {
+        self.entries.values().flat_map(move |entry| {
             let times = match entry.fate {
                 Fate::Open => [entry.overdue_ms(), entry.issued_ms + crate::plan::mount::STALE_WAIT_MS, entry.resend_ms()],
                 Fate::Failed(_) => [entry.touched_ms + RETRY_MS; 3],

@@ -8,12 +8,13 @@ use sublet_types::ServerId;
 use super::orders::Fate;
 use super::{Core, Outside};
 use crate::change::Change;
-use crate::plan::{self, reconcile, wipe};
-use crate::records::Row;
+use crate::plan::{self, reconcile};
 use crate::store::{Store, StoreError};
 
 /// Wipes that one server is told to do at the same time: they compete for its disks.
 const WIPES_AT_ONCE: usize = 4;
+/// So many more may hang or fail there before they hold up the others.
+const WIPES_STUCK_MAX: usize = 64;
 /// Rounds of one event. Every round but the last commits something, and no task has so many steps; more is a defect that
 /// must not hang the manager.
 const ROUNDS_MAX: usize = 1000;
@@ -78,7 +79,13 @@ impl<S: Store> Core<S> {
     fn background(&self, server: ServerId) -> Vec<Order> {
         let Some(peer) = self.peers.all.get(&server).filter(|_| self.peers.is_up(server)) else { return Vec::new() };
         let mut orders = reconcile::wanted(&self.table, server, &peer.reported);
-        orders.extend(reconcile::wipes(&self.table, server).into_iter().take(WIPES_AT_ONCE));
+        let (mut well, mut stuck) = (0, 0);
+        orders.extend(reconcile::wipes(&self.table, server).into_iter().filter(|order| {
+            let is_stuck = self.orders.find(order).is_some_and(|entry| entry.is_stuck(self.now_ms));
+            let (count, max) = if is_stuck { (&mut stuck, WIPES_STUCK_MAX) } else { (&mut well, WIPES_AT_ONCE) };
+            *count += 1;
+            *count <= max
+        }));
         orders
     }
 
@@ -92,10 +99,7 @@ impl<S: Store> Core<S> {
             let orders = plan::orders(&self.table, task).into_iter();
             wanted.extend(orders.filter_map(|order| Some((self.table.lender(plan::order_area(&order))?, order))));
         }
-        self.orders.keep(|order| wanted.iter().any(|(_, other)| other == order));
-        for (server, order) in &wanted {
-            self.orders.want(*server, order, self.now_ms);
-        }
+        self.orders.want(&wanted, self.now_ms);
     }
 
     /// Commits what lenders have confirmed to reconciliation; the answer is whether there was anything.
@@ -125,44 +129,11 @@ impl<S: Store> Core<S> {
             }
         }
         self.commit(refused)?;
-        let mut moved = false;
-        for order in background.into_values() {
-            let change = match &order {
-                Order::WipeSlice { slice, .. } => wipe::confirmed(&self.table, *slice),
-                order => self.epoch_confirmed(order),
-            };
-            if !change.is_empty() {
-                self.commit(change)?;
-                moved = true;
-            }
-        }
+        let done: Vec<Order> = background.into_values().collect();
+        let change = reconcile::confirmed(&self.table, &done);
+        let moved = !change.is_empty();
+        self.commit(change)?;
         Ok(moved)
-    }
-
-    /// A lender has persisted the present epoch outside of a task.
-    fn epoch_confirmed(&self, order: &Order) -> Change {
-        let mut change = Change::new();
-        let (slice, epoch, facts) = match order {
-            Order::OpenLease { slice, lease, .. } => (*slice, lease.epoch, "told of the present lease"),
-            Order::Fence { slice, epoch, .. } => (*slice, *epoch, "fenced"),
-            _ => return change,
-        };
-        let volume =
-            self.table.volumes_in(plan::order_area(order)).find(|volume| volume.legs().any(|(_, leg)| leg.slice == slice));
-        let Some(mut volume) = volume.filter(|volume| volume.epoch == epoch).cloned() else { return change };
-        let mut is_new = false;
-        for leg in volume.segments.iter_mut().flat_map(|segment| &mut segment.legs) {
-            if leg.slice == slice && leg.confirmed < epoch.number {
-                leg.confirmed = epoch.number;
-                is_new = true;
-            }
-        }
-        if is_new {
-            let lender = self.table.lender_name(plan::order_area(order));
-            change.event(volume.name.as_str(), format!("{lender} was {facts} (epoch {epoch})"));
-            change.put(Row::Volume(Box::new(volume)));
-        }
-        change
     }
 
     /// When [`Event::Tick`](super::Event::Tick) shall come, if nothing else does before, in milliseconds since 1970.

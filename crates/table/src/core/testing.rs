@@ -42,6 +42,8 @@ pub struct FakeArea {
     pub capacity: u64,
     pub offline: Option<String>,
     pub slices: BTreeMap<SliceId, FakeSlice>,
+    /// Its disk refuses every write.
+    pub broken: bool,
     /// Regions with a borrower's bytes in them.
     pub dirty: BTreeSet<u64>,
 }
@@ -82,6 +84,9 @@ impl FakeServer {
         let area = self.areas.get_mut(&area_id).ok_or_else(|| Refusal::new(ErrorKind::NotFound, "no such area"))?;
         if let Some(reason) = &area.offline {
             return Err(Refusal::new(ErrorKind::Io, reason.clone()));
+        }
+        if area.broken {
+            return Err(Refusal::new(ErrorKind::Io, "the disk has failed"));
         }
         match order {
             Order::PrepareSlice { slice } => {
@@ -213,6 +218,7 @@ impl Pool {
                 name: name(&format!("{letter}1")),
                 capacity: regions * R,
                 offline: None,
+                broken: false,
                 slices: BTreeMap::new(),
                 dirty: BTreeSet::new(),
             };

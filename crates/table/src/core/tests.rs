@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod large;
 mod lending;
 mod reports;
 mod silent;

@@ -48,7 +48,9 @@ pub fn plan(
     if let Some(text) = text {
         out.event(volume.name.as_str(), format!("the copy of segment {index} at {lender} {text} (generation {generation})"));
     }
-    out.put(Row::Volume(Box::new(next)));
+    if next != *volume {
+        out.put(Row::Volume(Box::new(next)));
+    }
     Ok((out, answer))
 }
 

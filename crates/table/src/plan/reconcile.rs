@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::order::Order;
 use sublet_api::server::{AreaReport, SliceReport};
-use sublet_types::{AreaId, ServerId, SliceId};
+use sublet_types::{AreaId, Epoch, ServerId, SliceId, VolumeId};
 
 use super::{layout, mount, wipe};
 use crate::change::Change;
@@ -171,9 +171,18 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
     let (mut leases, mut rest) = (Vec::new(), Vec::new());
     for area in table.areas_of(server).filter(|area| area.offline.is_none()) {
         let report = reports.get(&area.id);
+        let slices: BTreeMap<SliceId, &SliceReport> =
+            report.iter().flat_map(|report| &report.slices).map(|slice| (slice.slice, slice)).collect();
+        // Nothing at all is known of a server that has not reported yet.
+        let reported = |slice: SliceId| report.map(|_| slices.get(&slice).copied());
         for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none() && volume.frozen.is_none()) {
-            let behind = volume.legs().filter(|(_, leg)| leg.area == area.id && is_behind(table, volume, leg, report));
-            leases.extend(behind.filter_map(|(_, leg)| present_epoch(volume, leg.slice)));
+            for (index, segment) in volume.segments.iter().enumerate() {
+                for (leg, row) in segment.legs.iter().enumerate().filter(|(_, row)| row.area == area.id) {
+                    if is_behind(table, volume, row, reported(row.slice)) {
+                        leases.extend(present_epoch(volume, index, leg));
+                    }
+                }
+            }
         }
         if report.is_some_and(|report| report.name != area.name) {
             rest.push(Order::RenameArea { area: area.id, name: area.name.clone() });
@@ -189,24 +198,66 @@ pub fn wipes(table: &Table, server: ServerId) -> Vec<Order> {
     table.wipes.values().filter(|row| online(&row.area)).map(wipe::order).collect()
 }
 
-fn is_behind(table: &Table, volume: &VolumeRow, leg: &LegRow, report: Option<&AreaReport>) -> bool {
+/// `reported` is what the label has of the slice, if the server has reported.
+fn is_behind(table: &Table, volume: &VolumeRow, leg: &LegRow, reported: Option<Option<&SliceReport>>) -> bool {
     // A wipe fences its slice itself.
     if table.wipes.contains_key(&leg.slice) {
         return false;
     }
-    let reported = report.and_then(|report| report.slices.iter().find(|slice| slice.slice == leg.slice));
-    // A slice that is missing in the label can be told nothing.
-    let is_missing = report.is_some() && reported.is_none();
-    !is_missing && (leg.confirmed < volume.epoch.number || reported.is_some_and(|slice| slice.epoch.number < volume.epoch.number))
+    let newest = volume.epoch.number;
+    match reported {
+        // A slice that is missing in the label can be told nothing.
+        Some(None) => false,
+        Some(Some(slice)) => leg.confirmed < newest || slice.epoch.number < newest,
+        None => leg.confirmed < newest,
+    }
 }
 
 /// The order that brings one slice to the present epoch.
-fn present_epoch(volume: &VolumeRow, slice: SliceId) -> Option<Order> {
-    let facts = layout::all_facts(volume).into_iter().find(|facts| facts.slice == slice)?;
+fn present_epoch(volume: &VolumeRow, segment: usize, leg: usize) -> Option<Order> {
+    let facts = layout::facts(volume, segment, leg)?;
     match (&volume.lease, volume.borrower) {
         (Some(lease), Some(borrower)) if lease.state == LeaseState::Active => Some(mount::open_order(lease, borrower, facts)),
-        _ => Some(Order::Fence { slice, area: facts.area, epoch: volume.epoch }),
+        _ => Some(Order::Fence { slice: facts.slice, area: facts.area, epoch: volume.epoch }),
     }
+}
+
+/// What lenders have confirmed outside of tasks, as one change: slices that were wiped, and the present epoch persisted (F1).
+pub fn confirmed(table: &Table, orders: &[Order]) -> Change {
+    let mut change = Change::new();
+    let mut volumes: BTreeMap<VolumeId, VolumeRow> = BTreeMap::new();
+    for order in orders {
+        match order {
+            Order::WipeSlice { slice, .. } => wipe::confirmed(table, *slice, &mut volumes, &mut change),
+            Order::OpenLease { slice, area, lease, .. } => {
+                let what = (*slice, *area, lease.epoch, "told of the present lease");
+                epoch_confirmed(table, what, &mut volumes, &mut change);
+            }
+            Order::Fence { slice, area, epoch } => {
+                epoch_confirmed(table, (*slice, *area, *epoch, "fenced"), &mut volumes, &mut change);
+            }
+            Order::PrepareSlice { .. } | Order::ReleaseArea { .. } | Order::RenameArea { .. } => {}
+        }
+    }
+    for volume in volumes.into_values() {
+        change.put(Row::Volume(Box::new(volume)));
+    }
+    change
+}
+
+fn epoch_confirmed(
+    table: &Table,
+    (slice, area, epoch, what): (SliceId, AreaId, Epoch, &str),
+    volumes: &mut BTreeMap<VolumeId, VolumeRow>,
+    change: &mut Change,
+) {
+    let has_slice = |volume: &&VolumeRow| volume.legs().any(|(_, leg)| leg.slice == slice && leg.confirmed < epoch.number);
+    let Some(volume) = table.volumes_in(area).filter(|volume| volume.epoch == epoch).find(has_slice) else { return };
+    let volume = volumes.entry(volume.id).or_insert_with(|| volume.clone());
+    for leg in volume.segments.iter_mut().flat_map(|segment| &mut segment.legs).filter(|leg| leg.slice == slice) {
+        leg.confirmed = leg.confirmed.max(epoch.number);
+    }
+    change.event_once(volume.name.as_str(), format!("{} was {what} (epoch {epoch})", table.lender_name(area)));
 }
 
 #[cfg(test)]

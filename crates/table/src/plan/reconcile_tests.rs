@@ -55,7 +55,14 @@ fn a_label_that_fell_back_is_brought_to_the_present_epoch_before_anything_else()
 #[test]
 fn a_new_area_with_a_taken_name_gets_another_one_in_table_and_label() {
     let mut pool = Pool::new(&[16, 0]);
-    let area = FakeArea { name: name("a1"), capacity: 4 * R, offline: None, slices: BTreeMap::new(), dirty: BTreeSet::new() };
+    let area = FakeArea {
+        name: name("a1"),
+        capacity: 4 * R,
+        offline: None,
+        broken: false,
+        slices: BTreeMap::new(),
+        dirty: BTreeSet::new(),
+    };
     pool.server(1).areas.insert(AreaId::from_u128(77), area);
     pool.server(1).tell_areas = true;
     pool.pass(6000);

@@ -1,10 +1,12 @@
 //! Wipes: former slices are overwritten before their space is free again (P2).
 
+use std::collections::BTreeMap;
+
 use sublet_api::order::Order;
 use sublet_types::{SliceId, VolumeId};
 
 use crate::change::Change;
-use crate::records::{Key, Row, WipeRow};
+use crate::records::{Key, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// The order that wipes one slice.
@@ -18,18 +20,15 @@ pub fn orders_of(table: &Table, volume: VolumeId) -> Vec<Order> {
 }
 
 /// A lender has confirmed a wipe: the space is free, or free again for the defined volume that keeps the slice.
-pub fn confirmed(table: &Table, slice: SliceId) -> Change {
-    let mut change = Change::new();
-    let Some(row) = table.wipes.get(&slice) else { return change };
+pub fn confirmed(table: &Table, slice: SliceId, volumes: &mut BTreeMap<VolumeId, VolumeRow>, change: &mut Change) {
+    let Some(row) = table.wipes.get(&slice) else { return };
     change.delete(Key::Wipe(slice));
     let area = table.areas.get(&row.area).map_or_else(|| row.area.short(), |area| area.name.to_string());
-    change.event(row.name.as_str(), format!("wiped in area {area} at {}", table.lender_name(row.area)));
+    change.event_once(row.name.as_str(), format!("wiped in area {area} at {}", table.lender_name(row.area)));
     if let Some(volume) = table.volumes.get(&row.volume).filter(|_| !row.drop) {
-        let mut volume = volume.clone();
+        let volume = volumes.entry(volume.id).or_insert_with(|| volume.clone());
         for leg in volume.segments.iter_mut().flat_map(|segment| &mut segment.legs).filter(|leg| leg.slice == slice) {
             leg.confirmed = leg.confirmed.max(row.epoch.number);
         }
-        change.put(Row::Volume(Box::new(volume)));
     }
-    change
 }

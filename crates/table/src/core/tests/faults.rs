@@ -315,3 +315,30 @@ fn a_return_does_not_wait_for_ever_for_a_wipe_that_makes_no_progress() {
     pool.pass(60_000);
     assert!(pool.core.table().wipes.is_empty());
 }
+
+/// The labels of one area cannot be written any more; another disk of the same server is well.
+#[test]
+fn wipes_that_fail_do_not_hold_up_the_others_of_their_server() {
+    let mut pool = Pool::new(&[64, 0]);
+    let borrower = pool.id(1);
+    let mut other = pool.server(0).areas.values().next().unwrap().clone();
+    other.name = name("a2");
+    pool.server(0).areas.insert(sublet_types::AreaId::from_u128(99), other);
+    pool.server(0).tell_areas = true;
+    pool.pass(6000);
+    for n in 0..6 {
+        pool.done(create(n + 1, &format!("bad-{n}"), Way::Divided, &[("a1", Some(R))]));
+    }
+    pool.done(create(10, "good", Way::Divided, &[("a2", Some(R))]));
+    let broken = pool.server(0).areas.values_mut().next().unwrap();
+    broken.broken = true;
+    for n in 0..6 {
+        let answer = pool.done(give_back(n + 20, Some(borrower), &format!("bad-{n}"), true));
+        assert!(answer.task.reason.contains("cannot be wiped now"), "{}", answer.task.reason);
+    }
+    let answer = pool.done(give_back(30, Some(borrower), "good", true));
+    assert_eq!(answer.task.reason, "", "it is wiped");
+    pool.server(0).areas.values_mut().for_each(|area| area.broken = false);
+    pool.pass(60_000);
+    assert!(pool.core.table().wipes.is_empty());
+}

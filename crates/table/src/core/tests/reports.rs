@@ -183,3 +183,18 @@ fn a_copy_leaves_and_returns_and_the_next_mount_knows() {
     assert!(pool.events().iter().any(|event| event.contains("server-b is stale")));
     assert!(pool.events().iter().any(|event| event.contains("server-b is in sync again")));
 }
+
+#[test]
+fn a_change_of_a_leg_that_changes_nothing_commits_nothing() {
+    let (mut pool, mounting) = mounted();
+    let g1 = mounting.segments[0].generation;
+    let Response::Leg(stale) = pool.change_leg(&mounting, 1, g1, LegChange::Stale) else { panic!() };
+    let revision = pool.core.revision();
+    for generation in [g1, stale.generation] {
+        let Response::Leg(again) = pool.change_leg(&mounting, 1, generation, LegChange::Stale) else { panic!() };
+        assert_eq!(again, stale);
+    }
+    // Another leg, which is in sync already.
+    let Response::Leg(same) = pool.change_leg(&mounting, 0, stale.generation, LegChange::InSync) else { panic!() };
+    assert_eq!((same, pool.core.revision()), (stale, revision));
+}

@@ -1,0 +1,28 @@
+//! Large volumes: the work of one event must not grow with the square of their legs.
+
+use std::time::{Duration, Instant};
+
+use sublet_api::request::{CreateVolume, Request};
+use sublet_types::Way;
+
+use crate::core::testing::{Pool, R, borrow, force_unmount, give_back, mount, name, on, task};
+
+#[test]
+fn a_volume_of_a_thousand_legs_is_defined_mounted_and_returned_in_seconds() {
+    let mut pool = Pool::new(&[300, 300, 300, 300, 0]);
+    let borrower = pool.id(4);
+    let shares: Vec<_> = (0..250).flat_map(|_| [("a1", Some(R)), ("b1", Some(R)), ("c1", Some(R)), ("d1", Some(R))]).collect();
+    let begun = Instant::now();
+    let create = CreateVolume { task: task(1), name: name("v"), way: Way::Doubled, on: on(&shares), copies: 4 };
+    pool.done(Request::CreateVolume(create));
+    pool.done(borrow(2, borrower, Some("v"), None, None));
+    assert_eq!(pool.mounted(mount(3, borrower, "v")).segments.len(), 250);
+    pool.kill(1);
+    pool.done(force_unmount(4, "v"));
+    pool.revive(1);
+    pool.pass(10_000);
+    pool.done(give_back(5, Some(borrower), "v", true));
+    assert!(pool.core.table().wipes.is_empty());
+    // Unoptimised and beside other tests; with work in the square of the legs it takes minutes.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
