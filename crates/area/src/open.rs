@@ -35,6 +35,9 @@ async fn find<D: Doors>(doors: &D, index: usize, pieces: &[PieceSpec]) -> Result
         std::io::ErrorKind::NotFound => offline(format!("{who} is missing"), "attach the disk, or restore the file"),
         _ => offline(format!("{who} cannot be opened: {error}"), "see that the disk is there and that nothing else uses it"),
     })?;
+    if file.facts().size == 0 {
+        return Err(offline(format!("{who} is missing: nothing is there"), "attach the disk, or restore the file"));
+    }
     if file.facts().size < piece.end() {
         return Err(offline(
             format!("{who} ends after {} bytes, before the piece does", file.facts().size),

@@ -36,6 +36,8 @@ pub(crate) struct Outgoing {
     registered: AtomicBool,
     registering: Mutex<()>,
     reached: AtomicBool,
+    /// What was said last of a poll that failed: the same is not logged twice a second.
+    said: Mutex<String>,
 }
 
 impl Outgoing {
@@ -124,6 +126,10 @@ fn register(daemon: &Daemon) -> Result<(), Refusal> {
 
 /// Takes what the manager answered to a poll.
 fn take(daemon: &Arc<Daemon>, answer: PollAnswer) {
+    if !lock(&daemon.outgoing.said).is_empty() {
+        lock(&daemon.outgoing.said).clear();
+        tracing::info!("the manager answers again");
+    }
     daemon.outgoing.reached.store(true, Ordering::Relaxed);
     daemon.link.learn(&answer.urls);
     daemon.change_identity(|identity| {
@@ -157,8 +163,10 @@ fn exchange(daemon: &Arc<Daemon>, poll: Poll) -> Result<(), Refusal> {
             register(daemon)
         }
         Err(refusal) => {
-            let reached = refusal.kind != ErrorKind::Unreachable;
-            if daemon.outgoing.reached.swap(reached, Ordering::Relaxed) || reached {
+            daemon.outgoing.reached.store(refusal.kind != ErrorKind::Unreachable, Ordering::Relaxed);
+            // While it is away, the reason may change from try to try (no route, refused, timed out): that is no news.
+            let text = if refusal.kind == ErrorKind::Unreachable { "unreachable".to_owned() } else { refusal.to_string() };
+            if std::mem::replace(&mut *lock(&daemon.outgoing.said), text.clone()) != text {
                 tracing::warn!(%refusal, "the manager could not be polled; served volumes go on");
             }
             // It may not know this server (any more): introduce it again.
