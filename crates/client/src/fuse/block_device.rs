@@ -82,7 +82,7 @@ impl BlockFrontEnd {
         &self.record.link
     }
 
-    /// Who uses the device: mount points, swap, devices on top of it.
+    /// Who uses the device: mount points, swap, devices on top of it, processes that have it open.
     ///
     /// # Errors
     /// `Io` if that cannot be found out.

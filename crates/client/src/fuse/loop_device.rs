@@ -22,6 +22,8 @@ const TRIES_MAX: u32 = 64;
 const NODE_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long detaching usually waits for others (udev looks into every new device) to let go.
 pub const DETACH_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long processes that have the device open are waited for: udev and blkid look into it for a moment now and then.
+const OPENER_TIME_MAX: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// `struct loop_info64` (`linux/loop.h`).
@@ -188,7 +190,8 @@ pub fn detach(device: &Path, file: &Path, patience: Duration) -> io::Result<()> 
     Ok(())
 }
 
-/// Who uses a block device: mount points, swap, and other devices on top of it. Empty if nobody does.
+/// Who uses a block device: mount points, swap, other devices on top of it, and processes that have it open for longer than a
+/// moment. Empty if nobody does.
 ///
 /// # Errors
 /// What the operating system says.
@@ -206,7 +209,36 @@ pub fn users(device: &Path) -> io::Result<Vec<String>> {
     if swaps.lines().any(|line| line.split_ascii_whitespace().next() == device.to_str()) {
         users.push("swap".to_owned());
     }
+    let begun = Instant::now();
+    while users.is_empty() {
+        let open = openers(device)?;
+        if open.is_empty() || begun.elapsed() >= OPENER_TIME_MAX {
+            users = open;
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
     Ok(users)
+}
+
+/// Other processes that have a device open. By the names of their descriptors only: looking at what these lead to could wait
+/// for a file system that hangs.
+fn openers(device: &Path) -> io::Result<Vec<String>> {
+    let own = std::process::id().to_string();
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let number = process.file_name().to_string_lossy().into_owned();
+        if number == own || !number.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        // A process may end while it is looked at.
+        let descriptors = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        if descriptors.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == device)) {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            found.push(format!("process {number} ({})", name.trim_end()));
+        }
+    }
+    Ok(found)
 }
 
 fn device_number(sys: &Path) -> Option<(u32, u32)> {
@@ -223,5 +255,20 @@ mod tests {
     fn the_structures_have_the_sizes_of_the_kernel() {
         assert_eq!(size_of::<LoopInfo>(), 232);
         assert_eq!(size_of::<LoopConfig>(), 304);
+    }
+
+    #[test]
+    fn a_process_that_has_the_device_open_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("device");
+        let file = File::create_new(&path).unwrap();
+        assert_eq!(openers(&path).unwrap(), [""; 0], "this process does not count");
+        let mut child = std::process::Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
+        // The name is that of the program only after exec.
+        let found = openers(&path).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(found.as_slice(), [one] if one.starts_with(&format!("process {} ", child.id()))), "{found:?}");
+        assert_eq!(openers(&path).unwrap(), [""; 0]);
     }
 }

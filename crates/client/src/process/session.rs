@@ -254,7 +254,7 @@ async fn unused(fronts: &Fronts) -> Result<(), Refusal> {
         return Ok(());
     }
     let what = format!("the block device is in use: {}", users.join(", "));
-    Err(Refusal::new(ErrorKind::Conflict, what).hint("unmount what lies on it first"))
+    Err(Refusal::new(ErrorKind::Conflict, what).hint("unmount what lies on it, and end the programs that have it open"))
 }
 
 async fn flush(fronts: &Fronts, device: &Device) -> Result<(), Refusal> {
