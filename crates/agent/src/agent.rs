@@ -54,6 +54,8 @@ pub struct Agent<D: Doors> {
     pub(crate) server: ServerId,
     areas: RefCell<HashMap<AreaId, Place<D>>>,
     pub(crate) connections: Cell<usize>,
+    /// Whether a connection was refused because there are too many, and none was accepted since.
+    pub(crate) full: Cell<bool>,
     draining: Cell<bool>,
     /// Who waits to carry out an order for a slice.
     order_queues: RefCell<HashMap<SliceId, Rc<Semaphore>>>,
@@ -79,6 +81,7 @@ impl<D: Doors> Agent<D> {
             server,
             areas: RefCell::default(),
             connections: Cell::new(0),
+            full: Cell::new(false),
             draining: Cell::new(false),
             order_queues: RefCell::default(),
             on_announce: RefCell::default(),

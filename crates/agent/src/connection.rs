@@ -87,9 +87,13 @@ impl<D: Doors> Agent<D> {
     pub async fn serve(&self, conn: D::Conn) {
         let peer = conn.peer();
         if self.connections.get() >= CONNECTIONS_MAX {
-            tracing::warn!(%peer, "{CONNECTIONS_MAX} connections are open; this one is closed");
+            // Said once: otherwise whoever floods the port fills the log as well.
+            if !self.full.replace(true) {
+                tracing::warn!(%peer, "{CONNECTIONS_MAX} connections are open; this one is closed, and so are more until some end");
+            }
             return;
         }
+        self.full.set(false);
         self.connections.set(self.connections.get() + 1);
         let _counted = Counted(&self.connections);
         let (reader, mut writer) = conn.split();

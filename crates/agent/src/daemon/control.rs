@@ -31,6 +31,8 @@ pub(crate) fn listen(daemon: &Daemon) -> Result<UnixListener, Refusal> {
 /// The thread `control`: each connection has a thread of its own.
 pub(crate) fn accept(daemon: &Arc<Daemon>, listener: &UnixListener) {
     let open = Arc::new(AtomicUsize::new(0));
+    // Too many are told of once, until there is room again.
+    let mut full = false;
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -41,9 +43,12 @@ pub(crate) fn accept(daemon: &Arc<Daemon>, listener: &UnixListener) {
             }
         };
         if open.load(Ordering::Relaxed) >= CONTROL_CONNECTIONS_MAX {
-            tracing::warn!("{CONTROL_CONNECTIONS_MAX} connections are at the control socket; this one is closed");
+            if !std::mem::replace(&mut full, true) {
+                tracing::warn!("{CONTROL_CONNECTIONS_MAX} connections are at the control socket; more are closed");
+            }
             continue;
         }
+        full = false;
         open.fetch_add(1, Ordering::Relaxed);
         let (daemon, open) = (Arc::clone(daemon), Arc::clone(&open));
         thread::spawn(move || {
