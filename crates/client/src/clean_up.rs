@@ -28,8 +28,10 @@ pub(crate) fn clear(dir: &Path, files: &[&str], patience: Duration) -> Result<()
     };
     let fuse = block_device::fuse_directory(&dir);
     let mut failed = Vec::new();
+    let mut only_busy = true;
     let mut note = |what: String, result: io::Result<()>| {
         if let Err(error) = result {
+            only_busy &= error.kind() == io::ErrorKind::ResourceBusy;
             failed.push(format!("{what}: {error}"));
         }
     };
@@ -67,9 +69,9 @@ pub(crate) fn clear(dir: &Path, files: &[&str], patience: Duration) -> Result<()
     if failed.is_empty() {
         return Ok(());
     }
-    let refusal =
-        Refusal::new(ErrorKind::Io, format!("not everything of the dead client could be removed: {}", failed.join("; ")));
-    Err(refusal.hint("unmount what lies on its block device, then try again"))
+    let what = format!("not everything of the client could be removed: {}", failed.join("; "));
+    let kind = if only_busy { ErrorKind::Conflict } else { ErrorKind::Io };
+    Err(Refusal::new(kind, what).hint("end the programs that use its block device, then try again"))
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! `sublet unmount` (seed: S31, S32, S33): the path is closed, the status is 0, the mounting information is gone, and
 //! nothing is left behind, also after `kill -9` of the client.
 
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::{MountingInformation, UnmountingInformation};
 use sublet_api::request::{TaskOutcome, Unmount};
+use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::ask;
 
@@ -16,6 +18,11 @@ use super::local::{self, Client, LocalMount};
 use super::mount::tool;
 use crate::context::{Context, new_task, with_progress};
 use crate::output::{print, print_json};
+
+/// Writing out a file system may take so long ...
+const UMOUNT_MAX: Duration = Duration::from_secs(60);
+/// ... and by force, before it is given up.
+const FORCED_UMOUNT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal> {
     // Asked in any case: if the manager is there now, it is waited for should it be restarted while the client flushes.
@@ -77,30 +84,28 @@ pub(super) fn take_down(
     close_path(c, volume, info, force)
 }
 
-/// Unmounts file systems, lets the client flush and end, and clears what is left.
+/// Unmounts file systems, lets the client flush and end, and clears what is left. Refuses before anything is begun where it
+/// would have to wait for a client or a lender that does not answer.
 fn take_down_kernel(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
-    if let Some(device) = mount.ready().and_then(|ready| ready.device) {
-        for point in local::mounts_of(Path::new(&device)) {
-            unmount_file_system(&point, false)
-                .or_else(|refusal| if force { unmount_file_system(&point, true) } else { Err(refusal) })?;
-        }
-    }
+    let name = &mount.info.name;
     match mount.client() {
         Client::Gone => {}
-        // Below it is killed.
-        Client::Silent if force => {}
+        // What it has in the kernel could never be written out.
+        Client::Silent if force => kill(mount),
         Client::Silent => {
-            return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {} does not answer", mount.info.name))
+            return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {name} does not answer"))
                 .hint("sublet unmount --force kills it; what was not flushed is given up"));
         }
-        Client::Answers(_) => {
+        Client::Answers(status) => {
+            unmount_file_systems(mount, &status, force)?;
             let stopped = ask(&mount.home.control_socket(), &ClientRequest::Stop { force }, &mut |_: ClientAnswerLine| {});
             // A client that ended while it answered has ended all the same.
             if let Err(refusal) = stopped
                 && mount.client_pid().is_some()
                 && !force
             {
-                return Err(refusal.hint("if its lenders do not answer: sublet unmount --force gives up what was not flushed"));
+                let own = if refusal.hint.is_empty() { String::new() } else { format!("{}; ", refusal.hint) };
+                return Err(refusal.hint(format!("{own}sublet unmount --force gives up what was not flushed")));
             }
         }
     }
@@ -108,17 +113,43 @@ fn take_down_kernel(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
     clear_remains(mount, force)
 }
 
+/// Unmounts the file systems on the device of a client that answers.
+fn unmount_file_systems(mount: &LocalMount, status: &ClientAnswerLine, force: bool) -> Result<(), Refusal> {
+    let device = mount.ready().and_then(|ready| ready.device);
+    let points = device.map(|device| local::mounts_of(Path::new(&device))).unwrap_or_default();
+    // umount cannot be called off: it would end the file system whenever the lender returns.
+    if let ClientAnswerLine::Status { path: PathState::Lost, reason, .. } = status
+        && !(force || mount.info.read_only || points.is_empty())
+    {
+        let text = format!("the file system on {} cannot be written out: {reason}", mount.info.name);
+        return Err(Refusal::new(ErrorKind::LenderUnreachable, text)
+            .hint("try again when the lender is back; sublet unmount --force gives up what was not flushed"));
+    }
+    for point in points {
+        let limit = if force { FORCED_UMOUNT_MAX } else { UMOUNT_MAX };
+        unmount_file_system(&point, false, limit)
+            .or_else(|refusal| if force { unmount_file_system(&point, true, limit) } else { Err(refusal) })?;
+    }
+    Ok(())
+}
+
+fn kill(mount: &LocalMount) {
+    if let Some(pid) = mount.client_pid() {
+        // It may have ended by itself meanwhile.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 /// Waits until the client's process is gone; with `force` it is killed.
 fn wait_for_end(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
     let limit = if force { Duration::from_secs(3) } else { Duration::from_secs(30) };
-    for signal in [None, Some(Signal::KILL)] {
-        if let (Some(signal), Some(pid)) = (signal, mount.client_pid()) {
+    for killed in [false, true] {
+        if killed && mount.client_pid().is_some() {
             if !force {
                 return Err(Refusal::new(ErrorKind::TimedOut, format!("the client of {} does not end", mount.info.name))
                     .hint("sublet unmount --force kills it"));
             }
-            // It may have ended by itself meanwhile.
-            let _ = kill_process(pid, signal);
+            kill(mount);
         }
         let begun = Instant::now();
         while mount.client_pid().is_some() && begun.elapsed() < limit {
@@ -135,29 +166,54 @@ fn wait_for_end(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
 pub(super) fn clear_remains(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
     if let Some(device) = mount.ready().and_then(|ready| ready.device) {
         for point in local::mounts_of(Path::new(&device)) {
-            unmount_file_system(&point, force)?;
+            unmount_file_system(&point, force, UMOUNT_MAX)?;
         }
     }
     if let Some(point) = mount.mountpoint()
         && local::is_mount_point(&point)
         && mount.ready().is_none()
     {
-        unmount_file_system(&point, force)?;
+        unmount_file_system(&point, force, UMOUNT_MAX)?;
     }
-    sublet_client::clean_up(mount.home.dir())
+    match sublet_client::clean_up(mount.home.dir()) {
+        // Its file is cut off from the lenders: the kernel removes the device when those who have it open close it.
+        Err(refusal) if force && refusal.kind == ErrorKind::Conflict => {
+            eprintln!("sublet: {}", refusal.message);
+            Ok(())
+        }
+        result => result,
+    }
 }
 
-fn unmount_file_system(point: &Path, lazily: bool) -> Result<(), Refusal> {
+fn unmount_file_system(point: &Path, lazily: bool, limit: Duration) -> Result<(), Refusal> {
+    let failed = |e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot run umount: {e}"));
     let mut command: Command = tool("umount");
     if lazily {
         command.arg("-l");
     }
-    let output = command.arg(point).output().map_err(|e| Refusal::new(ErrorKind::Io, format!("cannot run umount: {e}")))?;
-    if output.status.success() || !local::is_mount_point(point) {
+    let mut child = command.arg(point).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        if begun.elapsed() > limit {
+            let text = format!("{} could not be written out within {} s", point.display(), limit.as_secs());
+            return Err(Refusal::new(ErrorKind::TimedOut, text)
+                .hint("see sublet status; it goes on in the background. sublet unmount --force gives up what was not flushed"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    if status.success() || !local::is_mount_point(point) {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Refusal::new(ErrorKind::Conflict, text).hint("end the programs that use it (see fuser -vm DIR), or use --force"))
+    let mut text = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        // What cannot be read is not shown.
+        let _ = stderr.read_to_string(&mut text);
+    }
+    Err(Refusal::new(ErrorKind::Conflict, text.trim().trim_end_matches('.'))
+        .hint("end the programs that use it (see fuser -vm DIR), or use --force"))
 }
 
 /// Tells the manager, and forgets the mounting information (S33). None if the volume had been fenced from here before.

@@ -180,9 +180,11 @@ pub fn detach(device: &Path, file: &Path, patience: Duration) -> io::Result<()> 
     let begun = Instant::now();
     while attached_to(file)?.iter().any(|found| found == device) {
         if begun.elapsed() >= patience {
+            let by = openers(device).unwrap_or_default().join(", ");
+            let by = if by.is_empty() { "somebody".to_owned() } else { by };
             return Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
-                format!("{} is still in use; it goes away when its last user closes it", device.display()),
+                format!("it is still used by {by}; it goes away when they close it"),
             ));
         }
         thread::sleep(PAUSE);
