@@ -19,6 +19,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 const OPENING_TIME_USUAL: Duration = Duration::from_secs(2);
 /// At the first try and then at every so many the pieces are looked for elsewhere.
 const SEARCH_EVERY: u32 = 3;
+/// How long a look at one place may take.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(3);
 /// Files of a folder that are looked at for a missing piece.
 const FILES_MAX: usize = 200;
 
@@ -147,8 +149,9 @@ async fn find_moved<D: sublet_doors::Doors>(doors: &D, area: AreaId, pieces: &mu
         newest.push(label.filter(|(label, _)| label.area == area && label.index == index).map(|(_, opening)| opening));
     }
     for candidate in elsewhere {
-        // A file that cannot be read is not the one that is looked for.
-        let Ok(Some((label, opening))) = Area::read_opening(doors, &candidate).await else { continue };
+        // A file that cannot be read is not the one that is looked for; a device that hangs keeps no others away.
+        let read = doors.timeout(LOOK_TIME_MAX, Area::read_opening(doors, &candidate)).await;
+        let Ok(Ok(Some((label, opening)))) = read else { continue };
         let found = PieceSpec { path: candidate.path, offset: candidate.offset, length: label.length };
         let (Some(place), Some(newest)) = (pieces.get_mut(label.index), newest.get_mut(label.index)) else { continue };
         if label.area == area && newest.is_none_or(|newest| newest < opening) {

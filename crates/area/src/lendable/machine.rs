@@ -153,6 +153,27 @@ pub(super) fn block_device_use(device: u64) -> io::Result<Option<String>> {
     Ok(None)
 }
 
+/// What lies under a loop device; none for other devices. `sys` is its folder in `/sys/block`.
+fn backing_file(sys: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(sys.join("loop/backing_file")).ok()?;
+    Some(unescape(text.trim_end()))
+}
+
+/// True for a file in a FUSE file system: it may be a borrowed volume, whose lender may be away. Whoever looks at it then waits
+/// for ever, cannot even be killed, and two servers that lend to each other would wait for each other.
+fn is_in_fuse(file: &Path, mounts: &[Mount]) -> bool {
+    let below = mounts.iter().filter(|mount| file.starts_with(&mount.point));
+    below.max_by_key(|mount| mount.point.as_os_str().len()).is_some_and(|mount| mount.kind.starts_with("fuse"))
+}
+
+/// The loop devices over files in FUSE file systems: borrowed volumes and the like. They are never touched.
+pub(super) fn over_fuse() -> Vec<u64> {
+    let mounts = mounts().unwrap_or_default();
+    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let over = entries.filter(|entry| backing_file(&entry.path()).is_some_and(|file| is_in_fuse(&file, &mounts)));
+    over.filter_map(|entry| device_in(&entry.path().join("dev"))).collect()
+}
+
 /// Why a file is in use, if it is: as swap, or under a loop device.
 pub(super) fn file_use(path: &Path) -> io::Result<Option<String>> {
     let own = fs::metadata(path)?;
@@ -160,10 +181,11 @@ pub(super) fn file_use(path: &Path) -> io::Result<Option<String>> {
     if swaps()?.iter().any(|path| same(path)) {
         return Ok(Some("it is in use as swap".to_owned()));
     }
+    let mounts = mounts()?;
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     for device in devices {
-        let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
-        if !backing.is_empty() && same(&unescape(backing.trim_end())) {
+        let backing = backing_file(&device.path()).filter(|file| !is_in_fuse(file, &mounts));
+        if backing.is_some_and(|file| same(&file)) {
             return Ok(Some(format!("it is attached to {}", device.file_name().to_string_lossy())));
         }
     }
@@ -179,9 +201,10 @@ pub(super) struct Block {
     pub partition: bool,
 }
 
-/// All disks and partitions that hold something, are writable, and are not made of other devices.
+/// All disks and partitions that hold something, are writable, and are not borrowed themselves.
 pub(super) fn blocks() -> Vec<Block> {
     let mut found = Vec::new();
+    let over_fuse = over_fuse();
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         // Memory, optical drives and floppies are no disks; zram is memory too.
@@ -190,7 +213,7 @@ pub(super) fn blocks() -> Vec<Block> {
         {
             continue;
         }
-        let Some(device) = device_in(&entry.path().join("dev")) else { continue };
+        let Some(device) = device_in(&entry.path().join("dev")).filter(|device| !over_fuse.contains(device)) else { continue };
         let size = number_in(&entry.path().join("size")).unwrap_or(0) * 512;
         let node = |name: &str| PathBuf::from("/dev").join(name.replace('!', "/"));
         found.push(Block { path: node(&name), device, size, partition: false });
@@ -218,6 +241,22 @@ mod tests {
         assert_eq!((major(mount.device), minor(mount.device), mount.read_only), (98, 7, false));
         assert!(parse_mount("36 35 0:5 / /x ro - proc proc rw").unwrap().read_only);
         assert_eq!(parse_mount("nonsense"), None);
+    }
+
+    #[test]
+    fn files_of_borrowed_volumes_are_told_by_their_file_system() {
+        let mounts: Vec<Mount> = [
+            "1 0 8:1 / / rw - ext4 /dev/sda1 rw",
+            "2 1 0:50 / /srv/mounts/v/fuse rw - fuse.sublet sublet rw",
+            "3 1 8:2 / /srv rw - xfs /dev/sda2 rw",
+        ]
+        .iter()
+        .filter_map(|line| parse_mount(line))
+        .collect();
+        assert!(is_in_fuse(Path::new("/srv/mounts/v/fuse/volume"), &mounts));
+        for other in ["/srv/mounts/v/fuse2/volume", "/srv/disk", "/image"] {
+            assert!(!is_in_fuse(Path::new(other), &mounts), "{other}");
+        }
     }
 
     #[test]

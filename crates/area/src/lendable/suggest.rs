@@ -81,7 +81,9 @@ pub(super) fn suggest(areas: &[PieceSpec], keep_free_percent: u8) -> Vec<Suggest
     let mut mounts = machine::mounts().unwrap_or_default();
     // Bind mounts repeat a file system: its shortest mount point stands for it.
     mounts.sort_by_key(|mount| mount.point.as_os_str().len());
-    mounts.retain(|mount| seen.insert(mount.device));
+    // Nor is borrowed space lent again, and a look at it may take for ever.
+    let borrowed = machine::over_fuse();
+    mounts.retain(|mount| seen.insert(mount.device) && !borrowed.contains(&mount.device));
     suggestions.extend(mounts.iter().filter_map(|mount| suggest_folder(mount, keep_free_percent)));
     suggestions
 }
