@@ -402,6 +402,62 @@ fn reclaiming_a_used_area_names_the_borrowers_and_an_unused_one_gives_the_disk_b
 }
 
 #[test]
+fn a_doubled_volume_of_joined_pieces_survives_the_loss_of_either_side() {
+    let pool = pool(3);
+    let dir = folder(&pool, "joined");
+    for (server, name, pieces) in [(1, "left", 3), (2, "right", 2)] {
+        let paths: Vec<String> = (0..pieces)
+            .map(|n| {
+                let path = dir.join(format!("{name}{n}"));
+                sparse_file(&path, 96 / pieces * MIB);
+                path.to_string_lossy().into_owned()
+            })
+            .collect();
+        pool.ok(server, &format!("lend {} --name {name}", paths.join(" ")));
+    }
+    pool.ok(0, "volume create v --way doubled --on left:64M,right:64M");
+    pool.ok(0, "borrow v");
+    let mut nbd = pool.mount(0, "v", "");
+    let bytes = Random::new(9).bytes(64 << 20);
+    for (n, part) in bytes.chunks(1 << 20).enumerate() {
+        nbd.write(n as u64 * MIB, part).unwrap();
+    }
+    for server in [1, 2] {
+        let process = pool.kill(server);
+        same(&nbd.read_all().unwrap(), &bytes, 0, "one side alone");
+        pool.revive(server, &process);
+        pool.wait_in_sync("v", Duration::from_secs(30));
+    }
+    drop(nbd);
+    pool.finish(0, "v");
+}
+
+#[test]
+fn a_borrowed_volume_that_hangs_keeps_no_server_of_the_machine_from_serving() {
+    if !has_devices() {
+        return;
+    }
+    // Servers that lend to each other must not wait for each other when they start.
+    let pool = Pool::with(&Wish { servers: 3, area: Some("64M") });
+    pool.ok(0, "volume create hang --way divided --on b1:32M");
+    pool.ok(0, "borrow hang");
+    let device = text(&pool.json(0, "mount hang --as fuse"), "/device");
+    let lender = pool.kill(1);
+    let mut reader = tool("dd").args([&format!("if={device}"), "of=/dev/null", "bs=4k", "iflag=direct"]).spawn().unwrap();
+    for server in [0, 2] {
+        pool.bounce(server);
+        let name = ["a1", "b1", "c1"][server];
+        wait_for("the area to be online", Duration::from_secs(15), || area(&pool, name)["state"] == "online");
+    }
+    let list = pool.sublet_within(2, &["lend", "--suggest", "--json"], Duration::from_secs(20)).json();
+    assert!(!list.to_string().contains(&format!("\"{device}\"")), "a borrowed volume is suggested: {list:#}");
+    assert!(reader.try_wait().unwrap().is_none(), "the reader does not wait for the lender");
+    pool.revive(1, &lender);
+    wait_for("the reader to go on", Duration::from_secs(30), || reader.try_wait().unwrap().is_some());
+    pool.finish(0, "hang");
+}
+
+#[test]
 fn areas_come_back_after_a_restart_of_their_server_with_everything_in_them() {
     let pool = pool(2);
     let dir = folder(&pool, "lend");

@@ -379,6 +379,41 @@ fn unmount_after_a_killed_client_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_client_killed_under_a_busy_file_system_can_be_unmounted() {
+    if !has_devices() {
+        return;
+    }
+    let pool = pool(2);
+    pool.ok(0, "borrow busy --size 96M");
+    let dir = pool.dir().join("mnt");
+    pool.ok(0, &format!("mount busy {} --mkfs ext4", dir.display()));
+    std::fs::write(dir.join("kept"), b"synced before the crash").unwrap();
+    sublet_tests::run::sh("sync", &["-f", &dir.to_string_lossy()]);
+    let mut writers: Vec<_> = (0..3)
+        .map(|n| {
+            let of = format!("of={}", dir.join(format!("file{n}")).display());
+            let mut dd = sublet_tests::run::tool("dd");
+            dd.args(["if=/dev/zero", &of, "bs=64k", "count=100000", "conv=notrunc"]).stderr(std::process::Stdio::null());
+            dd.spawn().unwrap()
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(700));
+    pool.client(0, "busy").kill();
+    let run = pool.sublet_within(0, &["unmount", "busy"], Duration::from_secs(60)).sane();
+    if !run.succeeded() {
+        pool.sublet_within(0, &["unmount", "busy", "--force"], Duration::from_secs(60)).ok();
+    }
+    for writer in &mut writers {
+        let _ = writer.kill();
+        wait_for("the programs that wrote to end", Duration::from_secs(30), || writer.try_wait().unwrap().is_some());
+    }
+    assert!(leaks::mounts(&dir, &[]).is_empty(), "the file system is still mounted");
+    pool.ok(0, &format!("mount busy {}", dir.display()));
+    assert_eq!(std::fs::read(dir.join("kept")).unwrap(), b"synced before the crash");
+    pool.finish(0, "busy");
+}
+
+#[test]
 fn a_manager_killed_in_the_middle_of_work_brings_it_to_an_end() {
     let pool = pool(3);
     let mut random = Random::from_env("manager kills");

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sublet_tests::disks;
-use sublet_tests::model::same;
-use sublet_tests::pool::{scratch, words};
-use sublet_tests::process::{self, program};
+use sublet_tests::process;
 use sublet_tests::random::Random;
 use sublet_tests::run::tool;
 use sublet_tests::shorthand::{number, text};
@@ -81,6 +79,38 @@ fn space_of_an_unreachable_lender_is_wiped_when_it_returns() {
         areas.as_array().unwrap().iter().all(|a| a["free"] == a["capacity"])
     });
     pool.refused(0, "volume show v", exit::NOT_FOUND);
+}
+
+#[test]
+fn a_wipe_that_a_crash_interrupts_is_brought_to_its_end() {
+    let pool = Pool::with(&Wish { servers: 2, area: Some("128M") });
+    let secret = b"must-be-gone-although-the-lender-died";
+    for round in 0..3 {
+        let mut nbd = pool.carve(0, "v", "--size 128M");
+        for at in (0..128).step_by(4) {
+            nbd.write(at * MIB + 3, secret).unwrap();
+        }
+        nbd.flush().unwrap();
+        drop(nbd);
+        pool.ok(0, "unmount v");
+        let lender = pool.server(1);
+        std::thread::scope(|scope| {
+            let returning = scope.spawn(|| pool.sublet(0, &["return", "v"]).sane());
+            std::thread::sleep(Duration::from_millis(15 + 25 * round));
+            lender.kill();
+            pool.revive(1, &lender);
+            returning.join().unwrap();
+        });
+        wait_for("the space to be free", Duration::from_secs(40), || {
+            let areas = pool.json(0, "area ls");
+            areas.as_array().unwrap().iter().all(|a| a["free"] == a["capacity"])
+        });
+        assert!(!lenders_hold(&pool, 2, secret), "round {round}: free, and not wiped");
+        let mut nbd = pool.carve(0, "v", "--size 128M");
+        assert!(nbd.read_all().unwrap().iter().all(|b| *b == 0), "round {round}");
+        drop(nbd);
+        pool.finish(0, "v");
+    }
 }
 
 /// The offsets that `search --json` prints.
@@ -373,107 +403,4 @@ fn defined_volumes_change_their_way_while_they_are_free() {
     pool.finish(0, "v");
     assert!(pool.json(0, "events").as_array().unwrap().iter().any(|e| text(e, "/subject") == "v"), "events tell of it");
     assert!(!pool.json(0, "task ls").as_array().unwrap().is_empty());
-}
-
-/// A manager and two servers by hand, on `host`; returns the URL.
-fn by_hand(pool: &Pool, host: &str, port: u16) -> String {
-    let manager = pool.manager_home();
-    let program = program().to_string_lossy().into_owned();
-    let at = |port: u16| format!("{host}:{port}");
-    let mut line = vec![
-        program.clone(),
-        "manager".into(),
-        "--data".into(),
-        manager.to_string_lossy().into_owned(),
-        "--listen".into(),
-        at(port),
-    ];
-    process::start(&manager, &line);
-    let url = format!("http://{}", at(port));
-    for server in [0, 1] {
-        let home = pool.home(server);
-        line = vec![
-            program.clone(),
-            "--manager".into(),
-            url.clone(),
-            "server".into(),
-            "--data".into(),
-            home.to_string_lossy().into_owned(),
-        ];
-        line.extend(["--listen".into(), at(free_port(host)), "--name".into(), sublet_tests::pool::name(server)]);
-        process::start(&home, &line);
-    }
-    for server in [0, 1] {
-        wait_for("the server to be up", Duration::from_secs(20), || pool.is_up(server));
-    }
-    url
-}
-
-fn free_port(host: &str) -> u16 {
-    std::net::TcpListener::bind(format!("{host}:0")).unwrap().local_addr().unwrap().port()
-}
-
-#[test]
-fn a_pool_works_over_ipv6() {
-    if std::net::TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("skipped: no IPv6 here");
-        return;
-    }
-    let pool = Pool::empty(scratch());
-    by_hand(&pool, "[::1]", free_port("[::1]"));
-    let dir = pool.dir().join("lend");
-    std::fs::create_dir(&dir).unwrap();
-    pool.sublet(1, &words(&format!("lend {} --size 32M --name six --keep-free 0%", dir.display()))).ok();
-    let mut nbd = pool.carve(0, "v", "--size 16M");
-    let bytes = Random::new(3).bytes(1 << 20);
-    nbd.write(77, &bytes).unwrap();
-    same(&nbd.read(77, 1 << 20).unwrap(), &bytes, 77, "over IPv6");
-    assert!(pool.volume("v").to_string().contains("six"));
-    assert!(pool.json(0, "server ls").to_string().contains("[::1]"));
-    drop(nbd);
-    pool.finish(0, "v");
-}
-
-#[test]
-fn manager_and_lender_are_found_again_at_other_addresses_without_remounting() {
-    let pool = pool(2);
-    let mut nbd = pool.carve(0, "v", "--size 16M");
-    nbd.write(0, b"unmoved").unwrap();
-    let client = pool.client(0, "v");
-    // The lender moves to another port.
-    let lender = pool.server(1);
-    lender.kill();
-    let mut moved = lender.clone();
-    let port = free_port("127.0.0.1");
-    set_after(&mut moved.words, "--listen", &format!("127.0.0.1:{port}"));
-    moved.restart();
-    assert_eq!(nbd.read(0, 7).unwrap(), b"unmoved", "the lender at its new address");
-    // The manager moves, too; the servers are started again with its new URL.
-    let manager = pool.manager();
-    manager.kill();
-    let mut new_manager = manager.clone();
-    let new = format!("127.0.0.1:{}", free_port("127.0.0.1"));
-    set_after(&mut new_manager.words, "--listen", &new);
-    new_manager.restart();
-    for server in [0, 1] {
-        let mut process = pool.server(server);
-        process.kill();
-        set_after(&mut process.words, "--manager", &format!("http://{new}"));
-        process.restart();
-    }
-    for server in [0, 1] {
-        wait_for("the server to be up", Duration::from_secs(20), || pool.is_up(server));
-    }
-    nbd.write(7, b" anywhere").unwrap();
-    assert_eq!(nbd.read(0, 16).unwrap(), b"unmoved anywhere");
-    wait_for("the client's reports to reach the manager", Duration::from_secs(20), || pool.volume("v")["path"] == "open");
-    assert!(client.runs(), "it was mounted anew");
-    drop(nbd);
-    pool.finish(0, "v");
-    // `playground --stop` reads the old URL: it finds the processes by themselves.
-}
-
-fn set_after(words: &mut [String], flag: &str, value: &str) {
-    let at = words.iter().position(|w| w == flag).unwrap_or_else(|| panic!("no {flag} in {words:?}"));
-    words[at + 1] = value.to_owned();
 }

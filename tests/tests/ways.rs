@@ -360,16 +360,15 @@ fn fio_verifies_on_the_block_device() {
     if !has_devices() {
         return;
     }
-    let pool = Pool::with(&Wish { servers: 3, area: Some("128M") });
-    for (name, way) in [("fio-doubled", "doubled"), ("fio-divided", "divided")] {
-        pool.ok(0, &format!("borrow {name} --size 48M --way {way}"));
-        let device = device_of(&pool.json(0, &format!("mount {name} --as fuse")));
-        let link = Path::new("/dev/sublet").join(name);
-        assert_eq!(link.canonicalize().unwrap(), Path::new(&device).canonicalize().unwrap(), "/dev/sublet/{name}");
-        for (block, depth, amount) in [("4k", 1, 1), ("4k", 32, 16), ("64k", 16, 32), ("1M", 8, 48)] {
+    for way in ["single", "integrated", "doubled", "doubled and integrated", "divided"] {
+        let pool = Pool::with(&Wish { servers: 4, area: Some("128M") });
+        make(&pool, way);
+        let device = device_of(&pool.json(0, "mount v --as fuse"));
+        assert_eq!(Path::new("/dev/sublet/v").canonicalize().unwrap(), Path::new(&device).canonicalize().unwrap());
+        for (block, depth, amount) in [("4k", 1, 1), ("4k", 32, 12), ("64k", 16, 32), ("1M", 8, 48)] {
             Fio::device(&device).job(block, depth, amount * MIB).seed(amount).check();
         }
-        pool.finish(0, name);
+        pool.finish(0, "v");
     }
 }
 
