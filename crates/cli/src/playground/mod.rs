@@ -46,8 +46,25 @@ fn letter(number: usize) -> char {
     u8::try_from(number).ok().and_then(|n| b'a'.checked_add(n)).map_or('z', char::from)
 }
 
-/// A port that is free now. Another program may take it before it is used; starting again helps then.
-fn free_port() -> Result<u16, Refusal> {
+/// The lowest port that is chosen.
+const PORT_MIN: u16 = 10_000;
+
+/// A port that is free now and not `taken`, below those that the kernel gives to outgoing connections: one of these could be
+/// taken by any of the pool's own connections before it is listened on, or while a server is being started again.
+fn free_port(taken: &[u16]) -> Result<u16, Refusal> {
+    let outgoing = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let end = outgoing.split_whitespace().next().and_then(|first| first.parse::<u16>().ok()).unwrap_or(32_768);
+    let count = end.saturating_sub(PORT_MIN);
+    for _ in 0..1000 {
+        let mut bytes = [0; 2];
+        if count == 0 || getrandom::fill(&mut bytes).is_err() {
+            break;
+        }
+        let port = PORT_MIN + u16::from_le_bytes(bytes) % count;
+        if !taken.contains(&port) && is_free(port) {
+            return Ok(port);
+        }
+    }
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
@@ -87,7 +104,7 @@ impl Playground {
         let manager_port = match (options.manager_port, old.as_ref().map(|m| m.manager_port)) {
             (Some(port), _) => port,
             (None, Some(port)) if is_free(port) => port,
-            _ => free_port()?,
+            _ => free_port(&[])?,
         };
         let old_ports = old.map(|m| m.server_ports).unwrap_or_default();
         let count = usize::from(options.servers).max(old_ports.len());
@@ -97,7 +114,11 @@ impl Playground {
             let port = match (given, old_ports.get(number)) {
                 (Some(port), _) => port,
                 (None, Some(port)) if is_free(*port) => *port,
-                _ => free_port()?,
+                _ => {
+                    let mut taken = server_ports.clone();
+                    taken.push(manager_port);
+                    free_port(&taken)?
+                }
             };
             server_ports.push(port);
         }
