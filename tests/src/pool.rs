@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::leaks;
 use crate::process::{self, Process, program};
+use crate::random::Random;
 use crate::run::{COMMAND_LIMIT, Run, run, run_within};
 use crate::wait::{holds_within, wait_for};
 
@@ -259,6 +260,17 @@ fn folders(dir: &Path) -> Vec<PathBuf> {
         std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
     list.sort();
     list
+}
+
+/// A port of `host` that is free now, below those that the kernel gives to outgoing connections: one of these might be taken
+/// before it is listened on.
+///
+/// # Panics
+/// There is none.
+pub fn free_port(host: &str) -> u16 {
+    let mut random = Random::of_clock();
+    let mut ports = std::iter::repeat_with(|| 10_000 + random.below(20_000) as u16).take(1000);
+    ports.find(|port| std::net::TcpListener::bind(format!("{host}:{port}")).is_ok()).expect("no free port")
 }
 
 /// The words of a line.

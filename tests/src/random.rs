@@ -10,12 +10,18 @@ impl Random {
         Self(seed)
     }
 
+    /// From the clock.
+    pub fn of_clock() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Self(now.map_or(1, |d| d.as_nanos() as u64))
+    }
+
     /// From `SUBLET_TEST_SEED`, or the clock; printed, so that a failure can be repeated.
     pub fn from_env(what: &str) -> Self {
-        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
-        let seed = std::env::var("SUBLET_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(now);
-        eprintln!("{what}: SUBLET_TEST_SEED={seed}");
-        Self(seed)
+        let given = std::env::var("SUBLET_TEST_SEED").ok().and_then(|s| s.parse().ok());
+        let random = given.map_or_else(Self::of_clock, Self::new);
+        eprintln!("{what}: SUBLET_TEST_SEED={}", random.0);
+        random
     }
 
     /// The next 64 bits.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sublet_tests::model::same;
-use sublet_tests::pool::{scratch, words};
+use sublet_tests::pool::{free_port, scratch, words};
 use sublet_tests::process::{self, program};
 use sublet_tests::random::Random;
 use sublet_tests::{MIB, Pool, Wish, wait_for};
@@ -40,10 +40,6 @@ fn lend(pool: &Pool, server: usize) {
     let dir = pool.home(server).join("disk");
     std::fs::create_dir(&dir).unwrap();
     pool.ok(server, &format!("lend {} --size 64M --sparse --keep-free 0%", dir.display()));
-}
-
-fn free_port(host: &str) -> u16 {
-    std::net::TcpListener::bind(format!("{host}:0")).unwrap().local_addr().unwrap().port()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use sublet_tests::pool::{scratch, sublet};
+use sublet_tests::pool::{free_port, scratch, sublet};
 use sublet_tests::process::Process;
 use sublet_tests::run::run_within;
 use sublet_tests::shorthand::text;
@@ -115,8 +115,7 @@ fn a_playground_in_the_foreground_ends_with_ctrl_c_or_sigterm() {
 
 #[test]
 fn ports_can_be_chosen() {
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (manager, server) = (free(), free());
+    let (manager, server) = (free_port("127.0.0.1"), free_port("127.0.0.1"));
     let pool = Pool::empty(scratch());
     let mut command = sublet();
     command.args(["playground", "--detach", "--servers", "1", "--no-areas", "--dir"]).arg(pool.dir());
