@@ -384,6 +384,26 @@ impl Pool {
         self.settle();
     }
 
+    /// Continues a server's process that was stopped (`alive` was false, and nothing else of it had changed).
+    pub fn go_on(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        server.alive = true;
+        server.log.clear();
+        self.settle();
+    }
+
+    /// The answer to a server's present request does not arrive: it sees a broken connection and registers again.
+    pub fn lose_answer(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        server.registered = false;
+        if let Some(conn) = server.conn.take()
+            && self.replies.remove(&conn).is_none()
+        {
+            self.apply(Event::Gone { conn });
+        }
+        self.settle();
+    }
+
     /// Kills a server and waits until the manager has noticed.
     pub fn lose(&mut self, index: usize) {
         self.kill(index);

@@ -13,13 +13,6 @@ fn stop_for(pool: &mut Pool, index: usize, ms: u64) {
     pool.pass(ms);
 }
 
-fn go_on(pool: &mut Pool, index: usize) {
-    let server = pool.server(index);
-    server.alive = true;
-    server.log.clear();
-    pool.settle();
-}
-
 #[test]
 fn a_lender_that_was_stopped_for_a_while_is_fenced_at_first_contact_and_reports_anew() {
     for silent_ms in [3000, 9000, 12_000, 13_000, 16_000, 20_000, 40_000] {
@@ -31,7 +24,7 @@ fn a_lender_that_was_stopped_for_a_while_is_fenced_at_first_contact_and_reports_
         pool.pass(1000);
         pool.done(force_unmount(3, "v"));
         pool.pass(silent_ms - 1000);
-        go_on(&mut pool, 0);
+        pool.go_on(0);
         pool.pass(6000);
         assert!(matches!(pool.server(0).log.first(), Some(Order::Fence { .. })), "{silent_ms}: {:?}", pool.server(0).log);
         assert_eq!((pool.admitted(0), pool.table().volumes[0].state.as_str()), (0, "ready"), "{silent_ms}");
@@ -46,7 +39,7 @@ fn a_lender_that_was_lost_and_goes_on_in_the_same_process_reports_all_its_areas(
     stop_for(&mut pool, 0, 20_000);
     // Nobody has been told of this.
     pool.server(0).areas.values_mut().next().unwrap().offline = Some("the disk has failed".to_owned());
-    go_on(&mut pool, 0);
+    pool.go_on(0);
     pool.pass(1000);
     assert_eq!(pool.table().areas[0].state, "offline: the disk has failed");
 }
@@ -118,7 +111,7 @@ fn watchers_see_every_change_also_of_servers_and_also_after_a_restart_of_the_man
     assert!(pool.replies.remove(&watching).is_some(), "lost");
     let revision = pool.table().revision;
     let watching = pool.send(Request::Table { after: Some(revision), wait_ms: 60_000 });
-    go_on(&mut pool, 1);
+    pool.go_on(1);
     assert!(pool.replies.contains_key(&watching), "up again");
 }
 

@@ -65,9 +65,13 @@ fn random_request(pool: &Pool, dice: &mut Dice, id: u128) -> Request {
 fn disturb(pool: &mut Pool, dice: &mut Dice) {
     let index = dice.roll(3) as usize;
     let is_alive = pool.servers[index].alive;
-    match dice.roll(8) {
+    let is_stopped = !is_alive && pool.servers[index].conn.is_some();
+    match dice.roll(11) {
         0 if is_alive => pool.kill(index),
+        1 | 2 if is_stopped => pool.go_on(index),
         1 | 2 if !is_alive => pool.revive(index),
+        7 | 8 => pool.server(index).alive = false,
+        9 if is_alive => pool.lose_answer(index),
         3 => pool.server(index).stuck ^= true,
         4 => pool.server(index).stuck = false,
         5 => pool.crash_after = Some(1 + dice.roll(8) as usize),
@@ -116,7 +120,9 @@ fn settle_at_last(pool: &mut Pool, seed: u64) {
     pool.crash_after = None;
     for index in 0..3 {
         pool.server(index).stuck = false;
-        if !pool.servers[index].alive {
+        if pool.servers[index].conn.is_some() {
+            pool.go_on(index);
+        } else if !pool.servers[index].alive {
             pool.revive(index);
         }
     }
