@@ -57,6 +57,15 @@ pub fn probe(path: &Path) -> Result<Target, Refusal> {
     };
     let path = fs::canonicalize(path).map_err(failed)?;
     let facts = fs::metadata(&path).map_err(failed)?;
+    // Before it is opened: a look at a volume whose lender is away takes for ever.
+    let device = if facts.file_type().is_block_device() { facts.rdev() } else { facts.dev() };
+    if machine::over_fuse().contains(&device) {
+        return Err(Refusal::new(
+            ErrorKind::Conflict,
+            format!("{shown} cannot be lent: it is a borrowed volume, or lies on one"),
+        )
+        .hint("lend disks and folders of this machine only"));
+    }
     let size = |path: &Path| File::open(path).and_then(|mut file| file.seek(SeekFrom::End(0))).map_err(failed);
     if facts.is_dir() {
         return Ok(Target { path, kind: TargetKind::Folder, size: 0 });
