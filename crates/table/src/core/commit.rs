@@ -37,6 +37,10 @@ impl<S: Store> Core<S> {
             }
         }
         self.is_store_failing = false;
+        if self.said.len() + fresh.len() > EVENTS_MAX {
+            // Some of them are told a second time then, that is all.
+            self.said.clear();
+        }
         self.said.extend(fresh);
         self.applied(change);
         Ok(())

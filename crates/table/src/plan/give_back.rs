@@ -6,8 +6,8 @@ use sublet_api::view::PathState;
 use sublet_types::{ByteSize, ServerId};
 
 use super::{
-    Advance, Context, Standing, Standings, begin, check_borrower, check_quiet, check_unmounted, conflict, done, layout, listed,
-    order_slice,
+    Advance, Context, Standing, Standings, begin, check_borrower, check_quiet, check_unmounted, conflict, done, failed, layout,
+    listed, order_slice,
 };
 use crate::change::Change;
 use crate::records::{Command, Key, PathRow, Row, Step, TaskRow, VolumeRow};
@@ -23,13 +23,20 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
     if let Some(server) = command.server {
         check_owner(table, volume, server, command.dissolve)?;
     }
-    check_quiet(table, volume)?;
+    let endless = endless_task(table, volume).filter(|_| command.dissolve);
+    if endless.is_none() {
+        check_quiet(table, volume)?;
+    }
     check_unmounted(table, volume)?;
     if volume.borrower.is_none() && !command.dissolve {
         let hint = "add --dissolve to delete it, or use it: `sublet borrow`";
         return Err(conflict(format!("volume '{}' is free already: nobody has borrowed it", volume.name), hint));
     }
     let mut change = Change::new();
+    if let Some(task) = endless {
+        let refusal = conflict(format!("volume '{}' was dissolved meanwhile", volume.name), "");
+        change.put(failed(task, refusal, context.now_ms));
+    }
     let epoch = volume.epoch.next((context.random)());
     let keep = volume.defined && !command.dissolve;
     for row in layout::wipe_rows(volume, epoch, !keep) {
@@ -57,6 +64,13 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
     }
     change.put(Row::Task(Box::new(task)));
     Ok(change)
+}
+
+/// A change of way waits for its lenders however long that takes. If one of them never comes back, dissolving the volume is
+/// how an administrator ends it: nobody has any bytes in it.
+fn endless_task<'a>(table: &'a Table, volume: &VolumeRow) -> Option<&'a TaskRow> {
+    let task = volume.task.filter(|_| volume.frozen.is_none()).and_then(|id| table.tasks.get(&id));
+    task.filter(|task| task.command == Command::SetWay && task.is_running())
 }
 
 /// The borrower returns; a free volume may be dissolved by anybody (there are no bytes of anybody in it).

@@ -66,7 +66,7 @@ fn troubles(table: &Table, standings: &Standings) -> String {
     if troubles.is_empty() { String::new() } else { listed(troubles) }
 }
 
-/// Waits for the wipes of the former slices, however long it takes.
+/// Waits for the wipes of the former slices, however long it takes; `return --dissolve` ends it.
 pub fn dropped(table: &Table, task: &TaskRow, standings: &Standings) -> Advance {
     let left: u64 = task.volume.into_iter().flat_map(|id| table.wipes_of(id)).map(|row| row.length).sum();
     if left > 0 {

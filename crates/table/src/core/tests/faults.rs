@@ -231,6 +231,34 @@ fn set_way_waits_for_a_lender_that_went_away_and_ends_when_it_returns() {
     pool.done(set_way(2, "v", Way::Single, &[("b1", None)]));
 }
 
+/// The lender never returns: the administrator gives the volume up.
+#[test]
+fn a_change_of_way_that_cannot_end_is_ended_by_dissolving_the_volume() {
+    for at_preparing in [false, true] {
+        let mut pool = Pool::new(&[16, 16, 0]);
+        pool.done(create(1, "v", Way::Single, &[("a1", None)]));
+        let dead = usize::from(at_preparing);
+        pool.server(dead).stuck = true;
+        let change = pool.send(set_way(2, "v", Way::Single, &[("b1", None)]));
+        pool.pass(1000);
+        pool.lose(dead);
+        pool.replies.remove(&change);
+        let (holder, waiting) = (pool.id(2), pool.send(set_way(2, "v", Way::Single, &[("b1", None)])));
+        assert!(pool.refused(borrow(4, holder, Some("v"), None, None)).message.contains("set-way is going on"));
+        pool.done(give_back(5, Some(holder), "v", true));
+        let Some(Response::Task(answer)) = pool.replies.remove(&waiting) else { panic!("its caller is told") };
+        assert!(matches!(answer.outcome, TaskOutcome::Failed { .. }), "{answer:?}");
+        assert!(pool.table().volumes.is_empty());
+        pool.server(dead).stuck = false;
+        pool.revive(dead);
+        pool.pass(60_000);
+        assert!(pool.core.table().wipes.is_empty());
+        let slices = pool.servers.iter().flat_map(|server| server.areas.values()).map(|area| area.slices.len());
+        assert_eq!(slices.sum::<usize>(), 0);
+        assert_eq!(pool.table().areas.iter().map(|area| area.free).sum::<u64>(), 32 * R);
+    }
+}
+
 #[test]
 fn an_order_whose_delivery_got_lost_is_given_again() {
     let mut pool = Pool::new(&[16, 0]);
