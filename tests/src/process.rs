@@ -125,14 +125,14 @@ pub fn start(home: &Path, words: &[String]) {
     std::thread::spawn(move || child.wait());
 }
 
-/// All processes whose command line names something in `dir`: (number, command line).
+/// All processes of `sublet` whose command line names something in `dir`: (number, command line). Other programs may name it
+/// as well, and are nobody's business here.
 pub fn naming(dir: &Path) -> Vec<(i32, String)> {
-    let dir = dir.to_string_lossy().into_owned();
-    let own = std::process::id() as i32;
     let numbers = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
     numbers
-        .filter(|pid| *pid != own)
-        .filter_map(|pid| words_of(pid).map(|words| (pid, words.join(" "))))
-        .filter(|(_, line)| line.contains(&dir))
+        .filter_map(|pid| words_of(pid).map(|words| (pid, words)))
+        .filter(|(_, words)| words.first().is_some_and(|program| Path::new(program).ends_with("sublet")))
+        .filter(|(_, words)| words.iter().any(|word| Path::new(word).starts_with(dir)))
+        .map(|(pid, words)| (pid, words.join(" ")))
         .collect()
 }
