@@ -33,6 +33,11 @@ pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal>
     });
     let unmounting = match found {
         Some(mount) => {
+            // A manager that does not answer is asked again once the client has flushed.
+            check_pool(c, &mount.info).or_else(|refusal| match refusal.kind {
+                ErrorKind::Conflict => Err(refusal),
+                _ => Ok(()),
+            })?;
             take_down_kernel(&mount, force)?;
             close_path(c, volume, &mount.info, force)?
         }
@@ -55,6 +60,19 @@ pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal>
     Ok(())
 }
 
+/// Another pool's manager knows nothing of this mount, and its "no such volume" means nothing.
+fn check_pool(c: &Context, info: &MountingInformation) -> Result<(), Refusal> {
+    if c.manager().pool()?.pool == info.pool {
+        return Ok(());
+    }
+    let urls = c.manager_urls().join(", ");
+    Err(Refusal::new(
+        ErrorKind::Conflict,
+        format!("{} was mounted in another pool than that of the manager at {urls}", info.name),
+    )
+    .hint("name the right manager with --manager or SUBLET_MANAGER"))
+}
+
 /// Why there is nothing to unmount here.
 fn not_here(c: &Context, volume: &str) -> Result<Refusal, Refusal> {
     let view = c.manager().volume(volume)?;
@@ -63,10 +81,11 @@ fn not_here(c: &Context, volume: &str) -> Result<Refusal, Refusal> {
     if view.status == 0 {
         return Ok(Refusal::new(ErrorKind::Conflict, format!("{} is not mounted (borrowed by {holder})", view.name)));
     }
+    let name = &view.name;
     let hint = if own {
-        "clear it with: sublet unmount --force"
+        format!("its records here are gone; to clear it: sublet unmount {name} --force")
     } else {
-        "unmount it there, or fence that server: sublet unmount --force"
+        format!("unmount it there, or fence that server: sublet unmount {name} --force")
     };
     Ok(Refusal::new(ErrorKind::Conflict, format!("{} is not mounted here but on {holder}", view.name)).hint(hint))
 }
@@ -226,7 +245,10 @@ fn close_path(
     let answer = match release(c, &info.volume.to_string(), Some(info), false) {
         Ok(unmounting) => Some(unmounting),
         // Fenced, transferred or dissolved elsewhere meanwhile: nothing of it is ours any more.
-        Err(refusal) if matches!(refusal.kind, ErrorKind::StaleEpoch | ErrorKind::NotFound) => None,
+        Err(refusal) if matches!(refusal.kind, ErrorKind::StaleEpoch | ErrorKind::NotFound) => {
+            check_pool(c, info)?;
+            None
+        }
         Err(refusal) if force => Some(release(c, volume, None, true).map_err(|_| refusal)?),
         Err(refusal) => return Err(refusal),
     };
