@@ -92,13 +92,13 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                         status.path = PathState::Lost;
                     }
                 }
-                Role::Stale if here => reasons.push(format!("the copy at server {name} is out of sync")),
-                Role::Stale => reasons.push(format!("the copy at server {name} is out of sync: {problem}")),
+                Role::Stale if here => reasons.push(format!("the copy at {name} is out of sync")),
+                Role::Stale => reasons.push(format!("the copy at {name} is out of sync: {problem}")),
                 Role::Copying | Role::Copied | Role::Joining => {
-                    reasons.push(format!("the copy at server {name} is being brought up to date"))
+                    reasons.push(format!("the copy at {name} is being brought up to date"))
                 }
                 Role::InSync if members.legs.get(index).is_some_and(|m| !m.equal) => {
-                    reasons.push(format!("the last client did not close cleanly: the copy at server {name} is being made equal"));
+                    reasons.push(format!("the last client did not close cleanly: the copy at {name} is being made equal"));
                 }
                 _ => {}
             }
