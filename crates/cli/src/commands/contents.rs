@@ -33,7 +33,7 @@ fn ask_client(
     let how = How { fuse: false, read_only, idle_close: None, fail_after: None };
     let up = bring_up(c, volume, &how)?;
     let answer = talk(&up.home, request, on_more);
-    let down = unmount::take_down(c, volume, &up.info, false);
+    let down = unmount::take_down(c, &up.info, false);
     let answer = answer?;
     down?;
     Ok(answer)

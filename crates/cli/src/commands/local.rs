@@ -9,7 +9,7 @@ use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::{LineConn, MountHome, read_json};
-use sublet_types::Name;
+use sublet_types::{Name, VolumeId};
 
 use crate::context::Context;
 
@@ -102,15 +102,31 @@ pub(super) fn all(c: &Context) -> Vec<LocalMount> {
     mounts
 }
 
-/// The mount of a volume, by the name it had when it was mounted, or by id.
-pub(super) fn find(c: &Context, volume: &str) -> Option<LocalMount> {
-    all(c).into_iter().find(|m| m.info.name.as_str() == volume || m.info.volume.to_string() == volume)
+/// The mount of a volume.
+pub(super) fn of_volume(c: &Context, volume: VolumeId) -> Option<LocalMount> {
+    all(c).into_iter().find(|m| m.info.volume == volume)
 }
 
-/// The folder for a new mount.
-pub(super) fn folder(c: &Context, name: &Name) -> Result<MountHome, Refusal> {
+/// The mount of the volume that is called so now; where nobody knows that, of the one that was called so when it was mounted.
+pub(super) fn find(c: &Context, volume: &str) -> Option<LocalMount> {
+    match c.manager().volume(volume) {
+        // Another volume may have had this name when it was mounted here.
+        Ok(view) => of_volume(c, view.id),
+        Err(_) => all(c).into_iter().find(|m| m.info.name.as_str() == volume || m.info.volume.to_string() == volume),
+    }
+}
+
+/// The folder for a new mount. That of another volume, which had this name when it was mounted, is left alone.
+pub(super) fn folder(c: &Context, name: &Name, volume: VolumeId) -> Result<MountHome, Refusal> {
     use std::os::unix::fs::DirBuilderExt;
     let home = c.home.mount(name);
+    if let Some(other) = read_json::<MountingInformation>(&home.mount_json())?.filter(|info| info.volume != volume) {
+        return Err(Refusal::new(
+            ErrorKind::Conflict,
+            format!("another volume was called {name} when it was mounted here, and still uses {}", home.dir().display()),
+        )
+        .hint(format!("unmount that one first: sublet unmount {}", other.volume)));
+    }
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -152,7 +152,7 @@ pub(super) fn bring_up(c: &Context, volume: &str, how: &How) -> Result<Up, Refus
 
 /// Keeps the mounting information (S35) and starts the client; returns once the volume can be used.
 fn start(c: &Context, info: &MountingInformation, how: &How) -> Result<(MountHome, Ready), Refusal> {
-    let home = local::folder(c, &info.name)?;
+    let home = local::folder(c, &info.name, info.volume)?;
     let io =
         |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot {what} in {}: {e}", home.dir().display()));
     let json = serde_json::to_vec_pretty(info).map_err(|e| Refusal::new(ErrorKind::Internal, e.to_string()))?;
@@ -199,7 +199,7 @@ fn start(c: &Context, info: &MountingInformation, how: &How) -> Result<(MountHom
 
 /// Makes everything undone, and returns the refusal that led to it.
 fn undo(c: &Context, info: &MountingInformation, refusal: Refusal) -> Refusal {
-    match unmount::take_down(c, info.name.as_ref(), info, true) {
+    match unmount::take_down(c, info, true) {
         Ok(_) => refusal,
         Err(second) => {
             let message = format!("{refusal}; and undoing the mount failed: {second}");

@@ -12,7 +12,7 @@ use sublet_api::mount::{MountingInformation, UnmountingInformation};
 use sublet_api::request::{TaskOutcome, Unmount};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_link::ask;
+use sublet_link::{ask, read_json};
 
 use super::local::{self, Client, LocalMount};
 use super::mount::tool;
@@ -25,12 +25,7 @@ const UMOUNT_MAX: Duration = Duration::from_secs(60);
 const FORCED_UMOUNT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal> {
-    // Asked in any case: if the manager is there now, it is waited for should it be restarted while the client flushes.
-    let view = c.manager().volume(volume);
-    let found = local::find(c, volume).or_else(|| {
-        // It may have been renamed since it was mounted.
-        local::find(c, &view.ok()?.id.to_string())
-    });
+    let found = local::find(c, volume);
     let unmounting = match found {
         Some(mount) => {
             // A manager that does not answer is asked again once the client has flushed.
@@ -39,7 +34,7 @@ pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal>
                 _ => Ok(()),
             })?;
             take_down_kernel(&mount, force)?;
-            close_path(c, volume, &mount.info, force)?
+            close_path(c, &mount.info, force)?
         }
         None if force => Some(release(c, volume, None, true)?),
         None => return Err(not_here(c, volume)?),
@@ -91,16 +86,11 @@ fn not_here(c: &Context, volume: &str) -> Result<Refusal, Refusal> {
 }
 
 /// Ends the local side and the path of a mount that may be half made; for undoing a mount.
-pub(super) fn take_down(
-    c: &Context,
-    volume: &str,
-    info: &MountingInformation,
-    force: bool,
-) -> Result<Option<UnmountingInformation>, Refusal> {
-    if let Some(mount) = local::find(c, volume) {
+pub(super) fn take_down(c: &Context, info: &MountingInformation, force: bool) -> Result<Option<UnmountingInformation>, Refusal> {
+    if let Some(mount) = local::of_volume(c, info.volume) {
         take_down_kernel(&mount, force)?;
     }
-    close_path(c, volume, info, force)
+    close_path(c, info, force)
 }
 
 /// Unmounts file systems, lets the client flush and end, and clears what is left. Refuses before anything is begun where it
@@ -236,23 +226,30 @@ fn unmount_file_system(point: &Path, lazily: bool, limit: Duration) -> Result<()
 }
 
 /// Tells the manager, and forgets the mounting information (S33). None if the volume had been fenced from here before.
-fn close_path(
-    c: &Context,
-    volume: &str,
-    info: &MountingInformation,
-    force: bool,
-) -> Result<Option<UnmountingInformation>, Refusal> {
-    let answer = match release(c, &info.volume.to_string(), Some(info), false) {
+fn close_path(c: &Context, info: &MountingInformation, force: bool) -> Result<Option<UnmountingInformation>, Refusal> {
+    let volume = info.volume.to_string();
+    let answer = match release(c, &volume, Some(info), false) {
         Ok(unmounting) => Some(unmounting),
         // Fenced, transferred or dissolved elsewhere meanwhile: nothing of it is ours any more.
         Err(refusal) if matches!(refusal.kind, ErrorKind::StaleEpoch | ErrorKind::NotFound) => {
             check_pool(c, info)?;
             None
         }
-        Err(refusal) if force => Some(release(c, volume, None, true).map_err(|_| refusal)?),
+        Err(refusal) if matches!(refusal.kind, ErrorKind::Unreachable | ErrorKind::TimedOut) => {
+            let text = format!("{} is not in use here any more, but the table still says so: {}", info.name, refusal.message);
+            return Err(Refusal::new(refusal.kind, text)
+                .hint(format!("repeat it when the manager answers: sublet unmount {}", info.name)));
+        }
+        Err(refusal) if force => Some(release(c, &volume, None, true).map_err(|_| refusal)?),
         Err(refusal) => return Err(refusal),
     };
     let dir = c.home.mount(&info.name);
+    // A mount that was refused because of another one in its folder.
+    if let Ok(Some(other)) = read_json::<MountingInformation>(&dir.mount_json())
+        && other.volume != info.volume
+    {
+        return Ok(answer);
+    }
     match std::fs::remove_dir_all(dir.dir()) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Refusal::new(ErrorKind::Io, format!("cannot remove {}: {e}", dir.dir().display())))

@@ -96,7 +96,7 @@ impl Fronts {
                 let text =
                     format!("what was written could not be flushed within {} s: a lender does not answer", FLUSH_MAX.as_secs());
                 Err(Refusal::new(ErrorKind::LenderUnreachable, text)
-                    .hint("see sublet status; --force gives up what was not flushed"))
+                    .hint("see sublet status"))
             }
         }
     }
