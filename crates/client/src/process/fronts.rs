@@ -95,8 +95,7 @@ impl Fronts {
             Err(_) => {
                 let text =
                     format!("what was written could not be flushed within {} s: a lender does not answer", FLUSH_MAX.as_secs());
-                Err(Refusal::new(ErrorKind::LenderUnreachable, text)
-                    .hint("see sublet status"))
+                Err(Refusal::new(ErrorKind::LenderUnreachable, text).hint("see sublet status"))
             }
         }
     }

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_channel::mpsc::{self, UnboundedReceiver};
-use futures_util::future::{Either, select};
-use futures_util::{StreamExt, stream};
+use futures_util::future::{self, Either};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, select, stream};
 use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::view::PathState;
@@ -75,7 +76,7 @@ pub(super) async fn serve(
     let manager = Manager::new(manager_urls(home.dir()), state_directory(home.dir()), info.volume, info.epoch);
     let options = VolumeOptions { idle_close: args.idle_close, fail_after: args.fail_after, boot: host::boot_id() };
     let open = Volume::open(doors.clone(), manager.clone(), info, options);
-    let volume = match select(pin!(open), signals.next()).await {
+    let volume = match future::select(pin!(open), signals.next()).await {
         Either::Left((result, _)) => result.map_err(|e| e.refusal())?,
         Either::Right(_) => {
             return Err(Refusal::new(ErrorKind::Conflict, "the client was stopped while it was opening the volume"));
@@ -112,10 +113,19 @@ pub(super) async fn serve(
     let inside = stream::select(asked.map(Event::Asked), fenced);
     let mut events = pin!(stream::select(outside, inside));
     let stopping = Rc::new(Stopping::default());
-    let end = loop {
-        let Some(event) = events.next().await else { break End::Forced(None) };
-        if let Some(end) = handle(&doors, event, &fronts, &volume, &device, &stopping).await {
-            break end;
+    let end = {
+        // Side by side: an end that waits for a lender keeps nobody from asking for the status, or for an end by force.
+        let mut handling = FuturesUnordered::new();
+        loop {
+            select! {
+                event = events.next() => match event {
+                    Some(event) => handling.push(handle(&doors, event, &fronts, &volume, &device, &stopping)),
+                    None => break End::Forced(None),
+                },
+                end = handling.select_next_some() => if let Some(end) = end {
+                    break end;
+                },
+            }
         }
     };
     finish(&doors, end, fronts, &volume, &manager, home).await
@@ -258,7 +268,7 @@ async fn unused(fronts: &Fronts) -> Result<(), Refusal> {
 }
 
 async fn flush(fronts: &Fronts, device: &Device) -> Result<(), Refusal> {
-    match select(pin!(fronts.flush()), pin!(device.until_fenced())).await {
+    match future::select(pin!(fronts.flush()), pin!(device.until_fenced())).await {
         Either::Left((result, _)) => result,
         Either::Right(((), _)) => Err(Refusal::new(ErrorKind::StaleEpoch, "the volume was taken over by a newer epoch")),
     }
