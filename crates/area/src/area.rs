@@ -205,9 +205,13 @@ impl<D: Doors> Area<D> {
         self.inner.label.borrow().find(slice).map(|record| record.facts.clone())
     }
 
-    /// The generation in the label, and whether an earlier epoch was not closed cleanly: for the reply to OPEN.
+    /// The generation in the label, and whether an earlier epoch was not closed cleanly: for the reply to OPEN. A read-only
+    /// epoch leaves the flags of the one before as they are, and its client must know all the same that the legs may differ.
     pub fn slice_state(&self, slice: SliceId) -> Option<(Generation, bool)> {
-        self.inner.label.borrow().find(slice).map(|record| (record.facts.generation, record.unclean))
+        let label = self.inner.label.borrow();
+        let record = label.find(slice)?;
+        let left_open = record.open.is_some_and(|open| open != record.epoch.number);
+        Some((record.facts.generation, record.unclean || left_open))
     }
 
     /// True if the present lease of the slice refuses writes.

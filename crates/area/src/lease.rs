@@ -226,19 +226,25 @@ impl<D: Doors> Area<D> {
     }
 
     /// Sets the *open* flag of the epoch. The answer is true if the legs may differ: another epoch was not closed cleanly,
-    /// and they were not made equal since.
+    /// and they were not made equal since. What that epoch wrote is durable then: this one reads it, copies it to other legs,
+    /// and does not know that it was never flushed.
     ///
     /// # Errors
-    /// If the epoch is not admitted.
+    /// If the epoch is not admitted, or what the disk says.
     pub async fn mark_open(&self, slice: SliceId, epoch: Epoch) -> Result<bool, AreaError> {
-        self.change(move |label| {
-            let record = record_mut(label, slice)?;
-            check_holder(record, epoch)?;
-            record.unclean |= record.open.is_some_and(|open| open != epoch.number);
-            record.open = Some(epoch.number);
-            Ok(record.unclean)
-        })
-        .await
+        let unclean = self
+            .change(move |label| {
+                let record = record_mut(label, slice)?;
+                check_holder(record, epoch)?;
+                record.unclean |= record.open.is_some_and(|open| open != epoch.number);
+                record.open = Some(epoch.number);
+                Ok(record.unclean)
+            })
+            .await?;
+        if unclean {
+            self.flush().await?;
+        }
+        Ok(unclean)
     }
 
     /// Clears the *open* flag: everything of this epoch is durable on all legs.

@@ -143,6 +143,28 @@ fn an_unclean_end_is_told_until_the_legs_are_made_equal() {
 }
 
 #[test]
+fn an_unclean_end_is_told_to_a_read_only_client_too() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (peer, _) = lender.session(open(1, 1)).await.unwrap();
+        drop(peer);
+        let read_only = sublet_api::order::Order::OpenLease {
+            slice: SLICE,
+            area: super::AREA,
+            lease: sublet_api::order::Lease { read_only: true, ..lease(2) },
+            facts: super::facts(),
+        };
+        lender.order(read_only).await;
+        let (mut peer, reply) = lender.session(open(2, 1)).await.unwrap();
+        assert!(reply.unclean, "the legs may differ, and this client cannot make them equal");
+        assert_eq!(peer.ask(Op::Close, 0, 0, &Close { clean: true }.encode()).await.0.status, Status::Ok);
+        lender.order(open_lease(3)).await;
+        let (_peer, reply) = lender.session(open(3, 1)).await.unwrap();
+        assert!(reply.unclean, "nor did its close make them equal");
+    });
+}
+
+#[test]
 fn a_read_only_lease_and_a_passed_deadline_refuse() {
     run(async |doors| {
         let lender = Lender::lent(doors).await;

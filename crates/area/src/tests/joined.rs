@@ -1,8 +1,8 @@
 //! Areas of several pieces (L3).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::memory::with_files;
+use super::memory::{Op, with_files};
 use super::*;
 use crate::AreaErrorKind;
 
@@ -54,6 +54,25 @@ fn three_joined_pieces_hold_what_was_written_across_their_borders() {
         doors.take_log();
         area.flush().await.unwrap();
         assert_eq!(doors.take_log().len(), 3);
+    });
+}
+
+#[test]
+fn what_an_unclean_epoch_wrote_is_durable_before_the_next_one_reads_it() {
+    with_files(&files(), false, async |doors| {
+        let area = made(&doors, &pieces()).await;
+        let facts = facts(1, 4 * MIB, 36 * MIB);
+        area.prepare_slice(&facts).await.unwrap();
+        area.open_lease(slice(1), &lease(5), &facts).await.unwrap();
+        assert!(!area.mark_open(slice(1), epoch(5)).await.unwrap());
+        // On the second piece, which no label write syncs.
+        write(&area, 1, 8 * MIB, 7, 4096).await;
+        area.open_lease(slice(1), &lease(6), &facts).await.unwrap();
+        doors.take_log();
+        assert!(area.mark_open(slice(1), epoch(6)).await.unwrap());
+        let synced =
+            |path: &str| doors.machine.log.borrow().iter().any(|op| matches!(op, Op::Sync { path: at } if at == Path::new(path)));
+        assert!(synced("/p1") && synced("/p2"));
     });
 }
 
