@@ -36,7 +36,11 @@ pub fn watch() -> Result<(), Refusal> {
         return Ok(());
     }
     let failed = |e: std::io::Error| Refusal::new(ErrorKind::Internal, format!("signals cannot be waited for: {e}"));
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let mut wanted = vec![SIGINT, SIGTERM];
+    if !ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = signal_hook::iterator::Signals::new(wanted).map_err(failed)?;
     std::thread::Builder::new()
         .name("sublet-signals".into())
         .spawn(move || {
@@ -48,12 +52,19 @@ pub fn watch() -> Result<(), Refusal> {
     Ok(())
 }
 
+/// True if this process was started with the signal ignored, as `nohup` does it (`SigIgn` in proc(5)).
+fn ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 fn hit() {
     let (again, action) = with_state(|state| (std::mem::replace(&mut state.hit, true), state.action.take()));
     if again {
         exit(EXIT_CODE.into());
     }
-    eprintln!("sublet: interrupted; what was begun is undone (once more to end at once)");
+    eprintln!("sublet: interrupted; cleaning up (once more to end at once)");
     if let Some(action) = action {
         action();
     }

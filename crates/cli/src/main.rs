@@ -15,12 +15,15 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sublet_api::Refusal;
+use sublet_api::{ErrorKind, Refusal};
 
 use args::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -37,6 +40,21 @@ fn main() -> ExitCode {
             ExitCode::from(if interrupt::was_hit() { interrupt::EXIT_CODE } else { refusal.kind.exit_code() })
         }
     }
+}
+
+/// Wrong usage, or a question for help.
+fn usage(error: &clap::Error) -> ExitCode {
+    // What cannot be parsed cannot say whether JSON is wanted.
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    if !error.use_stderr() || !json {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    // The first paragraph says what is wrong; the others show the usage.
+    let first = text.split("\n\n").next().unwrap_or_default().trim().trim_start_matches("error: ");
+    let refusal = Refusal::new(ErrorKind::BadRequest, first.split_whitespace().collect::<Vec<_>>().join(" ")).hint("see --help");
+    report(&refusal, true);
+    ExitCode::from(refusal.kind.exit_code())
 }
 
 /// Errors go to standard error, also with `--json`: then as one JSON object.

@@ -16,4 +16,4 @@ pub use home::{Home, MountHome};
 pub use lines::{AnswerLine, LineConn, ask};
 pub use manager::ManagerLink;
 pub use private::{PidFile, read_json, write_private};
-pub use socket::{connect, listen, socket_path};
+pub use socket::{connect, forget_directory, listen, socket_path};

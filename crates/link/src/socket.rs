@@ -66,6 +66,16 @@ pub fn socket_path(path: &Path) -> io::Result<PathBuf> {
     if short.as_os_str().len() > SOCKET_PATH_MAX { Err(invalid()) } else { Ok(short) }
 }
 
+/// Removes the short link to a directory that will have no sockets any more. Without one, nothing happens.
+pub fn forget_directory(dir: &Path) {
+    let Ok(dir) = std::path::absolute(dir) else { return };
+    let Ok(link) = link_dir().map(|links| links.join(short_name(&dir))) else { return };
+    if fs::read_link(&link).is_ok_and(|target| target == dir) {
+        // A link that stays leads nowhere and harms nobody.
+        let _ = fs::remove_file(&link);
+    }
+}
+
 /// Listens at `path` (any length), mode 0600. A dead socket of the same path is replaced; a living one is refused.
 ///
 /// # Errors
@@ -107,6 +117,10 @@ mod tests {
             let path = folder.join("control.sock");
             let listener = listen(&path).unwrap();
             assert!(fs::symlink_metadata(&path).is_ok(), "the socket lies where it belongs");
+            connect(&path).unwrap();
+            let short = socket_path(&path).unwrap();
+            forget_directory(&folder);
+            assert_eq!(short == path, fs::symlink_metadata(&short).is_ok(), "only a link goes away");
             connect(&path).unwrap();
             listener.accept().unwrap();
             assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);

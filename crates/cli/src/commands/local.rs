@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_link::{LineConn, MountHome, read_json};
+use sublet_link::{LineConn, MountHome, read_json, socket_path};
 use sublet_types::{Name, VolumeId};
 
 use crate::context::Context;
@@ -75,11 +75,22 @@ impl LocalMount {
         names_it.then(|| Pid::from_raw(pid)).flatten()
     }
 
+    /// Where NBD clients find it.
+    pub fn socket(&self) -> String {
+        socket_of(&self.home)
+    }
+
     /// Where `mount` mounted the file system, if it did.
     pub fn mountpoint(&self) -> Option<PathBuf> {
         let text = std::fs::read_to_string(mountpoint_file(&self.home)).ok()?;
         Some(PathBuf::from(text.trim_end_matches('\n')))
     }
+}
+
+/// The NBD socket of a mount as NBD clients can use it: a path that is too long for them by its short link.
+pub(super) fn socket_of(home: &MountHome) -> String {
+    let socket = home.nbd_socket();
+    socket_path(&socket).unwrap_or(socket).to_string_lossy().into_owned()
 }
 
 /// The file that remembers the mount point.

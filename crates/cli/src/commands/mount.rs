@@ -70,7 +70,7 @@ pub(super) fn run(c: &Context, options: &args::Mount) -> Result<(), Refusal> {
     {
         return Err(undo(c, &up.info, refusal));
     }
-    let socket = up.home.nbd_socket().to_string_lossy().into_owned();
+    let socket = local::socket_of(&up.home);
     if c.json {
         let mountpoint = mountpoint.map(|dir| dir.to_string_lossy().into_owned());
         print_json(&Mounted { socket, device: up.ready.device, mountpoint, pid: up.ready.pid, mounting: &up.info.printable() });

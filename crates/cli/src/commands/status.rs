@@ -66,7 +66,7 @@ fn mount_status(mount: &LocalMount) -> Mount {
         path,
         reason,
         missing,
-        socket: mount.home.nbd_socket().to_string_lossy().into_owned(),
+        socket: mount.socket(),
         device: ready.as_ref().and_then(|ready| ready.device.clone()),
         mountpoint: mount.mountpoint().filter(|p| local::is_mount_point(p)).map(|p| p.to_string_lossy().into_owned()),
         pid: ready.map(|ready| ready.pid),

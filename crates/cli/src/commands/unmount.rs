@@ -12,7 +12,7 @@ use sublet_api::mount::{MountingInformation, UnmountingInformation};
 use sublet_api::request::{TaskOutcome, Unmount};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_link::{ask, read_json};
+use sublet_link::{ask, forget_directory, read_json};
 
 use super::local::{self, Client, LocalMount};
 use super::mount::tool;
@@ -249,6 +249,10 @@ fn close_path(c: &Context, info: &MountingInformation, force: bool) -> Result<Op
         && other.volume != info.volume
     {
         return Ok(answer);
+    }
+    let real = dir.dir().canonicalize();
+    for path in [Some(dir.dir()), real.as_deref().ok()].into_iter().flatten() {
+        forget_directory(path);
     }
     match std::fs::remove_dir_all(dir.dir()) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -12,6 +12,7 @@ use sublet_types::ByteSize;
 use sublet_types::size::MIB;
 
 use crate::args;
+use crate::interrupt;
 use crate::playground::{Playground, processes};
 use story::Story;
 
@@ -23,6 +24,7 @@ const SERVERS: u8 = 8;
 /// # Errors
 /// The step that was off.
 pub fn run(options: &args::Demo) -> Result<(), Refusal> {
+    interrupt::watch()?;
     let begun = Instant::now();
     let dir = match &options.dir {
         Some(dir) => dir.clone(),

@@ -11,6 +11,7 @@ use sublet_types::ByteSize;
 use sublet_types::size::MIB;
 
 use super::tree::{self, Entry};
+use crate::interrupt;
 use crate::nbd::NbdClient;
 use crate::playground::{Playground, processes};
 
@@ -75,6 +76,7 @@ impl<'a> Story<'a> {
 
     /// Runs a command in a server's name, and shows both.
     fn show(&self, server: usize, args: &[&str]) -> Result<String, Refusal> {
+        interrupt::check()?;
         println!("{}$ sublet {}", name(server), args.join(" "));
         let text = self.pool.sublet(server).run(args)?;
         if !text.trim().is_empty() {
@@ -97,6 +99,7 @@ impl<'a> Story<'a> {
     }
 
     fn table(&self) -> Result<(), Refusal> {
+        interrupt::check()?;
         println!("{}", indent(&self.pool.sublet(A).run(&["table"])?));
         Ok(())
     }
@@ -117,6 +120,7 @@ impl<'a> Story<'a> {
     fn wait_for(&self, what: &str, mut ready: impl FnMut() -> Result<bool, Refusal>) -> Result<Duration, Refusal> {
         let begun = Instant::now();
         while !ready()? {
+            interrupt::check()?;
             if begun.elapsed() > WAIT_LIMIT {
                 return Err(off(format!("{what} has not come about within {} s", WAIT_LIMIT.as_secs())));
             }

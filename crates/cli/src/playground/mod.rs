@@ -9,12 +9,14 @@ pub mod processes;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sublet_api::{ErrorKind, Refusal};
 
 use crate::args;
+use crate::interrupt;
 use processes::{Sublet, stop};
 
 /// How long a process may take until it is up.
@@ -89,7 +91,7 @@ impl Playground {
         }
         let memory = Self::remember(&dir, options)?;
         let playground = Self { dir, memory };
-        let up = playground.start_all(options);
+        let up = playground.start_all(options).and_then(|()| interrupt::check());
         if let Err(refusal) = up {
             stop(&playground.dir)?;
             return Err(refusal);
@@ -217,6 +219,7 @@ impl Playground {
     fn wait(&self, home: &Path, up: impl Fn() -> bool) -> Result<(), Refusal> {
         let begun = Instant::now();
         while !up() {
+            interrupt::check()?;
             let dead = processes::pid_of(home).is_none() && begun.elapsed() > Duration::from_secs(2);
             if dead || begun.elapsed() > START_LIMIT {
                 let log = home.join("log");
@@ -268,6 +271,7 @@ pub fn run(options: &args::Playground) -> Result<(), Refusal> {
         let dir = options.dir.canonicalize().map_err(|e| io_refusal("find", &options.dir, &e))?;
         return stop(&dir);
     }
+    interrupt::watch()?;
     let playground = Playground::start(options)?;
     let dir = playground.dir().display();
     println!("manager   {}", playground.url());
@@ -280,29 +284,19 @@ pub fn run(options: &args::Playground) -> Result<(), Refusal> {
     if options.detach {
         return Ok(());
     }
-    wait_for_the_end(playground.dir())?;
+    wait_for_the_end(playground.dir());
     println!("stopping");
     stop(playground.dir())
 }
 
 /// Waits for Ctrl-C, SIGTERM, or until every process has been ended from elsewhere.
-fn wait_for_the_end(dir: &Path) -> Result<(), Refusal> {
-    let failed = |e: io::Error| Refusal::new(ErrorKind::Internal, format!("cannot wait for signals: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                () = tokio::time::sleep(Duration::from_secs(1)) => {
-                    if processes::running(dir).next().is_none() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    })
+fn wait_for_the_end(dir: &Path) {
+    let (end, ended) = mpsc::channel();
+    let wake = move || {
+        // Nobody waits any more if it has ended by itself.
+        let _ = end.send(());
+    };
+    interrupt::during(wake, || {
+        while ended.recv_timeout(Duration::from_secs(1)).is_err() && processes::running(dir).next().is_some() {}
+    });
 }
