@@ -50,6 +50,7 @@ pub(crate) struct Inner<D: Doors> {
     pub changing: Mutex<()>,
     /// Why nothing is written any more: after a failed sync or label write nobody knows what the disk holds (W7).
     pub failed: RefCell<Option<String>>,
+    pub failure_noted: Cell<bool>,
     pub released: Cell<bool>,
     pub syncing: Mutex<()>,
     /// Flushes asked for, and the newest one that a finished sync covers.
@@ -103,12 +104,38 @@ impl<D: Doors> Inner<D> {
         Ok(())
     }
 
-    /// Remembers a failure of the disk for ever (of this opening): the kernel reports it only once (W7).
+    /// Remembers a failure of the disk for ever (of this opening): the kernel reports it only once (W7). The caller notes it
+    /// in the label, too ([`Inner::note_failure`]).
     pub fn fail(&self, what: &str, error: &std::io::Error) -> AreaError {
         let failure = AreaError::io(what, error);
         tracing::error!("area {}: {failure}", self.label().name);
         self.failed.borrow_mut().get_or_insert_with(|| failure.to_string());
         failure
+    }
+
+    /// Notes a failure in the label, so that the identity changes: whoever has unflushed writes here learns that they may be
+    /// lost, although the next opening begins without the failure (W7). If that disk takes no label either, the next opening
+    /// most likely fails as well.
+    pub async fn note_failure(&self) {
+        let _one_at_a_time = self.changing.lock().await;
+        self.write_failure().await;
+    }
+
+    /// The caller holds `changing`.
+    async fn write_failure(&self) {
+        if self.failure_noted.replace(true) {
+            return;
+        }
+        let mut label = AreaLabel::clone(&self.label());
+        label.failures += 1;
+        // A label change that failed may have left its own sequence number, one ahead, in one copy.
+        label.sequence += 2;
+        if let Some((piece, at)) = self.label_place()
+            && let Err(error) = write_both(&*piece.file, at, &label.encode(), 0).await
+        {
+            tracing::error!("area {}: its failure cannot be noted in its label: {error}", label.name);
+        }
+        self.label.replace(Rc::new(label));
     }
 
     /// Makes a label change: edits a copy, writes it with the next sequence (L1), and only then takes it over. Nothing is
@@ -125,7 +152,11 @@ impl<D: Doors> Inner<D> {
         new.sequence += 1;
         if let Some((piece, at)) = self.label_place() {
             let written = write_both(&*piece.file, at, &new.encode(), 0).await;
-            written.map_err(|error| self.fail(&format!("writing the label on {}", piece.spec), &error))?;
+            if let Err(error) = written {
+                let failure = self.fail(&format!("writing the label on {}", piece.spec), &error);
+                self.write_failure().await;
+                return Err(failure);
+            }
         }
         self.label.replace(Rc::new(new));
         Ok(answer)
@@ -175,10 +206,13 @@ impl<D: Doors> Area<D> {
     pub fn identity(&self) -> DiskIdentity {
         // Joined disks have one sequence number each: any change of any of them must show.
         let fold = |sum: u64, piece: &OpenPiece<D>| sum.rotate_left(7).wrapping_mul(31) ^ piece.file.facts().disk_sequence;
+        let label = self.inner.label.borrow();
+        // So must a failure of the disk (W7). The factor is odd: no two counts are alike.
+        let failures = label.failures.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         DiskIdentity {
-            open: self.inner.label.borrow().opening.open,
+            open: label.opening.open,
             boot: self.inner.boot,
-            disk_sequence: self.inner.pieces.iter().fold(0, fold),
+            disk_sequence: self.inner.pieces.iter().fold(failures, fold),
         }
     }
 

@@ -78,6 +78,9 @@ impl<D: Doors> Inner<D> {
                 let own = Rc::clone(self);
                 self.doors.spawn(async move {
                     let result = own.fill_region(stretch.piece, region).await;
+                    if own.failed.borrow().is_some() {
+                        own.note_failure().await;
+                    }
                     if let Some(regions) = own.pieces.get(stretch.piece).and_then(|piece| piece.regions.as_ref()) {
                         regions.done(region, &result);
                     }
@@ -121,6 +124,9 @@ impl<D: Doors> Inner<D> {
             if let Err(error) = synced {
                 result = Err(self.fail(&format!("flushing {}", piece.spec), &error));
             }
+        }
+        if result.is_err() {
+            self.note_failure().await;
         }
         result?;
         self.flush_done.set(covers);

@@ -177,6 +177,7 @@ async fn write_labels<F: DiskFile>(
         sparse: spec.sparse,
         capacity,
         piece_lengths: spec.pieces.iter().map(|piece| piece.length).collect(),
+        failures: 0,
         slices: Vec::new(),
     };
     // The area label first: a piece label promises that the rest is there.

@@ -13,6 +13,7 @@ const HEAD_SIZE: usize = 4096;
 const FLAG_SPARSE: u32 = 1;
 const FLAG_TRACKED: u32 = 1;
 const FLAG_PENDING: u32 = 2;
+const FAILURES_AT: usize = 216;
 const PIECE_LENGTHS_AT: usize = 256;
 
 /// One opening of the area (L2, L3).
@@ -50,6 +51,8 @@ pub(crate) struct AreaLabel {
     pub sparse: bool,
     pub capacity: u64,
     pub piece_lengths: Vec<u64>,
+    /// How often the area failed: unflushed writes may have been lost each time (W7).
+    pub failures: u64,
     /// Ascending by slice id.
     pub slices: Vec<SliceRecord>,
 }
@@ -125,6 +128,7 @@ impl AreaLabel {
         put.u64(128, self.capacity).u32(136, u32::try_from(self.piece_lengths.len()).unwrap_or(0));
         put.u32(140, u32::try_from(self.slices.len()).unwrap_or(0)).u32(144, if self.sparse { FLAG_SPARSE } else { 0 });
         put.name(148, 152, &self.name);
+        put.u64(FAILURES_AT, self.failures);
         for (n, length) in self.piece_lengths.iter().take(PIECES_MAX).enumerate() {
             put.u64(PIECE_LENGTHS_AT + n * 8, *length);
         }
@@ -161,6 +165,7 @@ impl AreaLabel {
             opening: get_opening(&get),
             sparse: get.u32(144) & FLAG_SPARSE != 0,
             capacity,
+            failures: get.u64(FAILURES_AT),
             piece_lengths: (0..pieces).map(|n| get.u64(PIECE_LENGTHS_AT + n * 8)).collect(),
             slices,
         })

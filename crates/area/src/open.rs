@@ -137,6 +137,7 @@ impl<D: Doors> Area<D> {
             label: RefCell::new(Rc::new(area)),
             changing: Mutex::new(()),
             failed: RefCell::default(),
+            failure_noted: Cell::new(false),
             released: Cell::new(false),
             syncing: Mutex::new(()),
             flush_asked: Cell::new(0),

@@ -233,6 +233,31 @@ fn a_failed_flush_is_remembered_although_the_disk_works_again() {
 }
 
 #[test]
+fn after_a_failed_sync_a_restart_shows_that_unflushed_writes_may_be_lost() {
+    with_files(&size(), false, async |doors| {
+        let area = made(&doors, &one()).await;
+        area.prepare_slice(&facts(1, 0, REGION)).await.unwrap();
+        let identity = area.identity();
+        for label_fails in [false, true] {
+            let area = open(&doors, &one()).await;
+            let before = area.identity();
+            assert_eq!(before.kept_writes_of(&identity), !label_fails);
+            // One volume's flush, or its label change: another volume's writes lie in the same file.
+            doors.machine.fail_sync.set(true);
+            let failed = if label_fails { area.fence(slice(1), epoch(6)).await } else { area.flush().await };
+            assert!(failed.is_err() && area.flush().await.is_err());
+            assert!(!area.identity().kept_writes_of(&before));
+            drop(area);
+            let area = open(&doors, &one()).await;
+            area.flush().await.unwrap();
+            assert!(!area.identity().kept_writes_of(&before), "label fails: {label_fails}");
+            drop(area);
+            assert!(!open(&doors, &one()).await.identity().kept_writes_of(&before));
+        }
+    });
+}
+
+#[test]
 fn another_pools_area_is_not_opened_and_a_labelled_disk_not_formatted_again() {
     with_files(&size(), false, async |doors| {
         drop(made(&doors, &one()).await);

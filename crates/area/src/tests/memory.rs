@@ -87,6 +87,8 @@ pub(super) struct Machine {
     pub device: bool,
     /// This operation (counted from now) and all later ones fail.
     pub fail_after: Cell<Option<usize>>,
+    /// The next sync fails, and only that: so does a kernel tell of lost writes.
+    pub fail_sync: Cell<bool>,
     /// Reads that touch this range fail.
     pub unreadable: RefCell<Option<Range<u64>>>,
 }
@@ -184,6 +186,9 @@ impl MemoryFile {
                 return Err(io::Error::other("injected"));
             }
             self.machine.fail_after.set(Some(left - 1));
+        }
+        if matches!(op, Op::Sync { .. }) && self.machine.fail_sync.take() {
+            return Err(io::Error::other("injected"));
         }
         apply(&mut self.machine.images.borrow_mut(), &op);
         self.machine.log.borrow_mut().push(op);
