@@ -50,6 +50,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                     false
                 }
             };
+            // Between the answer to the last request and this moment its session may have ended, and the resync with it.
+            let copied = copied && (equalise || segment.role(leg) == Role::Copying);
             match (copied, equalise) {
                 (true, true) => {
                     segment.set_equal(leg, true);
