@@ -138,9 +138,14 @@ fn a_pool_works_in_a_directory_with_a_very_long_path() {
     at(&["borrow", "far", "--size", "16M"]);
     let mounted = at(&["mount", "far", "--as", "socket", "--json"]).json();
     let socket = text(&mounted, "/socket");
-    assert!(socket.len() > 107 && std::path::Path::new(&socket).exists(), "the socket lies where it belongs: {socket}");
+    let socket = std::path::Path::new(&socket);
+    let belongs = long.join("server-a/mounts/far/nbd.sock");
+    assert!(belongs.as_os_str().len() > 107 && socket.as_os_str().len() <= 107, "a client can use {socket:?}");
+    assert_eq!(socket.canonicalize().unwrap(), belongs.canonicalize().unwrap(), "the socket lies where it belongs");
+    drop(sublet_tests::nbd::Nbd::connect(socket).unwrap());
     at(&["search", "far", "nothing", "--count"]);
     at(&["unmount", "far"]);
+    assert!(socket.parent().unwrap().symlink_metadata().is_err(), "the short link goes with the mount");
     playground(&["--stop"]).ok();
 }
 
