@@ -219,11 +219,14 @@ fn attach(up: &Up, dir: &Path, options: &args::Mount) -> Result<PathBuf, Refusal
     // Remembered first: an unmount after a crash must know of it.
     std::fs::write(local::mountpoint_file(&up.home), format!("{}\n", dir.display()))
         .map_err(|e| Refusal::new(ErrorKind::Io, format!("cannot remember the mount point: {e}")))?;
-    let mut command = Command::new("mount");
+    let mut command = tool("mount");
+    let mut hint = "if the volume has no file system yet, add --mkfs ext4";
     if options.read_only {
         command.args(["-o", "ro"]);
+        // Its journal can only be replayed by writing.
+        hint = "a file system that was not unmounted cleanly has to be mounted once without --read-only";
     }
-    run_tool(command.arg(device).arg(&dir), "mount", "if the volume has no file system yet, add --mkfs ext4")?;
+    run_tool(command.arg(device).arg(&dir), "mount", hint)?;
     Ok(dir)
 }
 
