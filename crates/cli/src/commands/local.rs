@@ -8,10 +8,12 @@ use serde::Deserialize;
 use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
+use sublet_client::fuse::mount::mounted;
 use sublet_link::{LineConn, MountHome, read_json, socket_path};
 use sublet_types::{Name, VolumeId};
 
 use crate::context::Context;
+use crate::playground::processes::pid_of;
 
 /// What a client says once everything is up (`ready.json`).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -68,11 +70,7 @@ impl LocalMount {
 
     /// The client's process, if it runs: its command line names the mount's folder.
     pub fn client_pid(&self) -> Option<Pid> {
-        let text = std::fs::read_to_string(self.home.pid_path()).ok()?;
-        let pid: i32 = text.trim().parse().ok()?;
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let names_it = command.split(|b| *b == 0).any(|word| word == self.home.dir().as_os_str().as_encoded_bytes());
-        names_it.then(|| Pid::from_raw(pid)).flatten()
+        pid_of(self.home.dir())
     }
 
     /// Where NBD clients find it.
@@ -146,52 +144,15 @@ pub(super) fn folder(c: &Context, name: &Name, volume: VolumeId) -> Result<Mount
     Ok(home)
 }
 
-/// One line of `/proc/self/mountinfo` (proc(5)): the mount point and the source.
+/// Where a device is mounted.
 pub(super) fn mounts_of(device: &Path) -> Vec<PathBuf> {
     let real = device.canonicalize().unwrap_or_else(|_| device.to_owned());
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = text.lines().filter_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let source = unescape(after.split(' ').nth(1)?);
-        let point = unescape(before.split(' ').nth(4)?);
-        let same = Path::new(&source) == device || Path::new(&source).canonicalize().is_ok_and(|s| s == real);
-        same.then(|| PathBuf::from(point))
-    });
-    points.collect()
+    let same = |source: &Path| source == device || source.canonicalize().is_ok_and(|s| s == real);
+    mounted().unwrap_or_default().into_iter().filter(|m| same(&m.source)).map(|m| m.at).collect()
 }
 
 /// True if something is mounted exactly there.
 pub(super) fn is_mount_point(dir: &Path) -> bool {
     let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| Path::new(&unescape(point)) == real)
-}
-
-/// The kernel writes blanks and backslashes in paths as three octal digits.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        let digits: Vec<u8> = if b == b'\\' { bytes.clone().take(3).collect() } else { Vec::new() };
-        match std::str::from_utf8(&digits).ok().filter(|d| d.len() == 3).and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(code) => {
-                out.push(code);
-                bytes.nth(2);
-            }
-            None => out.push(b),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn octal_escapes_of_mountinfo_are_read() {
-        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
-        assert_eq!(unescape("/plain"), "/plain");
-        assert_eq!(unescape("/odd\\0"), "/odd\\0");
-    }
+    mounted().unwrap_or_default().iter().any(|m| m.at == real)
 }

@@ -76,6 +76,8 @@ pub struct Mounted {
     pub at: PathBuf,
     /// The file system's type.
     pub kind: String,
+    /// What is mounted: a device, for those that have one.
+    pub source: PathBuf,
 }
 
 /// Everything that is mounted, as this process sees it.
@@ -91,13 +93,15 @@ fn parse(text: &str) -> Vec<Mounted> {
         let mut fields = line.split(' ');
         let (major, minor) = fields.nth(2)?.split_once(':')?;
         let at = PathBuf::from(unescape(fields.nth(1)?));
-        let kind = line.split_once(" - ")?.1.split(' ').next()?.to_owned();
-        Some(Mounted { device: (major.parse().ok()?, minor.parse().ok()?), at, kind })
+        let mut behind = line.split_once(" - ")?.1.split(' ');
+        let kind = behind.next()?.to_owned();
+        let source = PathBuf::from(unescape(behind.next()?));
+        Some(Mounted { device: (major.parse().ok()?, minor.parse().ok()?), at, kind, source })
     };
     text.lines().filter_map(line).collect()
 }
 
-/// Mount points have blanks, tabs, line ends and backslashes as three octal digits.
+/// Mount points and sources have blanks, tabs, line ends and backslashes as three octal digits.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -127,5 +131,13 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].at.to_str().unwrap(), found[0].device), ("/mnt/two words", (98, 0)));
         assert_eq!((found[1].kind.as_str(), found[1].device), ("fuse.sublet", (0, 52)));
+        assert_eq!(found[0].source, Path::new("/dev/root"));
+    }
+
+    #[test]
+    fn octal_escapes_are_read() {
+        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
+        assert_eq!(unescape("/plain"), "/plain");
+        assert_eq!(unescape("/odd\\0"), "/odd\\0");
     }
 }
