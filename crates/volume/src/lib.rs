@@ -33,6 +33,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+/// The pure state machines of a segment, open to the exhaustive model of the protocol (crate `sublet-model`) and to nobody else:
+/// no clock, no I/O.
+pub mod machine {
+    pub use crate::members::{Doubt, Member, Members, Role};
+    pub use crate::supervise::{LegView, Step, decide};
+}
+
 pub use error::{VolumeError, VolumeErrorKind};
 pub use options::{ManagerDoor, VolumeOptions, ZeroFlags};
 pub use search::{SearchSummary, Wanted};

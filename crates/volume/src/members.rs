@@ -4,8 +4,8 @@ use sublet_api::request::LegAnswer;
 use sublet_types::Generation;
 
 /// What a leg is in its segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Role {
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
     /// In the in-sync set: has every acknowledged write.
     InSync,
     /// Its leaving has begun (S1): writes pause, nothing is acknowledged without it.
@@ -24,92 +24,97 @@ pub(crate) enum Role {
 
 impl Role {
     /// No write is acknowledged without it (W1).
-    pub(crate) const fn is_required(self) -> bool {
+    pub const fn is_required(self) -> bool {
         matches!(self, Role::InSync | Role::Leaving | Role::Left | Role::Joining)
     }
 
     /// Writes are sent to it.
-    pub(crate) const fn takes_writes(self) -> bool {
+    pub const fn takes_writes(self) -> bool {
         !matches!(self, Role::Stale)
     }
 
     /// It is a target of a resync that can simply be given up.
-    pub(crate) const fn is_optional(self) -> bool {
+    pub const fn is_optional(self) -> bool {
         matches!(self, Role::Copying | Role::Copied)
     }
 }
 
 /// One leg.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Member {
-    pub(crate) role: Role,
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Member {
+    /// What it is in its segment.
+    pub role: Role,
     /// False while it may differ from the others after an unclean close: it is written, but not read.
-    pub(crate) equal: bool,
+    pub equal: bool,
     /// Its label says the present generation.
-    pub(crate) labelled: bool,
+    pub labelled: bool,
 }
 
 /// A leaving of which it is not known whether the manager has committed it, while the leg is back and nothing was acknowledged
 /// without it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Doubt {
-    pub(crate) leg: usize,
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Doubt {
+    /// Which leg.
+    pub leg: usize,
     /// The generation in which it has left, once that is known: its leaving is then withdrawn.
-    pub(crate) left_in: Option<Generation>,
+    pub left_in: Option<Generation>,
 }
 
 /// The in-sync set of one segment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Members {
-    pub(crate) generation: Generation,
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Members {
+    /// The present one.
+    pub generation: Generation,
     /// The generation before, which a label may still have while `labels_due`.
-    pub(crate) previous: Option<Generation>,
-    pub(crate) legs: Vec<Member>,
+    pub previous: Option<Generation>,
+    /// In the order of the segment.
+    pub legs: Vec<Member>,
     /// Labels are to be written; writes pause until they are.
-    pub(crate) labels_due: bool,
+    pub labels_due: bool,
     /// The manager has been asked to commit the leaving under way: it may have.
-    pub(crate) asked: bool,
-    pub(crate) doubt: Option<Doubt>,
+    pub asked: bool,
+    /// See there.
+    pub doubt: Option<Doubt>,
 }
 
 impl Members {
     /// As the mounting information has it.
-    pub(crate) fn new(generation: Generation, in_sync: impl IntoIterator<Item = bool>) -> Self {
+    pub fn new(generation: Generation, in_sync: impl IntoIterator<Item = bool>) -> Self {
         let member = |in_sync| Member { role: if in_sync { Role::InSync } else { Role::Stale }, equal: true, labelled: true };
         let legs = in_sync.into_iter().map(member).collect();
         Self { generation, previous: None, legs, labels_due: false, asked: false, doubt: None }
     }
 
     /// The role of a leg; stale if there is no such leg.
-    pub(crate) fn role(&self, leg: usize) -> Role {
+    pub fn role(&self, leg: usize) -> Role {
         self.legs.get(leg).map_or(Role::Stale, |m| m.role)
     }
 
     /// The legs in these roles.
-    pub(crate) fn which(&self, wanted: impl Fn(&Member) -> bool) -> Vec<usize> {
+    pub fn which(&self, wanted: impl Fn(&Member) -> bool) -> Vec<usize> {
         self.legs.iter().enumerate().filter(|(_, m)| wanted(m)).map(|(leg, _)| leg).collect()
     }
 
     /// New writes wait.
-    pub(crate) fn paused(&self) -> bool {
+    pub fn paused(&self) -> bool {
         self.labels_due || self.legs.iter().any(|m| matches!(m.role, Role::Leaving | Role::Left))
     }
 
     /// Could this leg leave? Another one that may be read must be in sync (S1: the last one never leaves).
-    pub(crate) fn may_leave(&self, leg: usize) -> bool {
+    pub fn may_leave(&self, leg: usize) -> bool {
         matches!(self.role(leg), Role::InSync | Role::Leaving)
             && self.legs.iter().enumerate().any(|(other, m)| other != leg && m.role == Role::InSync && m.equal)
     }
 
     /// Nothing of S1 or S5 is under way.
-    pub(crate) fn is_calm(&self) -> bool {
+    pub fn is_calm(&self) -> bool {
         !self.paused()
             && self.doubt.is_none()
             && self.legs.iter().all(|m| matches!(m.role, Role::InSync | Role::Stale) && m.equal)
     }
 
     /// The in-sync legs hold the same bytes and labels; only then is a close clean. A resync under way does not matter.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         !self.paused() && self.doubt.is_none() && self.all_equal() && self.legs.iter().all(|m| m.role != Role::Joining)
     }
 
@@ -132,7 +137,7 @@ impl Members {
     }
 
     /// S1 begins: writes pause.
-    pub(crate) fn begin_leaving(&mut self, leg: usize) {
+    pub fn begin_leaving(&mut self, leg: usize) {
         assert_eq!(self.role(leg), Role::InSync, "only an in-sync leg leaves");
         assert_eq!(self.doubt, None, "the manager's answer to an earlier question comes first");
         self.set(leg, Role::Leaving);
@@ -140,7 +145,7 @@ impl Members {
     }
 
     /// The leg is back before anything was acknowledged without it. If the manager was asked, its answer is still owed.
-    pub(crate) fn cancel_leaving(&mut self, leg: usize) {
+    pub fn cancel_leaving(&mut self, leg: usize) {
         assert_eq!(self.role(leg), Role::Leaving, "only a leaving leg is kept");
         self.set(leg, Role::InSync);
         if self.asked {
@@ -149,7 +154,7 @@ impl Members {
     }
 
     /// The manager has committed the leaving of a leg.
-    pub(crate) fn has_left(&mut self, leg: usize, answer: &LegAnswer) {
+    pub fn has_left(&mut self, leg: usize, answer: &LegAnswer) {
         assert!(matches!(self.role(leg), Role::Leaving | Role::InSync), "a leg leaves from the in-sync set");
         self.set(leg, Role::Left);
         self.asked = false;
@@ -158,19 +163,19 @@ impl Members {
     }
 
     /// The leaving of a leg was withdrawn: it never left.
-    pub(crate) fn was_withdrawn(&mut self, answer: &LegAnswer) {
+    pub fn was_withdrawn(&mut self, answer: &LegAnswer) {
         self.doubt = None;
         self.adopt(answer.generation);
     }
 
     /// Labels are due in the present generation, because the legs have become equal.
-    pub(crate) fn became_equal(&mut self) {
+    pub fn became_equal(&mut self) {
         let generation = self.generation;
         self.adopt(generation);
     }
 
     /// A leg's label has been written; when all are, writes resume. Answers true then.
-    pub(crate) fn label_written(&mut self, leg: usize, generation: Generation) -> bool {
+    pub fn label_written(&mut self, leg: usize, generation: Generation) -> bool {
         if generation != self.generation {
             return false;
         }
@@ -189,32 +194,32 @@ impl Members {
     }
 
     /// A stale leg is there again: writes go to it from now on, and it is copied to.
-    pub(crate) fn begin_copying(&mut self, leg: usize) {
+    pub fn begin_copying(&mut self, leg: usize) {
         assert_eq!(self.role(leg), Role::Stale, "only a stale leg is copied to");
         self.set(leg, Role::Copying);
     }
 
     /// All bytes are copied.
-    pub(crate) fn copied(&mut self, leg: usize) {
+    pub fn copied(&mut self, leg: usize) {
         assert_eq!(self.role(leg), Role::Copying, "only a leg being copied to is copied");
         self.set(leg, Role::Copied);
     }
 
     /// The target failed: only the resync is given up.
-    pub(crate) fn give_up_copying(&mut self, leg: usize) {
+    pub fn give_up_copying(&mut self, leg: usize) {
         if self.role(leg).is_optional() {
             self.set(leg, Role::Stale);
         }
     }
 
     /// The manager is about to be asked for the commit.
-    pub(crate) fn begin_joining(&mut self, leg: usize) {
+    pub fn begin_joining(&mut self, leg: usize) {
         assert_eq!(self.role(leg), Role::Copied, "only a copied leg joins");
         self.set(leg, Role::Joining);
     }
 
     /// The commit point of S5.
-    pub(crate) fn has_joined(&mut self, leg: usize, answer: &LegAnswer) {
+    pub fn has_joined(&mut self, leg: usize, answer: &LegAnswer) {
         assert_eq!(self.role(leg), Role::Joining, "only a joining leg has joined");
         self.set(leg, Role::InSync);
         self.adopt(answer.generation);
@@ -224,18 +229,18 @@ impl Members {
     }
 
     /// The manager refused the commit.
-    pub(crate) fn join_refused(&mut self, leg: usize) {
+    pub fn join_refused(&mut self, leg: usize) {
         assert_eq!(self.role(leg), Role::Joining, "only a joining leg is refused");
         self.set(leg, Role::Stale);
     }
 
     /// The flags of SET_STATE for the present generation.
-    pub(crate) fn in_sync_flags(&self) -> Vec<bool> {
+    pub fn in_sync_flags(&self) -> Vec<bool> {
         self.legs.iter().map(|m| m.role == Role::InSync).collect()
     }
 
     /// All legs of the in-sync set hold the same bytes.
-    pub(crate) fn all_equal(&self) -> bool {
+    pub fn all_equal(&self) -> bool {
         self.legs.iter().all(|m| m.role != Role::InSync || m.equal)
     }
 }

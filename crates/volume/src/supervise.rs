@@ -21,7 +21,7 @@ const SURVIVOR_HEAD_START: Duration = Duration::from_secs(1);
 
 /// What to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Step {
+pub enum Step {
     /// Nothing until something changes.
     Wait,
     /// Nothing until then, or until something changes.
@@ -50,26 +50,26 @@ pub(crate) enum Step {
 
 /// What is known of one leg's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct LegView {
+pub struct LegView {
     /// Open as a member, and with every acknowledged write.
-    pub(crate) sound: bool,
+    pub sound: bool,
     /// Open as a target of a resync.
-    pub(crate) target: bool,
+    pub target: bool,
     /// Open at all since then.
-    pub(crate) open_since: Tick,
+    pub open_since: Tick,
     /// Without a session from then on it leaves.
-    pub(crate) leave_at: Option<Tick>,
+    pub leave_at: Option<Tick>,
     /// It leaves although it answers.
-    pub(crate) broken: bool,
+    pub broken: bool,
     /// It has lost acknowledged writes.
-    pub(crate) lost_writes: bool,
+    pub lost_writes: bool,
     /// Not before then is a resync begun.
-    pub(crate) resync_after: Tick,
+    pub resync_after: Tick,
 }
 
 /// Decides on the next step. `retry_at` is when the last failed step may be tried again; `equalise_due` says that legs have been
 /// made equal and no label says so yet; `copying` that a copy is going on.
-pub(crate) fn decide(m: &Members, legs: &[LegView], now: Tick, retry_at: Tick, equalise_due: bool, copying: bool) -> Step {
+pub fn decide(m: &Members, legs: &[LegView], now: Tick, retry_at: Tick, equalise_due: bool, copying: bool) -> Step {
     let view = |leg: usize| legs.get(leg).copied().unwrap_or_default();
     let survivor = |leg: usize| {
         let sound = (0..legs.len()).filter(|other| *other != leg && view(*other).sound && m.role(*other) == Role::InSync);
