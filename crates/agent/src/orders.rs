@@ -80,6 +80,9 @@ impl<D: Doors> Agent<D> {
                 Ok(())
             }
             Order::RenameArea { area, name } => self.ordered(*area)?.area.rename(name).await.map_err(|e| e.refusal()),
+            Order::Coordinate { .. } => Err(Refusal::new(ErrorKind::Conflict, "this server does not coordinate background work")),
+            // Nothing goes on here that could be stopped.
+            Order::StopCoordinating { .. } => Ok(()),
         }
     }
 
@@ -106,7 +109,7 @@ const fn slice_of(order: &Order) -> Option<SliceId> {
     match order {
         Order::PrepareSlice { slice } => Some(slice.slice),
         Order::OpenLease { slice, .. } | Order::Fence { slice, .. } | Order::WipeSlice { slice, .. } => Some(*slice),
-        Order::ReleaseArea { .. } | Order::RenameArea { .. } => None,
+        Order::ReleaseArea { .. } | Order::RenameArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => None,
     }
 }
 

@@ -12,5 +12,6 @@ pub mod order;
 pub mod request;
 pub mod server;
 pub mod view;
+pub mod work;
 
 pub use error::{ErrorKind, Refusal};

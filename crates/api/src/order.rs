@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, Name, ServerId, SliceId, VolumeId, Way};
 
 use crate::error::Refusal;
+use crate::mount::MountingInformation;
 
 /// One order with the number under which it is answered. Numbers are not reused during one life of the manager process.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -71,6 +72,22 @@ pub enum Order {
         area: AreaId,
         /// The new name.
         name: Name,
+    },
+    /// Be the coordinator of a volume that is not mounted (F5): resync its stale legs, make it equal after an unclean close,
+    /// and do what the answers to the coordinator's reports list. It reports, and changes legs, as a client does, with the
+    /// epoch of this lease, of which this server is the borrower. Done as soon as it has begun.
+    Coordinate {
+        /// What it needs to reach the legs, with the secret of the background lease.
+        mounting: Box<MountingInformation>,
+    },
+    /// End such work in good order: flush, close the sessions cleanly, stop. Done when that is so, also if there is nothing to stop.
+    StopCoordinating {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch of the background lease.
+        epoch: Epoch,
+        /// The server that has it.
+        server: ServerId,
     },
 }
 

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use sublet_types::{Address, AreaId, Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId, Way};
 
 use crate::error::Refusal;
-use crate::mount::{MountingInformation, UnmountingInformation};
+use crate::mount::{MountSegment, MountingInformation, UnmountingInformation};
 use crate::view::{PathState, TaskView, VolumeView};
+use crate::work::{Finding, Work, WorkReport};
 
 /// `POST /v1/volumes`: define a free volume (the administrator's way to set usage ways).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -205,27 +206,18 @@ pub struct ClientReport {
     /// What is the matter, for people; names the missing lender.
     #[serde(default)]
     pub reason: String,
-    /// Resyncs that the client is doing.
+    /// Background work that is going on, and what has ended since the last report.
     #[serde(default)]
-    pub resyncs: Vec<ResyncReport>,
+    pub work: Vec<WorkReport>,
+    /// Places where a leg did not hold what it should, by number; see [`Finding::number`].
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// See above.
     #[serde(default)]
     pub hold: bool,
     /// The client is about to end by itself: its disappearance is no loss.
     #[serde(default)]
     pub leaving: bool,
-}
-
-/// How far the copying to a stale leg is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ResyncReport {
-    /// The leg.
-    pub slice: SliceId,
-    /// Bytes copied.
-    pub done: u64,
-    /// Bytes to copy.
-    pub total: u64,
 }
 
 /// The answer to a client's report.
@@ -235,6 +227,19 @@ pub struct ClientAnswer {
     pub lenders: Vec<LenderAddresses>,
     /// Where the manager can be reached now.
     pub urls: Vec<String>,
+    /// Background work that was asked for: what is no longer listed is to be ended.
+    #[serde(default)]
+    pub work: Vec<Work>,
+    /// Resyncs copy at most so many bytes a second; 0 is the client's default.
+    #[serde(default)]
+    pub resync_rate_max: u64,
+    /// All segments as they are now, when a leg was replaced since this epoch began: the leg in whose place there is
+    /// another slice now is taken over as a stale one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Vec<MountSegment>>,
+    /// Findings of this epoch up to this number are recorded: they need not be told again.
+    #[serde(default)]
+    pub findings_seen: u64,
 }
 
 /// Addresses of one lender.

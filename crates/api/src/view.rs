@@ -200,7 +200,7 @@ pub struct TaskView {
     pub subject: String,
     /// The step it is in, for people.
     pub step: String,
-    /// `running`, `waiting`, `done` or `failed`.
+    /// `running`, `waiting`, `paused`, `done`, `failed` or `cancelled`.
     pub state: String,
     /// Why it waits or failed; empty if it does neither.
     #[serde(default)]
@@ -209,6 +209,12 @@ pub struct TaskView {
     pub done: u64,
     /// Bytes in all; 0 if it does not count bytes.
     pub total: u64,
+    /// How fast it is, in bytes a second; 0 if that is not known.
+    #[serde(default)]
+    pub rate_bytes_per_s: u64,
+    /// Its limit, in bytes a second; 0 is the default.
+    #[serde(default)]
+    pub rate_max: u64,
     /// When it was recorded, in milliseconds since 1970 (UTC).
     pub started_ms: u64,
     /// When it ended; 0 while it has not.

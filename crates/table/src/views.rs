@@ -216,6 +216,8 @@ pub fn task(row: &TaskRow, waits: &str, done: u64) -> TaskView {
         reason,
         done: if row.state == TaskState::Done && row.reason.is_empty() { row.total } else { done },
         total: row.total,
+        rate_bytes_per_s: 0,
+        rate_max: 0,
         started_ms: row.started_ms,
         ended_ms: row.ended_ms,
     }

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use sublet_api::request::ResyncReport;
 use sublet_api::view::PathState;
+use sublet_api::work::{WorkKind, WorkReport, WorkState};
 use sublet_doors::Doors;
 
 use crate::members::Role;
@@ -21,8 +21,8 @@ pub struct PathStatus {
     pub reason: String,
     /// Lenders that do not answer, by name.
     pub missing: Vec<String>,
-    /// Copies to stale legs that are going on.
-    pub resync: Vec<ResyncReport>,
+    /// Background work that is going on.
+    pub work: Vec<WorkReport>,
 }
 
 impl<D: Doors, M: ManagerDoor> Inner<D, M> {
@@ -53,8 +53,8 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         loop {
             let seen = self.shared.changed.version();
             let mut status = self.status();
-            for resync in &mut status.resync {
-                resync.done = 0;
+            for work in &mut status.work {
+                work.done = 0;
             }
             if status != told {
                 told = status;
@@ -111,6 +111,15 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             reasons.push(format!("{paused}{problem}"));
         }
         let copying = self.copying.get().and_then(|(leg, done)| Some((self.legs.get(leg)?, done)));
-        status.resync.extend(copying.map(|(leg, done)| ResyncReport { slice: leg.facts.slice, done, total: self.length }));
+        status.work.extend(copying.map(|(leg, done)| WorkReport {
+            work: None,
+            kind: WorkKind::Resync,
+            slice: Some(leg.facts.slice),
+            done,
+            total: self.length,
+            rate_bytes_per_s: 0,
+            state: WorkState::Running,
+            reason: String::new(),
+        }));
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use futures_util::future::{Either, select};
 use sublet_api::control::{ClientAnswerLine, Search};
+use sublet_api::work::WorkKind;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::Doors;
 use sublet_doors::local::Signal;
@@ -36,8 +37,8 @@ impl Stopping {
 /// The path, for people.
 pub fn status<D: Doors, M: ManagerDoor>(volume: &Volume<D, M>, device: Option<String>) -> ClientAnswerLine {
     let status = volume.status();
-    let sum = |total: (u64, u64), one: &sublet_api::request::ResyncReport| (total.0 + one.done, total.1 + one.total);
-    let resync = (!status.resync.is_empty()).then(|| status.resync.iter().fold((0, 0), sum));
+    let resyncs = status.work.iter().filter(|work| work.kind == WorkKind::Resync);
+    let resync = resyncs.map(|work| (work.done, work.total)).reduce(|all, one| (all.0 + one.0, all.1 + one.1));
     ClientAnswerLine::Status { path: status.path, reason: status.reason, missing: status.missing, device, resync }
 }
 

@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
-use sublet_api::request::{ChangeLeg, ClientReport, LegAnswer, LenderAddresses, ResyncReport};
+use sublet_api::request::{ChangeLeg, ClientReport, LegAnswer, LenderAddresses};
 use sublet_api::view::PathState;
+use sublet_api::work::WorkReport;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real::blocking;
 use sublet_link::{Home, ManagerLink};
@@ -31,7 +32,7 @@ pub enum Heard {
 struct Seen {
     path: PathState,
     reason: String,
-    resyncs: Vec<ResyncReport>,
+    work: Vec<WorkReport>,
     version: u64,
     /// The client is closing the path itself: what happens to it now is no news.
     closing: bool,
@@ -78,11 +79,11 @@ impl Manager {
     /// The path has changed: a report goes out at once.
     pub fn update(&self, status: &PathStatus) {
         let mut seen = self.seen();
-        let fresh = (&seen.path, &seen.reason, &seen.resyncs) != (&status.path, &status.reason, &status.resync);
+        let fresh = (&seen.path, &seen.reason, &seen.work) != (&status.path, &status.reason, &status.work);
         if fresh && !seen.closing {
             seen.path = status.path;
             seen.reason.clone_from(&status.reason);
-            seen.resyncs.clone_from(&status.resync);
+            seen.work.clone_from(&status.work);
             seen.version += 1;
             self.inner.changed.notify_all();
         }
@@ -103,7 +104,8 @@ impl Manager {
             epoch: self.inner.epoch,
             path: seen.path,
             reason: seen.reason.clone(),
-            resyncs: seen.resyncs.clone(),
+            work: seen.work.clone(),
+            findings: Vec::new(),
             hold,
             leaving: false,
         };
@@ -194,7 +196,8 @@ impl Manager {
                 epoch: manager.inner.epoch,
                 path: PathState::None,
                 reason: String::new(),
-                resyncs: Vec::new(),
+                work: Vec::new(),
+                findings: Vec::new(),
                 hold: false,
                 leaving: true,
             };

@@ -171,7 +171,7 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
             let _ = doors.timeout(PROBE_MAX, device.read(0, Buffer::new(0), 0..0)).await;
         }
         let change = volume.status_changed().changed(seen);
-        if status.resync.is_empty() {
+        if status.work.is_empty() {
             change.await;
         } else {
             // How far a copy is does not count as a change of the path, but people want to see it.

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use sublet_api::Refusal;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome};
 use sublet_types::limits::ORDER_TIMEOUT;
-use sublet_types::{AreaId, ServerId, SliceId};
+use sublet_types::{AreaId, ServerId, SliceId, VolumeId};
 
-use crate::plan::{Standing, order_area, order_slice};
+use crate::plan::{Standing, order_area, order_slice, order_volume};
 
 /// [`ORDER_TIMEOUT`] in milliseconds.
 pub const TIMEOUT_MS: u64 = ORDER_TIMEOUT.as_millis() as u64;
@@ -90,7 +90,7 @@ impl Entry {
 }
 
 /// What there is at most one order for: of two different ones only one can be wanted.
-type Purpose = (u8, AreaId, Option<SliceId>);
+type Purpose = (u8, Option<AreaId>, Option<SliceId>, Option<VolumeId>);
 
 fn purpose(order: &Order) -> Purpose {
     let kind = match order {
@@ -100,8 +100,10 @@ fn purpose(order: &Order) -> Purpose {
         Order::WipeSlice { .. } => 3,
         Order::ReleaseArea { .. } => 4,
         Order::RenameArea { .. } => 5,
+        Order::Coordinate { .. } => 6,
+        Order::StopCoordinating { .. } => 7,
     };
-    (kind, order_area(order), order_slice(order))
+    (kind, order_area(order), order_slice(order), order_volume(order))
 }
 
 /// See the module.
@@ -168,7 +170,7 @@ impl OrderBook {
                 Some(entry.order.clone())
             }
             Outcome::Failed { refusal } => {
-                tracing::warn!(area = %order_area(&entry.order), %refusal, "an order was refused");
+                tracing::warn!(server = %entry.server, area = ?order_area(&entry.order), %refusal, "an order was refused");
                 entry.fate = Fate::Failed(refusal);
                 None
             }

@@ -1,7 +1,8 @@
 //! The paths of mounted volumes, as their clients tell, or as their disappearance does.
 
-use sublet_api::request::{ClientAnswer, ClientReport, LenderAddresses, Response, ResyncReport};
+use sublet_api::request::{ClientAnswer, ClientReport, LenderAddresses, Response};
 use sublet_api::view::PathState;
+use sublet_api::work::WorkReport;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::POLL_INTERVAL;
 use sublet_types::{Epoch, ServerId, VolumeId};
@@ -32,12 +33,12 @@ pub struct PathWatch {
     gone_ms: Option<u64>,
     is_leaving: bool,
     held: Vec<HeldReport>,
-    pub resyncs: Vec<ResyncReport>,
+    pub work: Vec<WorkReport>,
 }
 
 impl PathWatch {
     fn new(epoch: Epoch, now_ms: u64) -> Self {
-        Self { epoch, heard_ms: now_ms, gone_ms: None, is_leaving: false, held: Vec::new(), resyncs: Vec::new() }
+        Self { epoch, heard_ms: now_ms, gone_ms: None, is_leaving: false, held: Vec::new(), work: Vec::new() }
     }
 
     /// A held request ended without an answer.
@@ -92,7 +93,7 @@ impl<S: Store> Core<S> {
         watch.heard_ms = now_ms;
         watch.gone_ms = None;
         watch.is_leaving = report.leaving;
-        watch.resyncs = report.resyncs;
+        watch.work = report.work;
         if report.hold && !report.leaving {
             let until_ms = now_ms + POLL_INTERVAL.as_millis() as u64;
             watch.held.push(HeldReport { conn, until_ms, epoch: report.epoch, lenders_revision });
@@ -109,7 +110,7 @@ impl<S: Store> Core<S> {
                 lenders.push(self.lender_addresses(server));
             }
         }
-        ClientAnswer { lenders, urls: self.urls.clone() }
+        ClientAnswer { lenders, urls: self.urls.clone(), work: Vec::new(), resync_rate_max: 0, segments: None, findings_seen: 0 }
     }
 
     fn lender_addresses(&self, server: ServerId) -> LenderAddresses {

@@ -123,7 +123,8 @@ impl<S: Store> Core<S> {
 
     /// Brings the last report up to date with what the server has done since.
     fn note_done(&mut self, server: ServerId, order: &Order) {
-        let reported = self.peers.all.get_mut(&server).and_then(|peer| peer.reported.get_mut(&plan::order_area(order)));
+        let peer = self.peers.all.get_mut(&server);
+        let reported = peer.zip(plan::order_area(order)).and_then(|(peer, area)| peer.reported.get_mut(&area));
         let Some(report) = reported else { return };
         let (slice, epoch, admitted) = match order {
             Order::PrepareSlice { slice: facts } => {
@@ -152,7 +153,7 @@ impl<S: Store> Core<S> {
                 return;
             }
             Order::WipeSlice { slice, epoch, drop: false, .. } => (*slice, *epoch, false),
-            Order::ReleaseArea { .. } => return,
+            Order::ReleaseArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => return,
         };
         for row in report.slices.iter_mut().filter(|row| row.slice == slice && row.epoch.number <= epoch.number) {
             row.epoch = epoch;

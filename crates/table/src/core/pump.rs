@@ -97,7 +97,7 @@ impl<S: Store> Core<S> {
         }
         for task in self.table.tasks.values().filter(|task| task.is_running() && Self::gives_orders(task)) {
             let orders = plan::orders(&self.table, task).into_iter();
-            wanted.extend(orders.filter_map(|order| Some((self.table.lender(plan::order_area(&order))?, order))));
+            wanted.extend(orders.filter_map(|order| Some((plan::order_server(&self.table, &order)?, order))));
         }
         self.orders.want(&wanted, self.now_ms);
     }
@@ -114,12 +114,8 @@ impl<S: Store> Core<S> {
                     }
                     Some(entry) => {
                         if let Fate::Failed(refusal) = &entry.fate {
-                            let area = self
-                                .table
-                                .areas
-                                .get(&plan::order_area(&order))
-                                .map(|area| area.name.to_string())
-                                .unwrap_or_default();
+                            let area = plan::order_area(&order).and_then(|area| self.table.areas.get(&area));
+                            let area = area.map(|area| area.name.to_string()).unwrap_or_default();
                             let text = format!("{} refused {}: {refusal}", self.table.server_name(*server), word(&order));
                             refused.warning(area, text);
                         }
@@ -156,5 +152,7 @@ fn word(order: &Order) -> &'static str {
         Order::WipeSlice { .. } => "to wipe",
         Order::ReleaseArea { .. } => "to release",
         Order::RenameArea { .. } => "to rename",
+        Order::Coordinate { .. } => "to coordinate",
+        Order::StopCoordinating { .. } => "to stop coordinating",
     }
 }

@@ -141,15 +141,18 @@ impl<S: Store> Core<S> {
         let mut views: Vec<TaskView> = self.table.tasks.values().map(|task| self.task_view(task)).collect();
         for (id, watch) in &self.paths {
             let Some(volume) = self.table.volumes.get(id) else { continue };
-            views.extend(watch.resyncs.iter().map(|resync| TaskView {
-                id: TaskId::from_u128(resync.slice.to_u128()),
-                kind: "resync".to_owned(),
+            let unasked = watch.work.iter().filter(|work| work.work.is_none());
+            views.extend(unasked.map(|work| TaskView {
+                id: TaskId::from_u128(work.slice.map_or(id.to_u128(), |slice| slice.to_u128())),
+                kind: work.kind.word().to_owned(),
                 subject: volume.name.to_string(),
                 step: "copying to a stale leg".to_owned(),
-                state: "running".to_owned(),
-                reason: String::new(),
-                done: resync.done,
-                total: resync.total,
+                state: work.state.word().to_owned(),
+                reason: work.reason.clone(),
+                done: work.done,
+                total: work.total,
+                rate_bytes_per_s: work.rate_bytes_per_s,
+                rate_max: 0,
                 started_ms: volume.path.since_ms,
                 ended_ms: 0,
             }));

@@ -70,16 +70,18 @@ impl<S: Store> Core<S> {
         if let Some(standing @ (Standing::Done | Standing::Failed(_))) = entry.map(|entry| entry.standing(self.now_ms)) {
             return standing;
         }
-        let area = self.table.areas.get(&plan::order_area(order));
-        let Some(area) = area else { return Standing::Unreachable("its area is not in the table".to_owned()) };
-        if !self.peers.is_reachable(area.server) {
-            return Standing::Unreachable(self.peers.silence(area.server, self.now_ms));
+        let Some(server) = plan::order_server(&self.table, order) else {
+            return Standing::Unreachable("its area is not in the table".to_owned());
+        };
+        if !self.peers.is_reachable(server) {
+            return Standing::Unreachable(self.peers.silence(server, self.now_ms));
         }
-        if let Some(reason) = &area.offline {
+        let area = plan::order_area(order).and_then(|area| self.table.areas.get(&area));
+        if let Some((area, reason)) = area.and_then(|area| Some((area, area.offline.as_ref()?))) {
             return Standing::Unreachable(format!("area {} is offline: {reason}", area.name));
         }
         let is_wipe = matches!(order, sublet_api::order::Order::WipeSlice { .. });
-        if entry.is_none() && is_wipe && self.orders.has_stuck_wipe(area.server, self.now_ms) {
+        if entry.is_none() && is_wipe && self.orders.has_stuck_wipe(server, self.now_ms) {
             return Standing::Unreachable("its wipes make no progress".to_owned());
         }
         entry.map_or(Standing::Waiting { since_ms: self.now_ms, progress: None }, |entry| entry.standing(self.now_ms))

@@ -72,7 +72,7 @@ impl FakeServer {
     fn execute(&mut self, order: &Order) -> Result<(), Refusal> {
         self.log.push(order.clone());
         let no_slice = || Refusal::new(ErrorKind::NotFound, "no such slice in the label");
-        let area_id = crate::plan::order_area(order);
+        let Some(area_id) = crate::plan::order_area(order) else { return Ok(()) };
         if matches!(order, Order::ReleaseArea { .. }) {
             if self.areas.get(&area_id).is_some_and(|area| !area.slices.is_empty()) {
                 return Err(Refusal::new(ErrorKind::Conflict, "slices are left"));
@@ -137,7 +137,7 @@ impl FakeServer {
                 area.name = name.clone();
                 self.tell_areas = true;
             }
-            Order::ReleaseArea { .. } => unreachable!(),
+            Order::ReleaseArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => unreachable!(),
         }
         Ok(())
     }
@@ -488,7 +488,15 @@ impl Pool {
     }
 
     pub fn report(&mut self, mounting: &MountingInformation, path: PathState, hold: bool) -> u64 {
-        let report = ClientReport { epoch: mounting.epoch, path, reason: String::new(), resyncs: vec![], hold, leaving: false };
+        let report = ClientReport {
+            epoch: mounting.epoch,
+            path,
+            reason: String::new(),
+            work: vec![],
+            findings: vec![],
+            hold,
+            leaving: false,
+        };
         self.send(Request::ClientReport { volume: mounting.volume, report })
     }
 

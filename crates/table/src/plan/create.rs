@@ -199,7 +199,7 @@ fn segment(table: &Table, shares: &mut Shares<'_>, areas: &[AreaId], asked: &[Op
 /// The lenders have entered the slices, or not: a volume whose slices are not all in the labels is dissolved again.
 pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &Standings, context: &mut Context<'_>) -> Advance {
     let mut change = Change::new();
-    let trouble = standings.iter().find_map(|(order, standing)| Some((order_area(order), standing.trouble()?, standing)));
+    let trouble = standings.iter().find_map(|(order, standing)| Some((order_area(order)?, standing.trouble()?, standing)));
     if let Some((area, trouble, standing)) = trouble {
         let kind = if let Standing::Failed(refusal) = standing { refusal.kind } else { ErrorKind::LenderUnreachable };
         let lender = table.lender_name(area);

@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 use sublet_api::order::Order;
 use sublet_api::request::TaskOutcome;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_types::{AreaId, ServerId, SliceId, TaskId};
+use sublet_types::{AreaId, ServerId, SliceId, TaskId, VolumeId};
 
 use crate::change::Change;
 use crate::records::{Command, LeaseState, ROW_VERSION, Row, Step, TaskRow, TaskState, VolumeRow};
@@ -182,15 +182,34 @@ pub fn at_step(task: &TaskRow, step: Step) -> Row {
     Row::Task(Box::new(TaskRow { step, ..task.clone() }))
 }
 
-/// The area that an order is for: its lender gets it.
-pub fn order_area(order: &Order) -> AreaId {
+/// The area that an order is for: its lender gets it. None for orders that are for a server.
+pub fn order_area(order: &Order) -> Option<AreaId> {
     match order {
-        Order::PrepareSlice { slice } => slice.area,
+        Order::PrepareSlice { slice } => Some(slice.area),
         Order::OpenLease { area, .. }
         | Order::Fence { area, .. }
         | Order::WipeSlice { area, .. }
         | Order::ReleaseArea { area }
-        | Order::RenameArea { area, .. } => *area,
+        | Order::RenameArea { area, .. } => Some(*area),
+        Order::Coordinate { .. } | Order::StopCoordinating { .. } => None,
+    }
+}
+
+/// The server that gets an order.
+pub fn order_server(table: &Table, order: &Order) -> Option<ServerId> {
+    match order {
+        Order::Coordinate { mounting } => Some(mounting.borrower),
+        Order::StopCoordinating { server, .. } => Some(*server),
+        order => table.lender(order_area(order)?),
+    }
+}
+
+/// The volume that an order to a coordinator is for.
+pub fn order_volume(order: &Order) -> Option<VolumeId> {
+    match order {
+        Order::Coordinate { mounting } => Some(mounting.volume),
+        Order::StopCoordinating { volume, .. } => Some(*volume),
+        _ => None,
     }
 }
 
@@ -199,7 +218,7 @@ pub fn order_slice(order: &Order) -> Option<SliceId> {
     match order {
         Order::PrepareSlice { slice } => Some(slice.slice),
         Order::OpenLease { slice, .. } | Order::Fence { slice, .. } | Order::WipeSlice { slice, .. } => Some(*slice),
-        Order::ReleaseArea { .. } | Order::RenameArea { .. } => None,
+        Order::ReleaseArea { .. } | Order::RenameArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => None,
     }
 }
 

@@ -236,7 +236,11 @@ pub fn confirmed(table: &Table, orders: &[Order]) -> Change {
             Order::Fence { slice, area, epoch } => {
                 epoch_confirmed(table, (*slice, *area, *epoch, "fenced"), &mut volumes, &mut change);
             }
-            Order::PrepareSlice { .. } | Order::ReleaseArea { .. } | Order::RenameArea { .. } => {}
+            Order::PrepareSlice { .. }
+            | Order::ReleaseArea { .. }
+            | Order::RenameArea { .. }
+            | Order::Coordinate { .. }
+            | Order::StopCoordinating { .. } => {}
         }
     }
     for volume in volumes.into_values() {

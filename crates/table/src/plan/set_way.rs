@@ -61,7 +61,7 @@ fn present(volume: &VolumeRow) -> Vec<AreaShare> {
 
 fn troubles(table: &Table, standings: &Standings) -> String {
     let trouble =
-        |(order, standing): &(_, Standing)| Some(format!("{}: {}", table.lender_name(order_area(order)), standing.trouble()?));
+        |(order, standing): &(_, Standing)| Some(format!("{}: {}", table.lender_name(order_area(order)?), standing.trouble()?));
     let troubles: Vec<String> = standings.iter().filter_map(trouble).collect();
     if troubles.is_empty() { String::new() } else { listed(troubles) }
 }

@@ -56,7 +56,7 @@ fn a_target_that_fails_costs_only_the_resync() {
         for round in 0..3 {
             world.lenders[0].start();
             world.lenders[0].delay.set(Duration::from_millis(800));
-            world.until(20, "it is being copied", || !volume.status().resync.is_empty()).await;
+            world.until(20, "it is being copied", || !volume.status().work.is_empty()).await;
             if round == 1 {
                 world.lenders[0].io_errors.set(1);
             } else {
@@ -85,7 +85,7 @@ fn s5_a_commit_whose_answer_is_lost_is_found_out() {
         write(&volume, 0, &[1; 4096]).await.unwrap();
         world.lenders[0].start();
         world
-            .until(20, "the return is issued", || volume.status().resync.is_empty() && world.event(0, "server-a flush").is_some())
+            .until(20, "the return is issued", || volume.status().work.is_empty() && world.event(0, "server-a flush").is_some())
             .await;
         // From here on every answer is lost for a while.
         world.manager.0.deaf.set(3);

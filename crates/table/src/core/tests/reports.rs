@@ -2,8 +2,9 @@
 
 use sublet_api::ErrorKind;
 use sublet_api::mount::MountingInformation;
-use sublet_api::request::{ClientReport, LegChange, Request, Response, ResyncReport};
+use sublet_api::request::{ClientReport, LegChange, Request, Response};
 use sublet_api::view::PathState;
+use sublet_api::work::{WorkKind, WorkReport, WorkState};
 use sublet_types::Way;
 
 use crate::core::Event;
@@ -68,7 +69,8 @@ fn a_client_that_leaves_by_itself_is_no_loss() {
         epoch: mounting.epoch,
         path: PathState::Idle,
         reason: String::new(),
-        resyncs: vec![],
+        work: vec![],
+        findings: vec![],
         hold: true,
         leaving: true,
     };
@@ -144,19 +146,29 @@ fn a_held_report_is_answered_when_a_lender_is_lost_or_moves() {
 #[test]
 fn resyncs_are_shown_as_tasks() {
     let (mut pool, mounting) = mounted();
-    let resync = ResyncReport { slice: mounting.segments[0].legs[1].slice, done: 7, total: 9 };
+    let resync = WorkReport {
+        work: None,
+        kind: WorkKind::Resync,
+        slice: Some(mounting.segments[0].legs[1].slice),
+        done: 7,
+        total: 9,
+        rate_bytes_per_s: 5,
+        state: WorkState::Running,
+        reason: String::new(),
+    };
     let report = ClientReport {
         epoch: mounting.epoch,
         path: PathState::Open,
         reason: String::new(),
-        resyncs: vec![resync],
+        work: vec![resync],
+        findings: vec![],
         hold: false,
         leaving: false,
     };
     pool.ask(Request::ClientReport { volume: mounting.volume, report });
     let Response::Tasks(tasks) = pool.ask(Request::Tasks) else { panic!() };
     let shown = tasks.iter().find(|task| task.kind == "resync").unwrap();
-    assert_eq!((shown.subject.as_str(), shown.done, shown.total), ("v", 7, 9));
+    assert_eq!((shown.subject.as_str(), shown.done, shown.total, shown.rate_bytes_per_s), ("v", 7, 9, 5));
 }
 
 #[test]
