@@ -79,6 +79,10 @@ impl<D: Doors> Agent<D> {
                 self.remove_area(*area);
                 Ok(())
             }
+            Order::PutTombstones { area, .. } | Order::DropTombstones { area, .. } => {
+                let name = self.ordered(*area)?.area.name();
+                Err(Refusal::new(ErrorKind::BadRequest, format!("the label of area {name} has no room for tombstones")))
+            }
             Order::RenameArea { area, name } => self.ordered(*area)?.area.rename(name).await.map_err(|e| e.refusal()),
             Order::Coordinate { .. } => Err(Refusal::new(ErrorKind::Conflict, "this server does not coordinate background work")),
             // Nothing goes on here that could be stopped.
@@ -109,7 +113,12 @@ const fn slice_of(order: &Order) -> Option<SliceId> {
     match order {
         Order::PrepareSlice { slice } => Some(slice.slice),
         Order::OpenLease { slice, .. } | Order::Fence { slice, .. } | Order::WipeSlice { slice, .. } => Some(*slice),
-        Order::ReleaseArea { .. } | Order::RenameArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => None,
+        Order::ReleaseArea { .. }
+        | Order::RenameArea { .. }
+        | Order::Coordinate { .. }
+        | Order::StopCoordinating { .. }
+        | Order::PutTombstones { .. }
+        | Order::DropTombstones { .. } => None,
     }
 }
 

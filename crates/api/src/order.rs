@@ -6,6 +6,7 @@ use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, Name, ServerId, Slice
 
 use crate::error::Refusal;
 use crate::mount::MountingInformation;
+use crate::server::Tombstone;
 
 /// One order with the number under which it is answered. Numbers are not reused during one life of the manager process.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -88,6 +89,20 @@ pub enum Order {
         epoch: Epoch,
         /// The server that has it.
         server: ServerId,
+    },
+    /// Keep these tombstones in the area's label until they are dropped (R2).
+    PutTombstones {
+        /// Which area.
+        area: AreaId,
+        /// What was deleted.
+        tombstones: Vec<Tombstone>,
+    },
+    /// The slices are wiped, wherever they were: their tombstones leave the area's label.
+    DropTombstones {
+        /// Which area.
+        area: AreaId,
+        /// Whose tombstones.
+        slices: Vec<SliceId>,
     },
 }
 

@@ -1,9 +1,11 @@
 //! What a server tells the manager: registration, heartbeat, areas.
 
 use serde::{Deserialize, Serialize};
-use sublet_types::{Address, AreaId, Epoch, Generation, ManagerId, Name, OpenId, PoolId, ServerId, SliceId, VolumeId};
+use sublet_types::{
+    Address, AreaId, Epoch, Generation, LeaseSecret, ManagerId, Name, OpenId, PoolId, ServerId, SliceId, VolumeId,
+};
 
-use crate::order::{NumberedOrder, OrderResult};
+use crate::order::{NumberedOrder, OrderResult, SliceFacts};
 
 /// A server introduces itself: at its first start, after every restart, and when its addresses changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -90,25 +92,80 @@ pub struct AreaReport {
     pub sequence: u64,
     /// What the label holds.
     pub slices: Vec<SliceReport>,
+    /// Earlier openings that the label still names, newest first (L2).
+    #[serde(default)]
+    pub history: Vec<OpenId>,
+    /// Why the area is not trusted (rolled back, restored or cloned, L2); none when it is.
+    #[serde(default)]
+    pub quarantined: Option<String>,
+    /// How often a write or a sync of its disk has failed (W7).
+    #[serde(default)]
+    pub failures: u64,
+    /// Deleted volumes whose slices elsewhere are not confirmed as wiped (R2).
+    #[serde(default)]
+    pub tombstones: Vec<Tombstone>,
 }
 
-/// One slice as the label has it.
+impl AreaReport {
+    /// Takes the lease secrets out: for whatever is shown to people.
+    pub fn hide_secrets(&mut self) {
+        for lease in self.slices.iter_mut().filter_map(|slice| slice.lease.as_mut()) {
+            lease.secret = None;
+        }
+    }
+}
+
+/// One slice as the label has it (L4).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SliceReport {
-    /// The slice.
-    pub slice: SliceId,
-    /// Its volume.
-    pub volume: VolumeId,
-    /// Where it begins, in bytes.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub length: u64,
+    /// Place, volume, and state of the segment.
+    pub facts: SliceFacts,
     /// The newest epoch persisted.
     pub epoch: Epoch,
     /// Whether sessions of that epoch are admitted.
     pub admitted: bool,
-    /// The generation persisted.
-    pub generation: Generation,
     /// A wipe of it has begun and not ended.
     pub wiping: bool,
+    /// The lease that is admitted, or was last.
+    #[serde(default)]
+    pub lease: Option<LeaseReport>,
+    /// A client has it open for writing.
+    #[serde(default)]
+    pub open: bool,
+    /// An epoch was not closed cleanly and the legs were not made equal since (H3).
+    #[serde(default)]
+    pub unclean: bool,
+    /// For each leg of the segment: from which generation on this slice keeps a map of what that leg misses (S3). Empty if
+    /// there is no map at all.
+    #[serde(default)]
+    pub missed_since: Vec<Option<Generation>>,
+    /// How many of its regions are hot.
+    #[serde(default)]
+    pub hot: u32,
+}
+
+/// The lease that a label keeps.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LeaseReport {
+    /// Who may open the slice.
+    pub borrower: ServerId,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// What it must show: told to the manager, which issued it and may have lost it (R1); nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<LeaseSecret>,
+}
+
+/// A slice of a deleted volume, in an area that could not be reached then: kept in the labels of all areas that could, until
+/// the slice is confirmed as wiped (R2).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Tombstone {
+    /// The volume that was deleted.
+    pub volume: VolumeId,
+    /// The slice that is to be wiped.
+    pub slice: SliceId,
+    /// The area that it lies in.
+    pub area: AreaId,
+    /// The epoch that fences it first.
+    pub epoch: Epoch,
 }

@@ -1,7 +1,7 @@
 //! The record of a slice in the area label (L4). `docs/format.md` draws it.
 
 use sublet_api::order::SliceFacts;
-use sublet_api::server::SliceReport;
+use sublet_api::server::{LeaseReport, SliceReport};
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId, VolumeId, Way};
 
 use crate::bytes::{Get, Put};
@@ -66,14 +66,19 @@ impl SliceRecord {
     /// What the manager is told.
     pub fn report(&self) -> SliceReport {
         SliceReport {
-            slice: self.facts.slice,
-            volume: self.facts.volume,
-            offset: self.facts.offset,
-            length: self.facts.length,
+            facts: self.facts.clone(),
             epoch: self.epoch,
             admitted: self.admitted,
-            generation: self.facts.generation,
             wiping: self.wipe.is_some(),
+            lease: self.lease.as_ref().map(|lease| LeaseReport {
+                borrower: lease.borrower,
+                read_only: lease.read_only,
+                secret: Some(lease.secret),
+            }),
+            open: self.open.is_some(),
+            unclean: self.unclean,
+            missed_since: Vec::new(),
+            hot: 0,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::id::parse_u128;
 macro_rules! numbered {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
         pub struct $name {
             /// Counts up by one with every change; never goes back.
             pub number: u64,

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use sublet_api::control::{ServerAnswer, ServerRequest};
+use sublet_api::server::AreaReport;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_area::lendable;
 use sublet_link::LineConn;
@@ -95,9 +96,11 @@ fn suggest(daemon: &Daemon) -> ServerAnswer {
 }
 
 fn status(daemon: &Daemon) -> Result<ServerAnswer, Refusal> {
+    let mut areas = daemon.reports()?;
+    areas.iter_mut().for_each(AreaReport::hide_secrets);
     Ok(ServerAnswer::Status {
         identity: daemon.identity(),
-        areas: daemon.reports()?,
+        areas,
         manager_reached: daemon.outgoing.manager_reached(),
         manager: daemon.link.urls().into_iter().next().unwrap_or_default(),
         listen: daemon.facts.listen.iter().map(ToString::to_string).collect(),

@@ -213,6 +213,10 @@ impl Daemon {
                     open: None,
                     sequence: 0,
                     slices: Vec::new(),
+                    history: Vec::new(),
+                    quarantined: None,
+                    failures: 0,
+                    tombstones: Vec::new(),
                 })
             })
         });

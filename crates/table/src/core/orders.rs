@@ -102,6 +102,8 @@ fn purpose(order: &Order) -> Purpose {
         Order::RenameArea { .. } => 5,
         Order::Coordinate { .. } => 6,
         Order::StopCoordinating { .. } => 7,
+        Order::PutTombstones { .. } => 8,
+        Order::DropTombstones { .. } => 9,
     };
     (kind, order_area(order), order_slice(order), order_volume(order))
 }

@@ -128,22 +128,23 @@ impl<S: Store> Core<S> {
         let Some(report) = reported else { return };
         let (slice, epoch, admitted) = match order {
             Order::PrepareSlice { slice: facts } => {
-                if !report.slices.iter().any(|row| row.slice == facts.slice) {
+                if !report.slices.iter().any(|row| row.facts.slice == facts.slice) {
                     report.slices.push(SliceReport {
-                        slice: facts.slice,
-                        volume: facts.volume,
-                        offset: facts.offset,
-                        length: facts.length,
+                        facts: facts.clone(),
                         epoch: Epoch::default(),
                         admitted: false,
-                        generation: facts.generation,
                         wiping: false,
+                        lease: None,
+                        open: false,
+                        unclean: false,
+                        missed_since: Vec::new(),
+                        hot: 0,
                     });
                 }
                 return;
             }
             Order::WipeSlice { slice, drop: true, .. } => {
-                report.slices.retain(|row| row.slice != *slice);
+                report.slices.retain(|row| row.facts.slice != *slice);
                 return;
             }
             Order::OpenLease { slice, lease, .. } => (*slice, lease.epoch, true),
@@ -154,8 +155,17 @@ impl<S: Store> Core<S> {
             }
             Order::WipeSlice { slice, epoch, drop: false, .. } => (*slice, *epoch, false),
             Order::ReleaseArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => return,
+            Order::PutTombstones { tombstones, .. } => {
+                let fresh: Vec<_> = tombstones.iter().filter(|row| !report.tombstones.contains(row)).cloned().collect();
+                report.tombstones.extend(fresh);
+                return;
+            }
+            Order::DropTombstones { slices, .. } => {
+                report.tombstones.retain(|row| !slices.contains(&row.slice));
+                return;
+            }
         };
-        for row in report.slices.iter_mut().filter(|row| row.slice == slice && row.epoch.number <= epoch.number) {
+        for row in report.slices.iter_mut().filter(|row| row.facts.slice == slice && row.epoch.number <= epoch.number) {
             row.epoch = epoch;
             row.admitted = admitted;
         }

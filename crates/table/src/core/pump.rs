@@ -154,5 +154,7 @@ fn word(order: &Order) -> &'static str {
         Order::RenameArea { .. } => "to rename",
         Order::Coordinate { .. } => "to coordinate",
         Order::StopCoordinating { .. } => "to stop coordinating",
+        Order::PutTombstones { .. } => "to keep tombstones",
+        Order::DropTombstones { .. } => "to drop tombstones",
     }
 }

@@ -8,7 +8,7 @@ use sublet_api::request::{
     AreaShare, Borrow, ChangeLeg, ClientReport, CreateVolume, LegChange, Mount, Reclaim, Request, Response, Return, SetWay,
     TaskAnswer, TaskOutcome, Transfer, Unmount,
 };
-use sublet_api::server::{AreaReport, Poll, Register, SliceReport};
+use sublet_api::server::{AreaReport, LeaseReport, Poll, Register, SliceReport, Tombstone};
 use sublet_api::view::{PathState, TableView};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::REGION_SIZE;
@@ -34,6 +34,7 @@ pub struct FakeSlice {
     pub epoch: Epoch,
     pub admitted: bool,
     pub borrower: Option<ServerId>,
+    pub lease: Option<LeaseReport>,
 }
 
 #[derive(Clone)]
@@ -46,6 +47,7 @@ pub struct FakeArea {
     pub broken: bool,
     /// Regions with a borrower's bytes in them.
     pub dirty: BTreeSet<u64>,
+    pub tombstones: Vec<Tombstone>,
 }
 
 #[derive(Clone)]
@@ -102,7 +104,8 @@ impl FakeServer {
                 }
                 let regions = slice.offset / R..(slice.offset + slice.length) / R;
                 assert!(area.dirty.range(regions).next().is_none(), "a new slice would show a former borrower's bytes (P2)");
-                let row = FakeSlice { facts: slice.clone(), epoch: Epoch::default(), admitted: false, borrower: None };
+                let row =
+                    FakeSlice { facts: slice.clone(), epoch: Epoch::default(), admitted: false, borrower: None, lease: None };
                 area.slices.insert(slice.slice, row);
             }
             Order::OpenLease { slice, lease, facts, .. } => {
@@ -111,7 +114,13 @@ impl FakeServer {
                     return Err(Refusal::new(ErrorKind::StaleEpoch, format!("the label has epoch {}", row.epoch)));
                 }
                 assert_eq!((facts.offset, facts.length), (row.facts.offset, row.facts.length));
-                *row = FakeSlice { facts: facts.clone(), epoch: lease.epoch, admitted: true, borrower: Some(lease.borrower) };
+                *row = FakeSlice {
+                    facts: facts.clone(),
+                    epoch: lease.epoch,
+                    admitted: true,
+                    borrower: Some(lease.borrower),
+                    lease: Some(LeaseReport { borrower: lease.borrower, read_only: lease.read_only, secret: Some(lease.secret) }),
+                };
                 area.dirty.extend(facts.offset / R..(facts.offset + facts.length) / R);
             }
             Order::Fence { slice, epoch, .. } => {
@@ -138,20 +147,26 @@ impl FakeServer {
                 self.tell_areas = true;
             }
             Order::ReleaseArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => unreachable!(),
+            Order::PutTombstones { tombstones, .. } => {
+                let fresh: Vec<_> = tombstones.iter().filter(|row| !area.tombstones.contains(row)).cloned().collect();
+                area.tombstones.extend(fresh);
+            }
+            Order::DropTombstones { slices, .. } => area.tombstones.retain(|row| !slices.contains(&row.slice)),
         }
         Ok(())
     }
 
     fn reports(&self, pool: PoolId) -> Vec<AreaReport> {
         let slice = |row: &FakeSlice| SliceReport {
-            slice: row.facts.slice,
-            volume: row.facts.volume,
-            offset: row.facts.offset,
-            length: row.facts.length,
+            facts: row.facts.clone(),
             epoch: row.epoch,
             admitted: row.admitted,
-            generation: row.facts.generation,
             wiping: false,
+            lease: row.lease.clone(),
+            open: false,
+            unclean: false,
+            missed_since: Vec::new(),
+            hot: 0,
         };
         let report = |(id, area): (&AreaId, &FakeArea)| AreaReport {
             area: *id,
@@ -164,6 +179,10 @@ impl FakeServer {
             open: None,
             sequence: 1,
             slices: area.slices.values().map(slice).collect(),
+            history: Vec::new(),
+            quarantined: None,
+            failures: 0,
+            tombstones: area.tombstones.clone(),
         };
         self.areas.iter().map(report).collect()
     }
@@ -221,6 +240,7 @@ impl Pool {
                 broken: false,
                 slices: BTreeMap::new(),
                 dirty: BTreeSet::new(),
+                tombstones: Vec::new(),
             };
             let areas =
                 if *regions > 0 { BTreeMap::from([(AreaId::from_u128(index as u128 + 1), area)]) } else { BTreeMap::new() };

@@ -190,7 +190,9 @@ pub fn order_area(order: &Order) -> Option<AreaId> {
         | Order::Fence { area, .. }
         | Order::WipeSlice { area, .. }
         | Order::ReleaseArea { area }
-        | Order::RenameArea { area, .. } => Some(*area),
+        | Order::RenameArea { area, .. }
+        | Order::PutTombstones { area, .. }
+        | Order::DropTombstones { area, .. } => Some(*area),
         Order::Coordinate { .. } | Order::StopCoordinating { .. } => None,
     }
 }
@@ -218,7 +220,12 @@ pub fn order_slice(order: &Order) -> Option<SliceId> {
     match order {
         Order::PrepareSlice { slice } => Some(slice.slice),
         Order::OpenLease { slice, .. } | Order::Fence { slice, .. } | Order::WipeSlice { slice, .. } => Some(*slice),
-        Order::ReleaseArea { .. } | Order::RenameArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => None,
+        Order::ReleaseArea { .. }
+        | Order::RenameArea { .. }
+        | Order::Coordinate { .. }
+        | Order::StopCoordinating { .. }
+        | Order::PutTombstones { .. }
+        | Order::DropTombstones { .. } => None,
     }
 }
 

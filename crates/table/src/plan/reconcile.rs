@@ -117,16 +117,19 @@ fn strangers(table: &Table, report: &AreaReport, mut row: AreaRow, change: &mut 
     let ours = |slice: SliceId| {
         table.wipes.contains_key(&slice) || table.volumes_in(row.id).flat_map(VolumeRow::legs).any(|(_, leg)| leg.slice == slice)
     };
-    let found: Vec<&SliceReport> = report.slices.iter().filter(|slice| !ours(slice.slice)).collect();
+    let found: Vec<&SliceReport> = report.slices.iter().filter(|slice| !ours(slice.facts.slice)).collect();
     for slice in &found {
         let text = format!(
             "its label holds slice {} of volume {}, which the table does not know; it is left alone and its space is not lent",
-            slice.slice.short(),
-            slice.volume.short()
+            slice.facts.slice.short(),
+            slice.facts.volume.short()
         );
         change.warning(row.name.as_str(), text);
     }
-    let stranger = |s: &&SliceReport| Stranger { slice: s.slice, volume: s.volume, offset: s.offset, length: s.length };
+    let stranger = |report: &&SliceReport| {
+        let facts = &report.facts;
+        Stranger { slice: facts.slice, volume: facts.volume, offset: facts.offset, length: facts.length }
+    };
     row.strangers = found.iter().map(stranger).collect();
     if table.areas.get(&row.id) != Some(&row) {
         change.put(Row::Area(row));
@@ -138,7 +141,7 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
     if report.offline.is_some() {
         return;
     }
-    let reported: BTreeMap<SliceId, &SliceReport> = report.slices.iter().map(|slice| (slice.slice, slice)).collect();
+    let reported: BTreeMap<SliceId, &SliceReport> = report.slices.iter().map(|slice| (slice.facts.slice, slice)).collect();
     for volume in table.volumes_in(area.id) {
         let mut frozen = None;
         for (index, leg) in volume.legs().filter(|(_, leg)| leg.area == area.id) {
@@ -152,10 +155,10 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
             let issued = volume.segments.get(index).map_or(0, |segment| segment.issued);
             if slice.epoch.number > volume.epoch.number || (slice.epoch.number > 0 && slice.epoch.is_split_from(volume.epoch)) {
                 frozen = Some(format!("the label of area {} has epoch {}, the table {}", area.name, slice.epoch, volume.epoch));
-            } else if slice.generation.number > issued {
+            } else if slice.facts.generation.number > issued {
                 frozen = Some(format!(
                     "the label of area {} has generation {}, the table issued {issued}",
-                    area.name, slice.generation
+                    area.name, slice.facts.generation
                 ));
             }
         }
@@ -172,7 +175,7 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
     for area in table.areas_of(server).filter(|area| area.offline.is_none()) {
         let report = reports.get(&area.id);
         let slices: BTreeMap<SliceId, &SliceReport> =
-            report.iter().flat_map(|report| &report.slices).map(|slice| (slice.slice, slice)).collect();
+            report.iter().flat_map(|report| &report.slices).map(|slice| (slice.facts.slice, slice)).collect();
         // Nothing at all is known of a server that has not reported yet.
         let reported = |slice: SliceId| report.map(|_| slices.get(&slice).copied());
         for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none() && volume.frozen.is_none()) {
@@ -240,7 +243,9 @@ pub fn confirmed(table: &Table, orders: &[Order]) -> Change {
             | Order::ReleaseArea { .. }
             | Order::RenameArea { .. }
             | Order::Coordinate { .. }
-            | Order::StopCoordinating { .. } => {}
+            | Order::StopCoordinating { .. }
+            | Order::PutTombstones { .. }
+            | Order::DropTombstones { .. } => {}
         }
     }
     for volume in volumes.into_values() {

@@ -62,6 +62,7 @@ fn a_new_area_with_a_taken_name_gets_another_one_in_table_and_label() {
         broken: false,
         slices: BTreeMap::new(),
         dirty: BTreeSet::new(),
+        tombstones: Vec::new(),
     };
     pool.server(1).areas.insert(AreaId::from_u128(77), area);
     pool.server(1).tell_areas = true;
@@ -103,6 +104,10 @@ fn areas_of_another_pool_are_ignored() {
         open: None,
         sequence: 0,
         slices: Vec::new(),
+        history: Vec::new(),
+        quarantined: None,
+        failures: 0,
+        tombstones: Vec::new(),
     };
     let change = super::report(&table, ServerId::from_u128(1), &[report], &|_| false);
     assert!(change.puts.is_empty());
