@@ -168,6 +168,14 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
     let session = Rc::new(Session::new(open, read_only));
     gate.enter(&session);
     drop(turn);
-    let reply = OpenReply { identity: served.area.identity(), generation, unclean };
+    let legs = served.area.slice_facts(open.slice).map_or(0, |facts| facts.in_sync.len());
+    let reply = OpenReply {
+        identity: served.area.identity(),
+        generation,
+        unclean,
+        sequence: served.area.report("").sequence,
+        hot_max: u32::MAX,
+        missed_since: vec![None; legs],
+    };
     Ok((Shared::new(agent.doors.clone(), served, gate, session), reply))
 }

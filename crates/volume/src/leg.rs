@@ -9,7 +9,7 @@ use futures_util::future::{Either, select};
 use sublet_api::mount::MountLeg;
 use sublet_doors::{Doors, Tick};
 use sublet_types::limits::{LENDER_SILENT_MAX, RECONNECT_GRACE};
-use sublet_types::{Generation, LeaseSecret, SessionNumber};
+use sublet_types::{Generation, LeaseSecret, OpenId, SessionNumber};
 use sublet_wire::Status;
 use sublet_wire::message::{DiskIdentity, Open, OpenMode};
 
@@ -236,6 +236,8 @@ async fn connect<D: Doors, M: ManagerDoor>(
             borrower: info.borrower,
             epoch: info.epoch,
             secret: info.secret.unwrap_or(LeaseSecret::from_u128(0)),
+            known_open: OpenId::from_u128(0),
+            known_sequence: 0,
         };
         match open_session(&segment.shared.doors, &address, leg.facts.server, &open).await {
             Err(ConnectError::NotHere(text)) => last = ConnectError::NotHere(text),

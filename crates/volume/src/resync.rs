@@ -143,7 +143,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         if let Some(flag) = in_sync.get_mut(leg) {
             *flag = true;
         }
-        let state = SetState { generation: issued, in_sync, equalised: true };
+        let state = SetState { generation: issued, in_sync, equalised: true, stale: Vec::new() };
         if !self.prepare_target(leg, &session, &state).await || self.role(leg) != Role::Copied {
             self.give_up(leg);
             self.rest(leg);

@@ -171,7 +171,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     pub(crate) async fn write_labels(&self) -> bool {
         let (state, due) = {
             let m = self.members.borrow();
-            let state = SetState { generation: m.generation, in_sync: m.in_sync_flags(), equalised: m.all_equal() };
+            let state =
+                SetState { generation: m.generation, in_sync: m.in_sync_flags(), equalised: m.all_equal(), stale: Vec::new() };
             (state, m.which(|m| m.role == Role::InSync && !m.labelled))
         };
         let mut ok = true;

@@ -12,11 +12,15 @@ use crate::status::Status;
 /// The size of either header in bytes.
 pub const FRAME_SIZE: usize = 64;
 /// The version of the protocol spoken here.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 /// First bytes of a request: "SbQ1".
 pub const REQUEST_MAGIC: u32 = u32::from_le_bytes(*b"SbQ1");
 /// First bytes of a reply or notice: "SbR1".
 pub const REPLY_MAGIC: u32 = u32::from_le_bytes(*b"SbR1");
+
+/// Bit of the result of a READ reply: at least one checksum was not kept but computed from the data now, and proves nothing
+/// about them (K2).
+pub const READ_COMPUTED: u32 = 1;
 
 /// What is asked (seed: access request information).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -40,9 +44,9 @@ pub enum Op {
     Search = 8,
     /// Persist a generation and its in-sync set.
     SetState = 9,
-    /// Hot and missed-write maps (reserved for the next protocol version).
+    /// Which regions are hot, and what was missed (S3, H3).
     Map = 10,
-    /// Pull a region from another lender (reserved for the next protocol version).
+    /// Pull a region from another lender (reserved: who copies reads and writes through its own sessions at both ends, F5).
     Copy = 11,
     /// Are you there, and with which identity?
     Ping = 12,
@@ -50,6 +54,12 @@ pub enum Op {
     Close = 13,
     /// The manager tells where it can be reached now, instead of HELLO; the connection ends after the reply.
     Announce = 14,
+    /// Mark blocks that a stale leg lacks (S1, S3).
+    Seed = 15,
+    /// Clear the hot marks of regions (H2).
+    Cool = 16,
+    /// Read blocks and compare them with their checksums, ship only those (K1).
+    Verify = 17,
     /// Notice: a newer epoch was persisted (F4).
     Fenced = 32,
     /// Notice: the agent stops; go on elsewhere or reconnect.
@@ -77,6 +87,9 @@ impl Op {
             12 => Ping,
             13 => Close,
             14 => Announce,
+            15 => Seed,
+            16 => Cool,
+            17 => Verify,
             32 => Fenced,
             33 => Draining,
             34 => Resized,

@@ -5,6 +5,14 @@ use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, OpenId, PoolId, Serve
 
 use crate::codec::{Malformed, Reader, Writer};
 
+mod regions;
+
+pub use regions::{
+    BlockState, Cool, MapEntry, MapReply, MapRequest, MapWhich, REGIONS_PER_MESSAGE_MAX, Seed, StaleMark, VERIFY_SIZE_MAX,
+    VerifyBlock, VerifyReply,
+};
+use regions::{read_optional_generation, write_optional_generation};
+
 /// The longest control payload or error text, in bytes.
 pub const CONTROL_PAYLOAD_MAX: usize = 64 << 10;
 /// The longest pattern of a search, in bytes.
@@ -47,14 +55,14 @@ pub trait Message: Sized {
     }
 }
 
-/// Request of `Hello`. Later versions append fields: a reader of version 1 ignores none, so versions are agreed first.
+/// Request of `Hello`. Later versions append fields: a reader ignores none, so versions are agreed first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The lowest version the client speaks.
     pub version_min: u8,
     /// The highest.
     pub version_max: u8,
-    /// Wished features (bits; none are defined in version 1: TLS and authentication will be).
+    /// Wished features (bits; none are defined yet: TLS and authentication will be).
     pub features: u64,
     /// Who connects.
     pub server: ServerId,
@@ -179,6 +187,10 @@ pub struct Open {
     pub epoch: Epoch,
     /// The lease secret.
     pub secret: LeaseSecret,
+    /// The opening of the area that the client remembers, 0 if none: it must be the lender's own or one before it (L2).
+    pub known_open: OpenId,
+    /// The sequence of the area's label that the client remembers; the lender's is not lower.
+    pub known_sequence: u64,
 }
 
 fn write_generation(w: &mut Writer, g: Generation) {
@@ -196,6 +208,7 @@ impl Message for Open {
         write_generation(w, self.generation);
         w.bool(self.mode == OpenMode::Target).u128(self.borrower.to_u128());
         w.u64(self.epoch.number).u128(self.epoch.random).u128(self.secret.to_u128());
+        w.u128(self.known_open.to_u128()).u64(self.known_sequence);
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
@@ -212,6 +225,8 @@ impl Message for Open {
             borrower: ServerId::from_u128(r.u128()?),
             epoch: Epoch { number: r.u64()?, random: r.u128()? },
             secret: LeaseSecret::from_u128(r.u128()?),
+            known_open: OpenId::from_u128(r.u128()?),
+            known_sequence: r.u64()?,
         })
     }
 }
@@ -253,16 +268,29 @@ pub struct OpenReply {
     pub generation: Generation,
     /// True if an earlier epoch was not closed cleanly, and the legs have not been made equal since: the *open* flag.
     pub unclean: bool,
+    /// The sequence of the area's label: to be shown at the next OPEN (L2).
+    pub sequence: u64,
+    /// How many regions of this slice the client may keep hot (H2).
+    pub hot_max: u32,
+    /// For each leg of the segment: from which generation on this lender keeps a map of what it missed; none without a map.
+    pub missed_since: Vec<Option<Generation>>,
 }
 
 impl Message for OpenReply {
     fn write(&self, w: &mut Writer) {
         self.identity.write(w);
         write_generation(w, self.generation);
-        w.bool(self.unclean);
+        w.bool(self.unclean).u64(self.sequence).u32(self.hot_max);
+        w.u8(u8::try_from(self.missed_since.len()).unwrap_or(u8::MAX));
+        for since in self.missed_since.iter().take(u8::MAX.into()) {
+            write_optional_generation(w, *since);
+        }
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self { identity: DiskIdentity::read(r)?, generation: read_generation(r)?, unclean: r.bool()? })
+        let (identity, generation, unclean) = (DiskIdentity::read(r)?, read_generation(r)?, r.bool()?);
+        let (sequence, hot_max, legs) = (r.u64()?, r.u32()?, r.u8()?);
+        let missed_since = (0..legs).map(|_| read_optional_generation(r)).collect::<Result<_, _>>()?;
+        Ok(Self { identity, generation, unclean, sequence, hot_max, missed_since })
     }
 }
 
@@ -276,6 +304,8 @@ pub struct SetState {
     pub in_sync: Vec<bool>,
     /// The legs of the segment are equal again: clear the sticky part of the *open* flag.
     pub equalised: bool,
+    /// Legs that this lender keeps a map for. A stale leg without mark and without a map has none: a full copy (S3).
+    pub stale: Vec<StaleMark>,
 }
 
 impl Message for SetState {
@@ -285,13 +315,18 @@ impl Message for SetState {
         for leg in self.in_sync.iter().take(u8::MAX.into()) {
             w.bool(*leg);
         }
-        w.bool(self.equalised);
+        w.bool(self.equalised).u8(u8::try_from(self.stale.len()).unwrap_or(u8::MAX));
+        for mark in self.stale.iter().take(u8::MAX.into()) {
+            mark.write(w);
+        }
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let generation = read_generation(r)?;
         let legs = r.u8()?;
         let in_sync = (0..legs).map(|_| r.bool()).collect::<Result<_, _>>()?;
-        Ok(Self { generation, in_sync, equalised: r.bool()? })
+        let (equalised, marks) = (r.bool()?, r.u8()?);
+        let stale = (0..marks).map(|_| StaleMark::read(r)).collect::<Result<_, _>>()?;
+        Ok(Self { generation, in_sync, equalised, stale })
     }
 }
 
@@ -434,14 +469,54 @@ mod tests {
             borrower: server,
             epoch: Epoch { number: 7, random: 8 },
             secret: LeaseSecret::from_u128(6),
+            known_open: OpenId::from_u128(77),
+            known_sequence: 12,
         });
         reads_back(identity);
-        reads_back(OpenReply { identity, generation, unclean: true });
-        reads_back(SetState { generation, in_sync: vec![true, false], equalised: true });
+        let missed_since = vec![None, Some(generation)];
+        reads_back(OpenReply { identity, generation, unclean: true, sequence: 12, hot_max: 64, missed_since });
+        let stale = vec![StaleMark { leg: 1, since: generation, seeded: true }];
+        reads_back(SetState { generation, in_sync: vec![true, false], equalised: true, stale });
+        reads_back(Seed { leg: 1, since: generation, reset: true, entries: vec![(7, 1 << 63), (8, u64::MAX)] });
+        reads_back(MapRequest { which: MapWhich::All });
+        reads_back(MapRequest { which: MapWhich::Leg(3) });
+        let entries = vec![MapEntry { region: 5, hot: true, missed: 0 }, MapEntry { region: 6, hot: false, missed: 9 }];
+        reads_back(MapReply { since: Some(generation), lost: true, scanned: 4096, entries });
+        reads_back(MapReply { since: None, lost: false, scanned: 1, entries: Vec::new() });
+        reads_back(Cool { regions: vec![1, 2, 3] });
         reads_back(Close { clean: true });
         reads_back(Search { pattern: b"needle".to_vec() });
         reads_back(SearchReply { scanned: 10, count: 2, matches: vec![1, 5] });
         reads_back(ExtentsReply { extents: vec![Extent { length: 1, data: true }] });
+    }
+
+    #[test]
+    fn the_blocks_of_a_verify_reply_are_five_bytes_each() {
+        let block = |sum, state| VerifyBlock { sum, state };
+        let blocks = vec![block(1, BlockState::Matches), block(2, BlockState::Differs), block(u32::MAX, BlockState::Computed)];
+        let reply = VerifyReply { blocks };
+        let bytes = reply.encode();
+        assert_eq!(bytes.len(), 3 * VerifyReply::ENTRY_SIZE);
+        assert_eq!(VerifyReply::decode(&bytes), Ok(reply));
+        assert!(VerifyReply::decode(&bytes[..9]).is_err());
+        assert!(VerifyReply::decode(&[0, 0, 0, 0, 3]).is_err(), "a state that is not known");
+    }
+
+    #[test]
+    fn the_largest_messages_about_regions_fit_into_a_control_payload_and_larger_ones_are_refused() {
+        let generation = Generation { number: 3, random: 99 };
+        let seed = |n: u32| Seed { leg: 0, since: generation, reset: false, entries: (0..n).map(|r| (r, 1)).collect() }.encode();
+        let entry = |region| MapEntry { region, hot: true, missed: 1 };
+        let map =
+            |n: u32| MapReply { since: Some(generation), lost: false, scanned: n, entries: (0..n).map(entry).collect() }.encode();
+        let cool = |n: u32| Cool { regions: (0..n).collect() }.encode();
+        let most = REGIONS_PER_MESSAGE_MAX as u32;
+        for bytes in [seed(most), map(most), cool(most)] {
+            assert!(bytes.len() <= CONTROL_PAYLOAD_MAX);
+        }
+        assert!(Seed::decode(&seed(most)).is_ok() && Seed::decode(&seed(most + 1)).is_err());
+        assert!(MapReply::decode(&map(most)).is_ok() && MapReply::decode(&map(most + 1)).is_err());
+        assert!(Cool::decode(&cool(most)).is_ok() && Cool::decode(&cool(most + 1)).is_err());
     }
 
     #[test]

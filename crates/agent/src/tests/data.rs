@@ -79,7 +79,7 @@ fn requests_that_do_not_fit_are_refused_and_the_session_goes_on() {
             assert_eq!(reply.status, Status::OutOfRange, "zeroes {offset} {length}");
         }
         assert_eq!(peer.read(0, 2 * MIB as usize).await, Err(Status::TooMuch));
-        assert_eq!(peer.ask(Op::Map, 0, 0, &[]).await.0.status, Status::Unsupported);
+        assert_eq!(peer.ask(Op::Copy, 0, 0, &[]).await.0.status, Status::Unsupported);
         let mut payload = write_payload(&pattern(1, 8192));
         payload[8000] ^= 1;
         assert_eq!(peer.ask(Op::Write, 0, 8192, &payload).await.0.status, Status::BadChecksum);
@@ -132,7 +132,7 @@ fn an_unclean_end_is_told_until_the_legs_are_made_equal() {
         lender.order(open_lease(2)).await;
         let (mut peer, reply) = lender.session(open(2, 1)).await.unwrap();
         assert!(reply.unclean);
-        let state = SetState { generation: reply.generation, in_sync: vec![true], equalised: true };
+        let state = SetState { generation: reply.generation, in_sync: vec![true], equalised: true, stale: Vec::new() };
         assert_eq!(peer.ask(Op::SetState, 0, 0, &state.encode()).await.0.status, Status::Ok);
         assert_eq!(peer.ask(Op::Close, 0, 0, &Close { clean: true }.encode()).await.0.status, Status::Ok);
         assert!(peer.receive().await.is_none(), "CLOSE ends the connection");

@@ -17,8 +17,11 @@ use sublet_area::{Area, FormatSpec, PieceSpec, file_size_for};
 use sublet_doors::real::{self, RealDoors};
 use sublet_doors::{Buffer, Conn, ConnReader, ConnWriter, Doors, Endpoint, Listener, Net};
 use sublet_types::size::MIB;
-use sublet_types::{Address, AreaId, Epoch, Generation, LeaseSecret, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way};
+use sublet_types::{
+    Address, AreaId, Epoch, Generation, LeaseSecret, OpenId, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way,
+};
 use sublet_wire::checksum::{first_mismatch, table_size, write_table};
+use sublet_wire::frame::PROTOCOL_VERSION;
 use sublet_wire::message::{Hello, HelloReply, Message, Open, OpenMode, OpenReply};
 use sublet_wire::{FRAME_SIZE, Flags, Op, ReplyFrame, RequestFrame, Status};
 
@@ -84,6 +87,8 @@ pub(super) fn open(epoch_number: u64, session: u64) -> Open {
         borrower: BORROWER,
         epoch: epoch(epoch_number),
         secret: LeaseSecret::from_u128(epoch_number.into()),
+        known_open: OpenId::from_u128(0),
+        known_sequence: 0,
     }
 }
 
@@ -163,7 +168,8 @@ impl Lender {
     /// A connection after HELLO.
     pub(super) async fn greeted(&self) -> Peer {
         let mut peer = self.connect().await;
-        let hello = Hello { version_min: 1, version_max: 1, features: 0, server: BORROWER, nonce: 3 };
+        let hello =
+            Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION, features: 0, server: BORROWER, nonce: 3 };
         let (reply, payload) = peer.ask(Op::Hello, 0, 0, &hello.encode()).await;
         assert_eq!(reply.status, Status::Ok);
         assert_eq!(HelloReply::decode(&payload).unwrap().server, LENDER);

@@ -104,6 +104,7 @@ fn a_stale_leg_is_written_and_never_read_until_its_label_is_in_sync() {
             generation: Generation { number: 2, random: 4 },
             in_sync: vec![true, true],
             equalised: false,
+            stale: Vec::new(),
         };
         let (reply, _) = peer.ask(Op::SetState, 0, 0, &sublet_wire::message::Message::encode(&state)).await;
         assert_eq!(reply.status, Status::Ok);

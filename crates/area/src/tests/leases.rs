@@ -123,7 +123,7 @@ fn fencing_with_the_epoch_itself_ends_its_sessions_too() {
                 area.set_state(
                     slice(1),
                     epoch(5),
-                    &SetState { generation: generation(2), in_sync: vec![true, true], equalised: false }
+                    &SetState { generation: generation(2), in_sync: vec![true, true], equalised: false, stale: Vec::new() }
                 )
                 .await
             ),
@@ -180,7 +180,7 @@ fn a_stale_leg_is_opened_as_a_target_only() {
         let open = open_request(&facts, &lease(5));
         assert!(area.check_open(&open).unwrap_err().to_string().contains("stale"));
         area.check_open(&Open { mode: OpenMode::Target, ..open.clone() }).unwrap();
-        let back = SetState { generation: generation(4), in_sync: vec![true, true], equalised: false };
+        let back = SetState { generation: generation(4), in_sync: vec![true, true], equalised: false, stale: Vec::new() };
         area.set_state(slice(1), epoch(5), &back).await.unwrap();
         area.check_open(&Open { generation: generation(4), ..open }).unwrap();
     });
@@ -192,8 +192,12 @@ fn states_move_forward_only_and_are_kept() {
         let facts = facts(1, 0, REGION);
         area.prepare_slice(&facts).await.unwrap();
         area.open_lease(slice(1), &lease(5), &facts).await.unwrap();
-        let state =
-            |number, in_sync: &[bool]| SetState { generation: generation(number), in_sync: in_sync.to_vec(), equalised: false };
+        let state = |number, in_sync: &[bool]| SetState {
+            generation: generation(number),
+            in_sync: in_sync.to_vec(),
+            equalised: false,
+            stale: Vec::new(),
+        };
         area.set_state(slice(1), epoch(5), &state(3, &[true, false])).await.unwrap();
         area.set_state(slice(1), epoch(5), &state(3, &[true, false])).await.unwrap();
         assert_eq!(kind(area.set_state(slice(1), epoch(5), &state(2, &[true, true])).await), Kind::Disagreement);
@@ -233,7 +237,7 @@ fn the_open_flag_makes_the_next_epoch_unclean_until_the_legs_are_equal() {
         area.open_lease(slice(1), &lease(9), &facts).await.unwrap();
         assert!(area.mark_open(slice(1), epoch(9)).await.unwrap());
         assert_eq!(area.slice_state(slice(1)), Some((generation(1), true)));
-        let equal = SetState { generation: generation(1), in_sync: vec![true, true], equalised: true };
+        let equal = SetState { generation: generation(1), in_sync: vec![true, true], equalised: true, stale: Vec::new() };
         area.set_state(slice(1), epoch(9), &equal).await.unwrap();
         assert!(!area.mark_open(slice(1), epoch(9)).await.unwrap());
     });

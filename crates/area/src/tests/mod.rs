@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use sublet_api::order::{Lease, SliceFacts};
 use sublet_doors::{Buffer, Doors};
-use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way};
+use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, OpenId, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way};
 use sublet_wire::message::{Open, OpenMode};
 
 use crate::{Area, FormatSpec, PieceSpec, file_size_for};
@@ -92,6 +92,8 @@ fn open_request(facts: &SliceFacts, lease: &Lease) -> Open {
         borrower: lease.borrower,
         epoch: lease.epoch,
         secret: lease.secret,
+        known_open: OpenId::from_u128(0),
+        known_sequence: 0,
     }
 }
 

@@ -10,6 +10,7 @@ use sublet_doors::local::Signal;
 use sublet_doors::{Buffer, Chunk, Clock, Conn, ConnReader, ConnWriter, Doors, Endpoint, Listener, Net, Rng};
 use sublet_types::{Address, Generation, OpenId, ServerId, SliceId};
 use sublet_wire::checksum::{first_mismatch, table_size, write_table};
+use sublet_wire::frame::PROTOCOL_VERSION;
 use sublet_wire::message::{
     Close, DiskIdentity, Extent, ExtentsReply, HelloReply, Message, Open, OpenMode, OpenReply, Search, SearchReply, SetState,
 };
@@ -284,8 +285,14 @@ impl Lender {
 
     fn carry_out(&self, frame: &RequestFrame, payload: &[u8]) -> Result<Vec<u8>, (Status, &'static str)> {
         if frame.op == Op::Hello {
-            let reply =
-                HelloReply { version: 1, features: 0, server: self.server, nonce: 0, depth_max: 256, request_max: 1 << 20 };
+            let reply = HelloReply {
+                version: PROTOCOL_VERSION,
+                features: 0,
+                server: self.server,
+                nonce: 0,
+                depth_max: 256,
+                request_max: 1 << 20,
+            };
             return Ok(reply.encode());
         }
         let mut slices = self.slices.borrow_mut();
@@ -312,7 +319,15 @@ impl Lender {
             slice.label.unclean |= slice.label.open_epoch.is_some_and(|epoch| epoch != open.epoch.number);
             slice.label.open_epoch = Some(open.epoch.number);
             self.note(&format!("open {:?}", open.mode));
-            return Ok(OpenReply { identity: self.identity.get(), generation: label, unclean: slice.label.unclean }.encode());
+            let reply = OpenReply {
+                identity: self.identity.get(),
+                generation: label,
+                unclean: slice.label.unclean,
+                sequence: 1,
+                hot_max: 1024,
+                missed_since: vec![None; slice.label.in_sync.len()],
+            };
+            return Ok(reply.encode());
         }
         if self.epoch.get() > 1 {
             return Err((Status::StaleEpoch, "a newer epoch is here"));
