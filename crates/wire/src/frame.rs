@@ -60,6 +60,8 @@ pub enum Op {
     Cool = 16,
     /// Read blocks and compare them with their checksums, ship only those (K1).
     Verify = 17,
+    /// Unmark blocks that a stale leg has now (S4).
+    Clear = 18,
     /// Notice: a newer epoch was persisted (F4).
     Fenced = 32,
     /// Notice: the agent stops; go on elsewhere or reconnect.
@@ -90,6 +92,7 @@ impl Op {
             15 => Seed,
             16 => Cool,
             17 => Verify,
+            18 => Clear,
             32 => Fenced,
             33 => Draining,
             34 => Resized,

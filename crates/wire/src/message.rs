@@ -8,7 +8,7 @@ use crate::codec::{Malformed, Reader, Writer};
 mod regions;
 
 pub use regions::{
-    BlockState, Cool, MapEntry, MapReply, MapRequest, MapWhich, REGIONS_PER_MESSAGE_MAX, Seed, StaleMark, VERIFY_SIZE_MAX,
+    BlockState, Clear, Cool, MapEntry, MapReply, MapRequest, MapWhich, REGIONS_PER_MESSAGE_MAX, Seed, StaleMark, VERIFY_SIZE_MAX,
     VerifyBlock, VerifyReply,
 };
 use regions::{read_optional_generation, write_optional_generation};
@@ -478,6 +478,7 @@ mod tests {
         let stale = vec![StaleMark { leg: 1, since: generation, seeded: true }];
         reads_back(SetState { generation, in_sync: vec![true, false], equalised: true, stale });
         reads_back(Seed { leg: 1, since: generation, reset: true, entries: vec![(7, 1 << 63), (8, u64::MAX)] });
+        reads_back(Clear { leg: 1, entries: vec![(7, 1)] });
         reads_back(MapRequest { which: MapWhich::All });
         reads_back(MapRequest { which: MapWhich::Leg(3) });
         let entries = vec![MapEntry { region: 5, hot: true, missed: 0 }, MapEntry { region: 6, hot: false, missed: 9 }];

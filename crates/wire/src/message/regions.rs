@@ -7,7 +7,7 @@ use sublet_types::Generation;
 use super::{Message, read_generation, write_generation};
 use crate::codec::{Malformed, Reader, Writer};
 
-/// The most regions in one `Seed`, `Map` reply or `Cool`.
+/// The most regions in one `Seed`, `Clear`, `Map` reply or `Cool`.
 pub const REGIONS_PER_MESSAGE_MAX: usize = 4096;
 /// The most bytes that one `Verify` covers.
 pub const VERIFY_SIZE_MAX: u64 = sublet_types::limits::REGION_SIZE;
@@ -22,6 +22,18 @@ fn read_count(r: &mut Reader<'_>) -> Result<usize, Malformed> {
 
 fn write_count(w: &mut Writer, n: usize) {
     w.u32(u32::try_from(n).unwrap_or(u32::MAX));
+}
+
+fn write_units(w: &mut Writer, entries: &[(u32, u64)]) {
+    write_count(w, entries.len());
+    for (region, bits) in entries {
+        w.u32(*region).u64(*bits);
+    }
+}
+
+fn read_units(r: &mut Reader<'_>) -> Result<Vec<(u32, u64)>, Malformed> {
+    let n = read_count(r)?;
+    (0..n).map(|_| Ok((r.u32()?, r.u64()?))).collect()
 }
 
 /// A generation that may not be there: generations count from 1, and number 0 is none.
@@ -78,16 +90,29 @@ impl Message for Seed {
         w.u8(self.leg);
         write_generation(w, self.since);
         w.bool(self.reset);
-        write_count(w, self.entries.len());
-        for (region, bits) in &self.entries {
-            w.u32(*region).u64(*bits);
-        }
+        write_units(w, &self.entries);
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (leg, since, reset) = (r.u8()?, read_generation(r)?, r.bool()?);
-        let n = read_count(r)?;
-        let entries = (0..n).map(|_| Ok((r.u32()?, r.u64()?))).collect::<Result<_, Malformed>>()?;
-        Ok(Self { leg, since, reset, entries })
+        Ok(Self { leg: r.u8()?, since: read_generation(r)?, reset: r.bool()?, entries: read_units(r)? })
+    }
+}
+
+/// Request of `Clear`: the leg has these units now, durably (S4). Nothing has been written to them since they were copied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Clear {
+    /// The leg whose map it is.
+    pub leg: u8,
+    /// As in [`Seed`].
+    pub entries: Vec<(u32, u64)>,
+}
+
+impl Message for Clear {
+    fn write(&self, w: &mut Writer) {
+        w.u8(self.leg);
+        write_units(w, &self.entries);
+    }
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { leg: r.u8()?, entries: read_units(r)? })
     }
 }
 
