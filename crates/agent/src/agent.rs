@@ -1,7 +1,7 @@
 //! The areas of a server and the sessions with their slices.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use sublet_api::server::AreaReport;
@@ -19,7 +19,7 @@ pub(crate) struct Served<D: Doors> {
     pub(crate) area: Rc<Area<D>>,
     /// What it lies on, for people.
     place: String,
-    gates: RefCell<HashMap<SliceId, Rc<Gate>>>,
+    gates: RefCell<BTreeMap<SliceId, Rc<Gate>>>,
 }
 
 impl<D: Doors> Served<D> {
@@ -52,13 +52,13 @@ enum Place<D: Doors> {
 pub struct Agent<D: Doors> {
     pub(crate) doors: D,
     pub(crate) server: ServerId,
-    areas: RefCell<HashMap<AreaId, Place<D>>>,
+    areas: RefCell<BTreeMap<AreaId, Place<D>>>,
     pub(crate) connections: Cell<usize>,
     /// Whether a connection was refused because there are too many, and none was accepted since.
     pub(crate) full: Cell<bool>,
     draining: Cell<bool>,
     /// Who waits to carry out an order for a slice.
-    order_queues: RefCell<HashMap<SliceId, Rc<Semaphore>>>,
+    order_queues: RefCell<BTreeMap<SliceId, Rc<Semaphore>>>,
     on_announce: RefCell<Option<Box<OnAnnounce>>>,
 }
 

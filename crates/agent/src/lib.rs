@@ -13,6 +13,7 @@ mod handshake;
 pub mod limits;
 mod orders;
 mod outbox;
+pub mod poller;
 mod receive;
 mod request;
 mod search;

@@ -5,7 +5,7 @@
 //! twice in a session (W4): a request whose session is lost is given back to its caller as [`SessionError::Lost`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -65,7 +65,8 @@ struct Pending {
 
 #[derive(Default)]
 struct Flow {
-    pending: HashMap<u64, Pending>,
+    /// In the order in which they were sent: the end of a session tells them in this order too.
+    pending: BTreeMap<u64, Pending>,
     next_cookie: u64,
     outbox: Vec<Chunk>,
     end: Option<End>,

@@ -1,5 +1,6 @@
 //! The server at its manager: registration, the held poll, and results that leave at once.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -11,6 +12,7 @@ use sublet_api::{ErrorKind, Refusal};
 
 use super::orders;
 use super::state::{Daemon, lock};
+use crate::poller::{Batch, Next, Poller};
 
 /// The pause after a poll that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -19,21 +21,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the first registration waits for the areas to be opened, so that they do not seem to be offline.
 const AREAS_PATIENCE: Duration = Duration::from_secs(3);
 
-#[derive(Default)]
-struct Waiting {
-    results: Vec<OrderResult>,
-    /// Counts up with every change of the areas.
-    areas_wanted: u64,
-    /// The newest change that the manager has been told of.
-    areas_told: u64,
-}
-
-/// What has to be brought to the manager.
+/// What has to be brought to the manager, and the threads that wait for it.
 #[derive(Default)]
 pub(crate) struct Outgoing {
-    waiting: Mutex<Waiting>,
+    poller: Mutex<Poller>,
     changed: Condvar,
-    registered: AtomicBool,
     registering: Mutex<()>,
     reached: AtomicBool,
     /// What was said last of a poll that failed: the same is not logged twice a second.
@@ -43,25 +35,24 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// An order has ended. Called on the data thread: short.
     pub(crate) fn result(&self, result: OrderResult) {
-        lock(&self.waiting).results.push(result);
+        lock(&self.poller).result(result);
         self.changed.notify_all();
     }
 
     /// The areas are not what the manager was told. The answer numbers the change, for [`Outgoing::wait_told`].
     pub(crate) fn areas_changed(&self) -> u64 {
-        let mut waiting = lock(&self.waiting);
-        waiting.areas_wanted += 1;
+        let change = lock(&self.poller).areas_changed();
         self.changed.notify_all();
-        waiting.areas_wanted
+        change
     }
 
     /// Waits until the manager has been told of a change of the areas; false if that took longer than `patience`.
     pub(crate) fn wait_told(&self, change: u64, patience: Duration) -> bool {
         let until = Instant::now() + patience;
-        let mut waiting = lock(&self.waiting);
-        while waiting.areas_told < change {
+        let mut poller = lock(&self.poller);
+        while !poller.is_told(change) {
             let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
-            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            poller = self.changed.wait_timeout(poller, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
         true
     }
@@ -71,26 +62,17 @@ impl Outgoing {
         self.reached.load(Ordering::Relaxed)
     }
 
-    /// Waits for something to bring, at most [`PROGRESS_INTERVAL`]: the results, and the number of the newest change of the
-    /// areas if the manager does not know it.
-    fn next(&self) -> (Vec<OrderResult>, Option<u64>) {
-        let mut waiting = lock(&self.waiting);
-        if waiting.results.is_empty() && waiting.areas_told == waiting.areas_wanted {
-            waiting = self.changed.wait_timeout(waiting, PROGRESS_INTERVAL).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+    /// Waits for something to bring, at most [`PROGRESS_INTERVAL`].
+    fn next(&self) -> Batch {
+        let mut poller = lock(&self.poller);
+        if !poller.is_waiting() {
+            poller = self.changed.wait_timeout(poller, PROGRESS_INTERVAL).unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
-        let areas = (waiting.areas_told < waiting.areas_wanted).then_some(waiting.areas_wanted);
-        (std::mem::take(&mut waiting.results), areas)
+        poller.take()
     }
 
-    fn give_back(&self, mut results: Vec<OrderResult>) {
-        let mut waiting = lock(&self.waiting);
-        results.append(&mut waiting.results);
-        waiting.results = results;
-    }
-
-    fn told(&self, change: u64) {
-        let mut waiting = lock(&self.waiting);
-        waiting.areas_told = waiting.areas_told.max(change);
+    fn delivered(&self, batch: &Batch) {
+        lock(&self.poller).delivered(batch);
         self.changed.notify_all();
     }
 }
@@ -98,7 +80,7 @@ impl Outgoing {
 /// Registers, unless that has been done; afterwards the manager has to be told of all areas again.
 fn register(daemon: &Daemon) -> Result<(), Refusal> {
     let _one_at_a_time = lock(&daemon.outgoing.registering);
-    if daemon.outgoing.registered.load(Ordering::Acquire) {
+    if lock(&daemon.outgoing.poller).is_registered() {
         return Ok(());
     }
     let identity = daemon.identity();
@@ -119,8 +101,8 @@ fn register(daemon: &Daemon) -> Result<(), Refusal> {
         identity.managers = daemon.link.urls();
     });
     tracing::info!(name = %registered.name, pool = %registered.pool.short(), "registered at the manager");
-    daemon.outgoing.areas_changed();
-    daemon.outgoing.registered.store(true, Ordering::Release);
+    lock(&daemon.outgoing.poller).registered();
+    daemon.outgoing.changed.notify_all();
     Ok(())
 }
 
@@ -133,8 +115,8 @@ fn take(daemon: &Arc<Daemon>, answer: PollAnswer) {
     daemon.outgoing.reached.store(true, Ordering::Relaxed);
     daemon.link.learn(&answer.urls);
     daemon.change_identity(|identity| {
-        if let Some(name) = answer.name {
-            identity.name = name;
+        if let Some(name) = &answer.name {
+            identity.name = name.clone();
         }
         let urls = daemon.link.urls();
         // The order of the list changes with every detour; only other members are worth a write.
@@ -142,15 +124,14 @@ fn take(daemon: &Arc<Daemon>, answer: PollAnswer) {
             identity.managers = urls;
         }
     });
-    if !answer.member {
-        tracing::info!("this server has left the pool");
-        daemon.data.stop(Ok(()));
-        return;
+    let next = lock(&daemon.outgoing.poller).answered(&answer);
+    match next {
+        Next::Leave => {
+            tracing::info!("this server has left the pool");
+            daemon.data.stop(Ok(()));
+        }
+        Next::Carry(orders) => orders::start(daemon, orders),
     }
-    if answer.register {
-        daemon.outgoing.registered.store(false, Ordering::Release);
-    }
-    orders::start(daemon, answer.orders);
 }
 
 /// One poll; registers first if that is due. Failures are logged when they are news.
@@ -170,7 +151,7 @@ fn exchange(daemon: &Arc<Daemon>, poll: Poll) -> Result<(), Refusal> {
                 tracing::warn!(%refusal, "the manager could not be polled; served volumes go on");
             }
             // It may not know this server (any more): introduce it again.
-            daemon.outgoing.registered.store(false, Ordering::Release);
+            lock(&daemon.outgoing.poller).failed();
             Err(refusal)
         }
     }
@@ -202,34 +183,43 @@ pub(crate) fn poll(daemon: &Arc<Daemon>) {
 /// The thread `results`: the poll of the other thread is held, so results and changes take a connection of their own.
 pub(crate) fn report(daemon: &Arc<Daemon>) {
     loop {
-        let (mut results, change) = daemon.outgoing.next();
-        if !daemon.outgoing.registered.load(Ordering::Acquire) {
-            daemon.outgoing.give_back(results);
+        let batch = daemon.outgoing.next();
+        if !lock(&daemon.outgoing.poller).is_registered() {
+            lock(&daemon.outgoing.poller).give_back(batch);
             thread::sleep(Duration::from_millis(50));
             continue;
         }
-        let kept = results.clone();
-        results.extend(daemon.running.progress(daemon));
-        if results.is_empty() && change.is_none() {
+        let mut results = batch.results.clone();
+        results.extend(progress(daemon));
+        if results.is_empty() && batch.areas.is_none() {
             continue;
         }
-        let areas = match change.map(|_| daemon.reports()).transpose() {
+        let areas = match batch.areas.map(|_| daemon.reports()).transpose() {
             Ok(areas) => areas,
             // The data thread has stopped: the process ends.
             Err(_) => return,
         };
         let poll = Poll { run: daemon.facts.run, results, areas };
         match exchange(daemon, poll) {
-            Ok(()) => {
-                daemon.running.delivered(&kept);
-                if let Some(change) = change {
-                    daemon.outgoing.told(change);
-                }
-            }
+            Ok(()) => daemon.outgoing.delivered(&batch),
             Err(_) => {
-                daemon.outgoing.give_back(kept);
+                lock(&daemon.outgoing.poller).give_back(batch);
                 thread::sleep(RETRY_PAUSE);
             }
         }
     }
+}
+
+/// How far the wipes are, where that is news.
+fn progress(daemon: &Daemon) -> Vec<OrderResult> {
+    let wipes = lock(&daemon.outgoing.poller).wipes();
+    if wipes.is_empty() {
+        return Vec::new();
+    }
+    let asked = daemon.data.call(async move |agent| {
+        wipes.iter().map(|(area, slice)| ((*area, *slice), agent.wipe_progress(*area, *slice))).collect::<BTreeMap<_, _>>()
+    });
+    // A data thread that has stopped knows nothing any more: the process ends.
+    let found = asked.unwrap_or_default();
+    lock(&daemon.outgoing.poller).progress(|area, slice| found.get(&(area, slice)).copied().flatten())
 }

@@ -14,7 +14,6 @@ use sublet_types::{Address, AreaId, Name, PoolId, ServerId};
 
 use super::data::DataHandle;
 use super::manager::Outgoing;
-use super::orders::Running;
 
 /// Names the variable that replaces the kernel's boot id: for tests of what a reboot would do.
 const BOOT_ID_VARIABLE: &str = "SUBLET_BOOT_ID";
@@ -65,7 +64,6 @@ pub(crate) struct Daemon {
     pub data: DataHandle,
     pub facts: Facts,
     pub outgoing: Outgoing,
-    pub running: Running,
     /// One `lend` at a time.
     pub lending: Mutex<()>,
     identity: Mutex<Identity>,
@@ -142,9 +140,9 @@ impl Daemon {
             entry.offline = Some("it is being opened".to_owned());
         }
         let server = identity.server;
-        let (outgoing, running) = (Outgoing::default(), Running::default());
+        let outgoing = Outgoing::default();
         let (identity, areas, lending) = (Mutex::new(identity), Mutex::new(areas), Mutex::new(()));
-        Ok(Self { home, server, link, data, facts, outgoing, running, lending, identity, areas })
+        Ok(Self { home, server, link, data, facts, outgoing, lending, identity, areas })
     }
 
     pub(crate) fn identity(&self) -> Identity {
