@@ -263,7 +263,7 @@ async fn body<R: ConnReader>(frame: &RequestFrame, receiver: &mut Receiver<R>) -
         Op::Search => Ok(Body::Search(decoded::<Search>(&receiver.bytes(payload).await?)?)),
         Op::SetState => Ok(Body::SetState(decoded::<SetState>(&receiver.bytes(payload).await?)?)),
         Op::Close => Ok(Body::Close(decoded::<Close>(&receiver.bytes(payload).await?)?)),
-        Op::Map | Op::Copy | Op::Seed | Op::Cool | Op::Verify => {
+        Op::Map | Op::Copy | Op::Seed | Op::Cool | Op::Verify | Op::Clear => {
             receiver.skip(payload).await?;
             Ok(Body::Refused(Failure::new(Status::Unsupported, "this operation comes with a later version")))
         }
