@@ -136,7 +136,8 @@ async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Ref
 
     let agent = Agent::new(doors.clone(), identity.server);
     let (handle, mut commands) = DataHandle::new();
-    let facts = Facts { zone: args.zone, advertise, listen: bound, run: doors.random_u64(), boot: state::boot_id()? };
+    let boot = real::boot_id().map_err(|e| Refusal::new(ErrorKind::Io, e.to_string()))?;
+    let facts = Facts { zone: args.zone, advertise, listen: bound, run: doors.random_u64(), boot };
     let daemon = Arc::new(Daemon::load(home, identity, ManagerLink::new(urls), handle, facts)?);
     for entry in daemon.entries() {
         agent.set_offline(entry.area, "it is being opened");

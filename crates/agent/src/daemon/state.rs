@@ -1,7 +1,6 @@
 //! What the server keeps: its identity and the list of its areas on disk, and what the control threads share.
 
 use std::collections::HashMap;
-use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -14,9 +13,6 @@ use sublet_types::{Address, AreaId, Name, PoolId, ServerId};
 
 use super::data::DataHandle;
 use super::manager::Outgoing;
-
-/// Names the variable that replaces the kernel's boot id: for tests of what a reboot would do.
-const BOOT_ID_VARIABLE: &str = "SUBLET_BOOT_ID";
 
 /// One area as the server finds it again after a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,18 +100,6 @@ fn host_name() -> Option<Name> {
     let label = host.split('.').next().unwrap_or_default();
     let legal: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
     legal.trim_start_matches('-').parse().ok()
-}
-
-/// The kernel's boot id: after a restart of the machine unflushed writes may be lost.
-pub(crate) fn boot_id() -> Result<u128, Refusal> {
-    let text = match std::env::var(BOOT_ID_VARIABLE) {
-        Ok(text) => text,
-        Err(_) => fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_err(|e| Refusal::new(ErrorKind::Io, format!("the kernel's boot id cannot be read: {e}")))?,
-    };
-    let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
-    u128::from_str_radix(&digits, 16)
-        .map_err(|e| Refusal::new(ErrorKind::Internal, format!("the boot id '{}' is none: {e}", text.trim())))
 }
 
 impl Daemon {

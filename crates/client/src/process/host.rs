@@ -20,12 +20,3 @@ pub fn leave_session() {
         tracing::debug!(%error, "this process leads a session already");
     }
 }
-
-/// The kernel's boot, or what `SUBLET_BOOT_ID` says in tests.
-pub fn boot_id() -> u128 {
-    let text = std::env::var("SUBLET_BOOT_ID")
-        .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/random/boot_id"))
-        .unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).unwrap_or(0)
-}

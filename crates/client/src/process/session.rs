@@ -13,7 +13,7 @@ use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_doors::real::RealDoors;
+use sublet_doors::real::{RealDoors, boot_id};
 use sublet_doors::{Buffer, Clock, Doors};
 use sublet_link::MountHome;
 use sublet_volume::{Volume, VolumeOptions};
@@ -23,7 +23,7 @@ use super::control::{self, Asked};
 use super::fronts::{Device, Fronts};
 use super::manager::{Heard, Manager};
 use super::ready::{self, Ready};
-use super::{ClientArgs, commands, host, manager_urls, state_directory};
+use super::{ClientArgs, commands, manager_urls, state_directory};
 use crate::device::BlockDevice;
 use crate::fuse::block_device::remove_file;
 
@@ -74,7 +74,8 @@ pub(super) async fn serve(
 ) -> Result<(), Refusal> {
     let name = info.name.to_string();
     let manager = Manager::new(manager_urls(home.dir()), state_directory(home.dir()), info.volume, info.epoch);
-    let options = VolumeOptions { idle_close: args.idle_close, fail_after: args.fail_after, boot: host::boot_id() };
+    let boot = boot_id().map_err(|e| Refusal::new(ErrorKind::Io, e.to_string()))?;
+    let options = VolumeOptions { idle_close: args.idle_close, fail_after: args.fail_after, boot };
     let open = Volume::open(doors.clone(), manager.clone(), info, options);
     let volume = match future::select(pin!(open), signals.next()).await {
         Either::Left((result, _)) => result.map_err(|e| e.refusal())?,

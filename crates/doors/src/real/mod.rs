@@ -4,6 +4,7 @@
 //! helper threads ([`blocking`]), never on the data thread. Unsafe code lives in `owned` (buffers lent to the kernel) and
 //! `ioctl` only.
 
+mod boot;
 mod clock;
 mod connect;
 mod device;
@@ -19,6 +20,7 @@ mod socket;
 use std::future::Future;
 use std::rc::Rc;
 
+pub use boot::boot_id;
 pub use device::Device;
 pub use file::RealFile;
 pub use helper::blocking;
