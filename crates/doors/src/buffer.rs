@@ -156,6 +156,11 @@ impl Chunk {
         Self { buffer: Rc::clone(&self.buffer), range: self.range.start + range.start..self.range.start + range.end }
     }
 
+    /// How many bytes stay allocated as long as this chunk lives: those of its whole buffer.
+    pub fn held(&self) -> usize {
+        self.buffer.pages.as_ref().map_or(0, |pages| pages.len() * ALIGNMENT)
+    }
+
     /// The buffer again, if this is its only chunk (whole, whatever part this was).
     ///
     /// # Errors
@@ -210,6 +215,7 @@ mod tests {
         let chunk = Buffer::copy_of(b"0123456789").freeze();
         let part = chunk.part(2..6).part(1..3);
         assert_eq!(&*part, b"34");
+        assert_eq!(part.held(), ALIGNMENT, "a part keeps the whole buffer");
         let chunk = chunk.thaw().unwrap_err();
         drop(part);
         assert_eq!(&*chunk.thaw().unwrap(), b"0123456789");

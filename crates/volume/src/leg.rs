@@ -40,13 +40,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Leg<D: Doors> {
     pub(crate) facts: MountLeg,
     session: RefCell<Option<Rc<Session<D>>>>,
+    /// A session of a lender that has lost writes: it becomes the leg's when they have been written again (W5).
+    candidate: RefCell<Option<Rc<Session<D>>>>,
     number: Cell<u64>,
     /// The identity at the last OPEN.
     identity: Cell<Option<DiskIdentity>>,
     /// Writes that this leg has acknowledged, and how many of them a flush has covered.
     acknowledged: Cell<u64>,
     flushed: Cell<u64>,
-    /// Why this leg must leave the in-sync set although it answers: lost writes (W5), a disk error.
+    /// Why this leg must leave the in-sync set although it answers: a disk error.
     pub(crate) broken: RefCell<Option<String>>,
     /// The lender lost writes that were acknowledged: nothing that it has may be read.
     pub(crate) lost_writes: Cell<bool>,
@@ -77,6 +79,7 @@ impl<D: Doors> Leg<D> {
         Self {
             facts,
             session: RefCell::new(None),
+            candidate: RefCell::new(None),
             number: Cell::new(first_session),
             identity: Cell::new(None),
             acknowledged: Cell::new(0),
@@ -99,6 +102,21 @@ impl<D: Doors> Leg<D> {
     /// The session, if one is open.
     pub(crate) fn session(&self) -> Option<Rc<Session<D>>> {
         self.session.borrow().clone().filter(|s| !s.is_dead())
+    }
+
+    /// The session that is open and not the leg's yet.
+    pub(crate) fn candidate(&self) -> Option<Rc<Session<D>>> {
+        self.candidate.borrow().clone().filter(|s| !s.is_dead())
+    }
+
+    /// The session is the leg's from now on.
+    pub(crate) fn install(&self, session: &Rc<Session<D>>, now: Tick) {
+        self.candidate.replace(None);
+        self.problem.replace(String::new());
+        self.lost_since.set(None);
+        self.earlier_leave_at.set(self.leave_at.take());
+        self.open_since.set(now);
+        self.session.replace(Some(Rc::clone(session)));
     }
 
     /// Ends the session, if there is one.
@@ -279,30 +297,28 @@ fn not_connected<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>
 /// Looks at what OPEN was answered with; false if the leg is of no use as what it was opened.
 fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index: usize, session: &Rc<Session<D>>) -> bool {
     let Some(opened) = session.opened() else { return false };
-    if session.mode() == OpenMode::Target {
-        leg.forget();
-    } else if leg.identity.get().is_some_and(|before| !opened.identity.kept_writes_of(&before)) && leg.has_unflushed() {
-        // W5 without replay: never silently on.
-        leg.lost_writes.set(true);
-        let text = format!("server {} has restarted and lost writes that had not been flushed", leg.facts.server_name);
-        tracing::error!(text);
-        leg.broken.replace(Some(text));
-        leg.identity.set(Some(opened.identity));
-        segment.shared.changed.notify();
-        return false;
-    }
+    let another_identity = leg.identity.get().is_some_and(|before| !opened.identity.kept_writes_of(&before));
     leg.identity.set(Some(opened.identity));
-    if session.mode() == OpenMode::InSync {
-        segment.note_unclean(index, opened.unclean);
-    }
     leg.try_previous.set(false);
     leg.refused.set(false);
-    leg.problem.replace(String::new());
-    leg.lost_since.set(None);
-    leg.earlier_leave_at.set(leg.leave_at.take());
-    leg.open_since.set(segment.shared.doors.now());
-    leg.session.replace(Some(Rc::clone(session)));
-    segment.shared.changed.notify();
+    if session.mode() == OpenMode::Target {
+        leg.forget();
+    } else {
+        segment.note_unclean(index, opened.unclean);
+        if another_identity && leg.has_unflushed() {
+            leg.lost_writes.set(true);
+        }
+    }
+    if leg.lost_writes.get() {
+        // W5: with a proven survivor it leaves (S1), else the kept writes are written again; till then nothing is served from it.
+        let text = format!("server {} has restarted and lost writes that had not been flushed", leg.facts.server_name);
+        tracing::error!(text);
+        leg.problem.replace(text);
+        leg.candidate.replace(Some(Rc::clone(session)));
+        segment.shared.changed.notify();
+    } else {
+        segment.install(index, session);
+    }
     true
 }
 
@@ -364,6 +380,7 @@ async fn watch<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, 
 fn ended<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index: usize, end: End) {
     let now = segment.shared.doors.now();
     leg.session.replace(None);
+    leg.candidate.replace(None);
     // A target that loses its connection may miss writes: the resync begins anew (W4, S4).
     segment.members.borrow_mut().give_up_copying(index);
     let earlier = leg.earlier_leave_at.take();

@@ -9,15 +9,18 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod change;
 mod connect;
 mod equal;
 mod error;
 mod extents;
 mod idle;
 mod leg;
+mod log;
 mod members;
 mod options;
 mod rangelock;
+mod replay;
 mod resync;
 mod search;
 mod segment;

@@ -12,11 +12,12 @@ use sublet_types::limits::REQUEST_SIZE_MAX;
 use sublet_wire::Flags;
 use sublet_wire::message::SetState;
 
+use crate::change::Change;
 use crate::error::VolumeError;
 use crate::leg::{HUNG_MAX, after};
 use crate::members::Role;
 use crate::options::ManagerDoor;
-use crate::segment::{Change, Segment};
+use crate::segment::Segment;
 use crate::session::{End, Session};
 use crate::stale::Asked;
 

@@ -9,11 +9,13 @@ use sublet_doors::{Chunk, Doors};
 use sublet_wire::message::{Message, OpenMode};
 use sublet_wire::{Flags, Op, Status};
 
+use crate::change::Change;
 use crate::error::{VolumeError, VolumeErrorKind};
 use crate::leg::Leg;
+use crate::log::Log;
 use crate::members::{Members, Role};
 use crate::options::ManagerDoor;
-use crate::session::{End, Session, SessionError, checksums};
+use crate::session::{End, Session, SessionError};
 use crate::shared::Shared;
 
 /// A payload may arrive damaged at the lender so often before it counts as an error.
@@ -40,24 +42,12 @@ pub(crate) struct Segment<D: Doors, M: ManagerDoor> {
     pub(crate) manager_problem: RefCell<Option<String>>,
     /// Legs have been made equal, and no label says so yet.
     pub(crate) equalise_due: Cell<bool>,
+    /// What the legs could lose (W5).
+    pub(crate) log: RefCell<Log>,
+    /// A flush is under way because the log is filling.
+    pub(crate) flushing: Cell<bool>,
     /// The copying that goes on: which leg, bytes done.
     pub(crate) copying: Cell<Option<(usize, u64)>>,
-}
-
-/// A change of blocks, or a flush; offsets are in the segment.
-#[derive(Clone)]
-pub(crate) enum Change {
-    Write { offset: u64, data: Chunk, sums: Rc<[u8]>, fua: bool },
-    Zero { offset: u64, length: u32, flags: Flags },
-    Flush,
-}
-
-impl Change {
-    /// A write; its checksums are computed here, once for all legs.
-    pub(crate) fn write(offset: u64, data: Chunk, fua: bool) -> Self {
-        let sums = checksums(&data).into();
-        Change::Write { offset, data, sums, fua }
-    }
 }
 
 /// What a leg did with a change.
@@ -75,6 +65,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         let now = shared.doors.now();
         // Sessions of a client process that had the same epoch before must be lower (W4).
         let first_session = shared.doors.wall_ms();
+        let log = RefCell::new(Log::new(shared.info.segments.len()));
         Self {
             index,
             start,
@@ -88,6 +79,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             changes_expired: Cell::new(false),
             manager_problem: RefCell::new(None),
             equalise_due: Cell::new(false),
+            log,
+            flushing: Cell::new(false),
             copying: Cell::new(None),
         }
     }
@@ -137,7 +130,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 .is_some_and(|leg| !leg.lost_writes.get() && leg.broken.borrow().is_none() && leg.session().is_some())
     }
 
-    fn check(&self) -> Result<(), VolumeError> {
+    pub(crate) fn check(&self) -> Result<(), VolumeError> {
         self.shared.alive()?;
         match &*self.failed.borrow() {
             Some(text) => Err(VolumeError::new(VolumeErrorKind::Io, text.clone())),
@@ -278,19 +271,31 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
     /// Carries a change out at every leg (W1). Runs to its end: it must not be dropped while the caller's range lock is held
     /// for it.
-    pub(crate) async fn change(&self, change: &Change) -> Result<(), VolumeError> {
+    pub(crate) async fn change(self: &Rc<Self>, change: &Change) -> Result<(), VolumeError> {
         // S1: no new change begins while a leg is leaving.
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
-            if matches!(change, Change::Flush) || !self.members.borrow().paused() {
+            if matches!(change, Change::Flush) {
                 break;
+            }
+            if !self.members.borrow().paused() {
+                if !self.log.borrow().is_full() {
+                    break;
+                }
+                Box::pin(self.wait_for_room()).await?;
+                continue;
             }
             if self.changes_expired.get() {
                 return Err(self.expired());
             }
             self.shared.changed.changed(seen).await;
         }
+        // W5: kept before any leg is sent it.
+        let kept = match change {
+            Change::Flush => self.log.borrow_mut().mark(),
+            _ => self.log.borrow_mut().begin(change),
+        };
         // Not a step of waiting between the look at the set and the sending: a target that is attached later finds these
         // blocks locked until this change has ended.
         let legs = self.members.borrow().which(|m| m.role.takes_writes());
@@ -307,18 +312,30 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             }
         }
         if let Some(error) = error {
+            self.log.borrow_mut().end(kept, false);
             return Err(error);
         }
         match change {
+            Change::Flush => {
+                self.log.borrow_mut().flushed(kept);
+                Ok(())
+            }
             Change::Zero { .. } if refused > 0 && done == 0 => {
+                self.log.borrow_mut().forget(kept);
                 Err(VolumeError::new(VolumeErrorKind::Unsupported, "the lenders cannot make zeroes fast; write zeroes instead"))
             }
             Change::Zero { offset, length, flags } if refused > 0 => {
                 // One leg has its zeroes already: the others get theirs the slow way, so that the legs stay equal.
                 let slow = Change::Zero { offset: *offset, length: *length, flags: Flags(flags.0 & !Flags::FAST.0) };
-                Box::pin(self.change(&slow)).await
+                let result = Box::pin(self.change(&slow)).await;
+                self.log.borrow_mut().end(kept, false);
+                result
             }
-            _ => Ok(()),
+            _ => {
+                self.log.borrow_mut().end(kept, true);
+                self.flush_soon();
+                Ok(())
+            }
         }
     }
 
@@ -375,23 +392,21 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
     /// Sends a change once.
     async fn send(&self, leg: &Leg<D>, session: &Session<D>, change: &Change) -> Result<(), SessionError> {
+        let mark = leg.flush_mark();
+        session.send_change(change).await?;
         match change {
-            Change::Write { offset, data, sums, fua } => {
-                let flags = if *fua { Flags::FUA } else { Flags::default() };
-                session.write(*offset, data, sums, flags).await?;
-                leg.count_write(*fua);
-            }
-            Change::Zero { offset, length, flags } => {
-                session.write_zeroes(*offset, *length, *flags).await?;
-                leg.count_write(flags.has(Flags::FUA));
-            }
-            Change::Flush => {
-                let mark = leg.flush_mark();
-                session.flush().await?;
-                leg.count_flush(mark);
-            }
+            Change::Flush => leg.count_flush(mark),
+            _ => leg.count_write(change.is_fua()),
         }
         Ok(())
+    }
+
+    /// The session is the leg's from now on: requests are served from it.
+    pub(crate) fn install(&self, index: usize, session: &Rc<Session<D>>) {
+        if let Some(leg) = self.legs.get(index) {
+            leg.install(session, self.shared.doors.now());
+        }
+        self.shared.changed.notify();
     }
 
     /// A disk error at a required leg: it leaves (S1) if another leg has the bytes, be it out of reach just now. The change waits

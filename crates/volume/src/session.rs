@@ -16,9 +16,11 @@ use sublet_doors::local::{Permit, Semaphore, Signal};
 use sublet_doors::{Buffer, Chunk, Conn, ConnReader, ConnWriter, Doors, Tick};
 use sublet_types::limits::{SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
 use sublet_types::{SessionNumber, SliceId};
-use sublet_wire::checksum::{first_mismatch, table_size, write_table};
+use sublet_wire::checksum::{first_mismatch, table_size};
 use sublet_wire::message::{CONTROL_PAYLOAD_MAX, Close, DiskIdentity, Message, OpenMode, OpenReply, SetState};
 use sublet_wire::{FRAME_SIZE, Flags, Malformed, Op, ReplyFrame, RequestFrame, Status};
+
+use crate::change::Change;
 
 /// Room in the lender's bound that requests leave to the watchdog's PINGs.
 const PING_ROOM: u64 = 2;
@@ -411,14 +413,26 @@ impl<D: Doors> Session<D> {
     }
 
     /// Writes whole blocks; `sums` is their checksum table, made once for all legs.
-    pub(crate) async fn write(&self, offset: u64, data: &Chunk, sums: &[u8], flags: Flags) -> Result<(), SessionError> {
+    async fn write(&self, offset: u64, data: &Chunk, sums: &[u8], flags: Flags) -> Result<(), SessionError> {
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.request(self.frame(Op::Write, flags, offset, length), sums, Some(data), Expect::Exactly(0)).await.map(drop)
     }
 
     /// Makes whole blocks read as zero.
-    pub(crate) async fn write_zeroes(&self, offset: u64, length: u32, flags: Flags) -> Result<(), SessionError> {
+    async fn write_zeroes(&self, offset: u64, length: u32, flags: Flags) -> Result<(), SessionError> {
         self.request(self.frame(Op::WriteZeroes, flags, offset, length), &[], None, Expect::Exactly(0)).await.map(drop)
+    }
+
+    /// Sends a change once.
+    pub(crate) async fn send_change(&self, change: &Change) -> Result<(), SessionError> {
+        match change {
+            Change::Write { offset, data, sums, fua } => {
+                let flags = if *fua { Flags::FUA } else { Flags::default() };
+                self.write(*offset, data, sums, flags).await
+            }
+            Change::Zero { offset, length, flags } => self.write_zeroes(*offset, *length, *flags).await,
+            Change::Flush => self.flush().await,
+        }
     }
 
     /// Makes everything acknowledged before durable.
@@ -476,11 +490,4 @@ impl<D: Doors> Session<D> {
         self.kill(End::Unwanted);
         Ok(())
     }
-}
-
-/// The checksum table of whole blocks.
-pub(crate) fn checksums(data: &[u8]) -> Vec<u8> {
-    let mut table = vec![0; table_size(data.len())];
-    write_table(data, &mut table);
-    table
 }

@@ -199,12 +199,14 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         ok
     }
 
-    /// Every leg has lost acknowledged writes: never silently on (W5).
+    /// Every leg has lost acknowledged writes, and they cannot be written again: never silently on (W5).
     pub(crate) fn fail(&self, leg: usize) -> bool {
-        let name = self.legs.get(leg).map(|l| l.lender()).unwrap_or_default();
+        let Some(leg) = self.legs.get(leg) else { return true };
         let text = format!(
-            "volume {}: server {name} has restarted and lost writes that had been acknowledged and not flushed; unmount the volume, mount it again, and check its file system",
-            self.shared.info.name
+            "volume {}: server {} has restarted and lost writes that had been acknowledged and not flushed, and {}; unmount the volume, mount it again, and check its file system",
+            self.shared.info.name,
+            leg.facts.server_name,
+            leg.broken.borrow().as_deref().unwrap_or("no other copy has them"),
         );
         tracing::error!("{text}");
         self.failed.replace(Some(text));

@@ -34,6 +34,8 @@ pub enum Step {
     AskAgain(usize),
     /// Write the labels of this generation.
     Labels,
+    /// W5: no leg has every acknowledged write; those that are back get the kept writes again.
+    Replay,
     /// The segment cannot be served any more.
     Fail(usize),
     /// Copy everything to a stale leg.
@@ -63,6 +65,8 @@ pub struct LegView {
     pub broken: bool,
     /// It has lost acknowledged writes.
     pub lost_writes: bool,
+    /// It has a session, in which lost writes can be written again.
+    pub can_replay: bool,
     /// Not before then is a resync begun.
     pub resync_after: Tick,
 }
@@ -78,9 +82,21 @@ pub fn decide(m: &Members, legs: &[LegView], now: Tick, retry_at: Tick, equalise
     let mut soonest: Option<Tick> = None;
     let mut at = |tick: Tick| soonest = Some(soonest.map_or(tick, |t: Tick| t.min(tick)));
     let in_sync = m.which(|m| matches!(m.role, Role::InSync | Role::Leaving));
-    if let Some(leg) = in_sync.iter().copied().find(|leg| view(*leg).lost_writes && in_sync.iter().all(|o| view(*o).lost_writes))
-    {
-        return Step::Fail(leg);
+    let lost = in_sync.iter().copied().find(|leg| view(*leg).lost_writes);
+    if let Some(leg) = lost.filter(|_| in_sync.iter().all(|leg| !view(*leg).sound)) {
+        // W5: no proven survivor. One that is away may be one: it has its time to come back.
+        if in_sync.iter().all(|leg| view(*leg).broken) {
+            return Step::Fail(leg);
+        }
+        let absent = in_sync.iter().map(|leg| view(*leg)).filter(|v| !v.broken && !v.can_replay);
+        // Without a time: its session has just ended, and its own task says in a moment since when it is lost.
+        let back_by = absent.map(|v| v.leave_at).try_fold(retry_at, |latest, leave_at| Some(latest.max(leave_at?)));
+        if let Some(back_by) = back_by.filter(|_| in_sync.iter().any(|leg| view(*leg).can_replay)) {
+            if now >= back_by {
+                return Step::Replay;
+            }
+            at(back_by);
+        }
     }
     // One question to the manager at a time; its answer decides everything else.
     let joining = m.which(|m| m.role == Role::Joining).first().copied();
@@ -188,6 +204,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>) {
             Step::Keep(leg) => segment.keep(leg),
             Step::AskAgain(leg) => segment.ask_again(leg).await,
             Step::Labels => segment.write_labels().await,
+            Step::Replay => segment.replay().await,
             Step::Fail(leg) => segment.fail(leg),
             Step::Resync(leg) => segment.start_copy(leg, false),
             Step::Equalise(leg) => segment.start_copy(leg, true),
@@ -211,6 +228,7 @@ fn view<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, index: usize) -> LegV
         leave_at: leg.leave_at.get(),
         broken,
         lost_writes: leg.lost_writes.get(),
+        can_replay: leg.lost_writes.get() && !broken && leg.candidate().is_some(),
         resync_after: leg.resync_after.get(),
     }
 }

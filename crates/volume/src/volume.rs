@@ -18,13 +18,14 @@ use sublet_types::{BlockRange, VolumeMap};
 use sublet_wire::Flags;
 use sublet_wire::message::Extent;
 
+use crate::change::Change;
 use crate::error::{VolumeError, VolumeErrorKind};
 use crate::extents;
 use crate::leg;
 use crate::members::Role;
 use crate::options::{ManagerDoor, VolumeOptions, ZeroFlags};
 use crate::search::{self, SearchSummary, Wanted};
-use crate::segment::{Change, Segment};
+use crate::segment::Segment;
 use crate::shared::{Phase, Shared};
 use crate::status::PathStatus;
 use crate::supervise;

@@ -74,6 +74,8 @@ pub(crate) struct Lender {
     /// Requests are taken and never answered (pings too, unless `pongs`).
     pub(crate) hang: Cell<bool>,
     pub(crate) pongs: Cell<bool>,
+    /// Only flushes are never answered.
+    pub(crate) hang_flushes: Cell<bool>,
     /// Requests take up to so long, in any order.
     pub(crate) delay: Cell<Duration>,
     /// So many reads more are damaged.
@@ -105,6 +107,7 @@ impl Lender {
             history: Rc::clone(history),
             hang: Cell::new(false),
             pongs: Cell::new(false),
+            hang_flushes: Cell::new(false),
             delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
             lie: Cell::new(None),
@@ -245,7 +248,8 @@ impl Lender {
         if !delay.is_zero() && !matches!(frame.op, Op::Hello | Op::Open) {
             self.doors.sleep(Duration::from_micros(self.doors.below(delay.as_micros() as u64 + 1))).await;
         }
-        if self.hang.get() && !(self.pongs.get() && frame.op == Op::Ping) {
+        let hangs = self.hang.get() && !(self.pongs.get() && frame.op == Op::Ping);
+        if hangs || (self.hang_flushes.get() && frame.op == Op::Flush) {
             std::future::pending::<()>().await;
         }
         let (status, data) = match self.carry_out(&frame, &payload) {
@@ -375,7 +379,10 @@ impl Lender {
                 if frame.flags.has(Flags::FAST) && self.no_fast.get() {
                     return Err((Status::Unsupported, "not fast"));
                 }
-                slice.bytes[range].fill(0);
+                slice.bytes[range.clone()].fill(0);
+                if frame.flags.has(Flags::FUA) {
+                    slice.durable[range].fill(0);
+                }
                 self.note("zero");
                 Ok(Vec::new())
             }

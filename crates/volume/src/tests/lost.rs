@@ -232,46 +232,6 @@ fn s1_a_leg_that_is_back_while_the_manager_is_away_is_written_again_and_stays_in
 }
 
 #[test]
-fn w5_a_single_lender_that_lost_unflushed_writes_fails_the_volume_loudly() {
-    MemDoors::run(8, |doors| async move {
-        let world = World::new(&doors, &[SIZE], 1);
-        let volume = world.open().await;
-        write(&volume, 0, &[1; 4096]).await.unwrap();
-        volume.flush().await.unwrap();
-        world.lenders[0].lose_power();
-        world.lenders[0].start();
-        // Everything was flushed: nothing is lost.
-        write(&volume, 4096, &[2; 4096]).await.unwrap();
-        world.lenders[0].lose_power();
-        world.lenders[0].start();
-        let error = write(&volume, 8192, &[3; 4096]).await.unwrap_err();
-        assert_eq!(error.kind, VolumeErrorKind::Io);
-        assert!(error.text.contains("lost writes"), "{}", error.text);
-        assert_eq!(kind(read(&volume, 0, 1).await), VolumeErrorKind::Io);
-        assert_eq!(kind(volume.flush().await), VolumeErrorKind::Io);
-        assert_eq!(volume.status().path, PathState::Lost);
-    });
-}
-
-#[test]
-fn w5_a_doubled_lender_that_lost_unflushed_writes_goes_stale_and_is_never_read_before_it_is_copied() {
-    MemDoors::run(9, |doors| async move {
-        let world = World::new(&doors, &[SIZE], 2);
-        let volume = world.open().await;
-        write(&volume, 0, &[1; 4096]).await.unwrap();
-        world.lenders[0].lose_power();
-        world.lenders[0].start();
-        for _ in 0..200 {
-            assert_eq!(read(&volume, 0, 4096).await.unwrap(), [1; 4096]);
-            world.sleep(0.05).await;
-        }
-        assert!(world.event(0, "manager Stale").is_some());
-        assert!(world.event(0, "manager InSync").is_some());
-        world.assert_same(0, 1);
-    });
-}
-
-#[test]
 fn wrong_bytes_are_read_again_then_from_the_other_copy_and_are_otherwise_an_error() {
     MemDoors::run(10, |doors| async move {
         let world = World::new(&doors, &[SIZE], 1);
@@ -343,18 +303,6 @@ fn a_disk_error_while_the_other_copy_is_away_leaves_no_two_copies_that_differ() 
         world.until(5, "one of them leaves", || world.event(0, "manager Stale").is_some()).await;
         world.until(20, "and is copied", || world.event(0, "manager InSync").is_some()).await;
         world.assert_same(0, 1);
-    });
-}
-
-#[test]
-fn w1_writes_that_were_durable_at_once_are_not_lost_with_the_power() {
-    MemDoors::run(23, |doors| async move {
-        let world = World::new(&doors, &[SIZE], 1);
-        let volume = world.open().await;
-        volume.write(0, sublet_doors::Chunk::from(vec![1; 4096]), true).await.unwrap();
-        world.lenders[0].lose_power();
-        world.lenders[0].start();
-        assert_eq!(read(&volume, 0, 4096).await.unwrap(), [1; 4096]);
     });
 }
 

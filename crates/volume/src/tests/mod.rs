@@ -2,6 +2,7 @@
 
 mod bytes;
 mod fence;
+mod kept;
 mod lost;
 mod resync;
 mod search;
