@@ -43,6 +43,15 @@ impl LoopDisk {
         Self { device: run.out.trim().to_owned(), file: file.to_owned(), partitions: false }
     }
 
+    /// A device over another block device with blocks of 4 KiB, without a page cache between them.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub fn over(device: &Path) -> Self {
+        let run = sh("losetup", &["-f", "--show", "--direct-io=on", "--sector-size", "4096", &device.to_string_lossy()]);
+        Self { device: run.out.trim().to_owned(), file: device.to_owned(), partitions: false }
+    }
+
     /// Writes an MBR (two partitions of the same size), and makes the kernel see them: `DEVICEp1`, `DEVICEp2`.
     ///
     /// # Panics

@@ -16,6 +16,7 @@ pub mod process;
 pub mod random;
 pub mod run;
 pub mod shorthand;
+pub mod slow_disk;
 pub mod tree;
 pub mod wait;
 
