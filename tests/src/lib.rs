@@ -12,11 +12,13 @@ pub mod leaks;
 pub mod model;
 pub mod nbd;
 pub mod pool;
+pub mod postgres;
 pub mod process;
 pub mod random;
 pub mod run;
 pub mod shorthand;
 pub mod slow_disk;
+pub mod torture;
 pub mod tree;
 pub mod wait;
 

@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
 const OPTION_MAGIC: u64 = 0x4948_4156_454F_5054;
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
@@ -124,12 +126,13 @@ impl Nbd {
         Ok(Self { stream, size, flags, cookie: 0, reads: HashMap::new() })
     }
 
-    /// How long to wait for an answer.
+    /// How long to wait for an answer, or until a request is taken.
     ///
     /// # Errors
     /// What the operating system says.
     pub fn set_patience(&self, limit: Duration) -> io::Result<()> {
-        self.stream.set_read_timeout(Some(limit))
+        self.stream.set_read_timeout(Some(limit))?;
+        self.stream.set_write_timeout(Some(limit))
     }
 
     /// Sends a request, and returns its cookie. Not more than some 100 KiB of answers may be outstanding: nobody reads
@@ -181,6 +184,20 @@ impl Nbd {
         let mut data = vec![0; length];
         self.stream.read_exact(&mut data)?;
         Ok(Done { cookie, error, data })
+    }
+
+    /// True once an answer has begun to arrive; false if none has within `limit`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn answered_within(&self, limit: Duration) -> io::Result<bool> {
+        let mut set = [PollFd::new(&self.stream, PollFlags::IN)];
+        let limit = Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: limit.subsec_nanos().into() };
+        match rustix::event::poll(&mut set, Some(&limit)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// One request, alone on this connection: the number of its error (0 for none) and the bytes read.

@@ -12,6 +12,7 @@ use crate::leaks;
 use crate::process::{self, Process, program};
 use crate::random::Random;
 use crate::run::{COMMAND_LIMIT, Run, run, run_within};
+use crate::torture::nets::Nets;
 use crate::wait::{holds_within, wait_for};
 
 /// How long a process may take until it is up again.
@@ -31,6 +32,8 @@ pub struct Pool {
     dir: PathBuf,
     _temporary: tempfile::TempDir,
     mounted: Mutex<BTreeSet<String>>,
+    /// Where its machines have namespaces of their own; the manager's is number 0, those of the servers follow.
+    nets: Option<Nets>,
 }
 
 /// A fresh directory on a disk; `/tmp` may be memory, where O_DIRECT does not work.
@@ -71,7 +74,27 @@ impl Pool {
         if std::env::var_os("SUBLET_TEST_KEEP").is_some() {
             temporary.disable_cleanup(true);
         }
-        Self { dir: temporary.path().to_owned(), _temporary: temporary, mounted: Mutex::default() }
+        Self { dir: temporary.path().to_owned(), _temporary: temporary, mounted: Mutex::default(), nets: None }
+    }
+
+    /// A pool without processes whose machines live in network namespaces.
+    pub fn inside(nets: Nets) -> Self {
+        let mut pool = Self::empty(scratch());
+        pool.nets = Some(nets);
+        pool
+    }
+
+    /// The namespaces, if it has any.
+    pub fn nets(&self) -> Option<&Nets> {
+        self.nets.as_ref()
+    }
+
+    /// A command, as the machine of that server runs it.
+    fn at(&self, server: usize, command: Command) -> Command {
+        match &self.nets {
+            Some(nets) => nets.inside(server + 1, command),
+            None => command,
+        }
     }
 
     /// Runs `sublet playground --detach`.
@@ -87,7 +110,9 @@ impl Pool {
 
     /// Runs `sublet playground --stop`.
     pub fn stop(&self) -> Run {
-        run(sublet().args(["playground", "--stop", "--dir"]).arg(&self.dir))
+        let mut command = sublet();
+        command.args(["playground", "--stop", "--dir"]).arg(&self.dir);
+        run(&mut self.at(0, command))
     }
 
     /// Its directory.
@@ -137,7 +162,9 @@ impl Pool {
         if let ["mount", volume, ..] = args {
             self.mounted.lock().unwrap().insert((*volume).to_owned());
         }
-        run_within(sublet().env("SUBLET_HOME", self.home(server)).args(args), limit)
+        let mut command = sublet();
+        command.env("SUBLET_HOME", self.home(server)).args(args);
+        run_within(&mut self.at(server, command), limit)
     }
 
     /// Runs a line of words, which must succeed.

@@ -107,6 +107,15 @@ impl Process {
 /// # Panics
 /// It cannot be started.
 pub fn start(home: &Path, words: &[String]) {
+    start_with(home, words, &[]);
+}
+
+/// As [`start`], with these variables in its environment. The process number of a command line that begins with
+/// `nsenter --net=...` is that of the program behind it.
+///
+/// # Panics
+/// It cannot be started.
+pub fn start_with(home: &Path, words: &[String], env: &[(&str, String)]) {
     std::fs::create_dir_all(home).unwrap();
     let log = File::options().create(true).append(true).open(home.join("log")).unwrap();
     let (program, args) = words.split_first().expect("a command line has a program");
@@ -114,6 +123,7 @@ pub fn start(home: &Path, words: &[String]) {
         .args(args)
         .env_remove("SUBLET_MANAGER")
         .env_remove("SUBLET_HOME")
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

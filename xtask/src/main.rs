@@ -1,4 +1,4 @@
-//! `cargo xtask demo | test | tidy`: what a newcomer types. No dependencies, so that it builds in seconds.
+//! `cargo xtask demo | test | torture | tidy`: what a newcomer types. No dependencies, so that it builds in seconds.
 
 mod packages;
 mod run;
@@ -16,6 +16,9 @@ usage: cargo xtask COMMAND
   tidy [--bless]    dependency directions, file sizes, ASCII sources, links and fingerprints of the documents;
                     --bless renews the fingerprints after the documents were brought up to date
   soak [SECONDS]    the end-to-end tests that take long (default 600 seconds each)
+  torture SECONDS [--seed S]
+                    manager, servers and clients are killed, frozen, restarted and cut off at random for so long, under
+                    verified load, with the release binary; as root. The seed of a failed run repeats its faults
 ";
 
 /// The top of the repository.
@@ -32,6 +35,8 @@ fn main() -> ExitCode {
         ["test", "--fast"] => run::test(&top(), false),
         ["soak"] => run::soak(&top(), "600"),
         ["soak", seconds] => run::soak(&top(), seconds),
+        ["torture", seconds] => run::torture(&top(), seconds, None),
+        ["torture", seconds, "--seed", seed] => run::torture(&top(), seconds, Some(seed)),
         ["tidy"] => tidy::tidy(&top(), false),
         ["tidy", "--bless"] => tidy::tidy(&top(), true),
         _ => {

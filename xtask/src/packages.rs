@@ -21,7 +21,10 @@ pub const TEST: &[Need] = &[
     ("nbdsh", "python3-libnbd"),
     ("qemu-img", "qemu-utils"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("nsenter", "util-linux"),
     ("rsync", "rsync"),
+    ("psql", "postgresql"),
 ];
 
 fn found(program: &str) -> bool {

@@ -52,14 +52,32 @@ pub fn test(top: &Path, end_to_end: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// A number of seconds.
+fn seconds_of(text: &str) -> Result<&str, String> {
+    if text.parse::<u32>().is_ok() { Ok(text) } else { Err(format!("'{text}' is not a number of seconds")) }
+}
+
+/// The torture of `tests/tests/torture.rs`, for so many seconds, with that seed or a random one.
+///
+/// # Errors
+/// The step that failed.
+pub fn torture(top: &Path, seconds: &str, seed: Option<&str>) -> Result<(), String> {
+    let mut env = vec![("SUBLET_TORTURE_SECONDS", seconds_of(seconds)?), ("SUBLET_TEST_PROFILE", "release")];
+    if let Some(seed) = seed {
+        seed.parse::<u64>().map_err(|e| format!("the seed '{seed}': {e}"))?;
+        env.push(("SUBLET_TEST_SEED", seed));
+    }
+    packages::install(packages::TEST)?;
+    cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
+    cargo(top, &["test", "--package", "sublet-tests", "--test", "torture", "--", "--nocapture"], &env)
+}
+
 /// The end-to-end tests that are ignored otherwise, each for so many seconds.
 ///
 /// # Errors
 /// The step that failed.
 pub fn soak(top: &Path, seconds: &str) -> Result<(), String> {
-    if seconds.parse::<u32>().is_err() {
-        return Err(format!("'{seconds}' is not a number of seconds"));
-    }
+    let seconds = seconds_of(seconds)?;
     packages::install(packages::TEST)?;
     cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
     let args = ["test", "--package", "sublet-tests", "--", "--ignored", "--test-threads=1", "--nocapture"];

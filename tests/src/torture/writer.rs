@@ -1,0 +1,331 @@
+//! The user of one volume: writes self-describing blocks, reads and checks them, mounts the volume again when its client was
+//! killed or has failed loudly.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::timeline::Timeline;
+use super::window::{BLOCK, Value, Window, fill, parse};
+use crate::nbd::{FUA, NO_HOLE, Nbd, Op};
+use crate::pool::Pool;
+use crate::process::Process;
+use crate::random::Random;
+
+/// Requests in flight.
+const DEPTH: usize = 8;
+/// The longest request, in blocks.
+const LENGTH_MAX: u64 = 16;
+/// The longest read: nobody takes answers while a request is being sent, so all of them have to fit into the socket.
+const READ_MAX: u64 = 3;
+/// How long a volume may take until it can be mounted and used again after the last fault; the machine may be busy.
+pub const HEAL_LIMIT: Duration = Duration::from_secs(150);
+
+/// What all users share.
+pub struct Load<'a> {
+    /// The pool.
+    pub pool: &'a Pool,
+    /// What happened.
+    pub timeline: &'a Timeline,
+    /// Set when users shall come to an end.
+    pub over: AtomicBool,
+    /// Volumes whose client was killed on purpose and was not mounted again yet.
+    pub killed: Mutex<BTreeSet<String>>,
+    /// Volumes that answered a request with an error.
+    pub failures: AtomicU64,
+}
+
+impl<'a> Load<'a> {
+    /// Nothing has happened.
+    pub fn new(pool: &'a Pool, timeline: &'a Timeline) -> Self {
+        Self { pool, timeline, over: AtomicBool::new(false), killed: Mutex::default(), failures: AtomicU64::new(0) }
+    }
+
+    /// Unmounts what has failed, mounts the volume again, as a user would, as often as it takes.
+    ///
+    /// # Panics
+    /// It cannot be mounted long after the last fault.
+    pub fn mount_again(&self, server: usize, volume: &str, failed: bool) {
+        let begun = Instant::now();
+        let run = |line: &str| {
+            let run = self.pool.sublet_within(server, &crate::pool::words(line), HEAL_LIMIT).sane();
+            self.timeline.note(format!("{line}: {:?} after {:.1?} {}", run.code, run.took, run.err.trim()));
+            run.succeeded()
+        };
+        if failed {
+            self.failures.fetch_add(1, Ordering::SeqCst);
+            if !run(&format!("unmount {volume}")) {
+                run(&format!("unmount {volume} --force"));
+            }
+        }
+        self.killed.lock().unwrap().remove(volume);
+        while !run(&format!("mount {volume} --as socket")) {
+            let away = self.over.load(Ordering::SeqCst) && begun.elapsed() > HEAL_LIMIT;
+            assert!(!away, "{volume} cannot be mounted again");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+struct Flying {
+    blocks: Range<u64>,
+    sent: u64,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Durable,
+    Flush,
+}
+
+/// Why a connection is over.
+enum End {
+    /// The client is gone.
+    Gone,
+    /// The volume has failed loudly.
+    Failed(String),
+}
+
+/// The user of a volume, and what it knows of it.
+pub struct Writer {
+    volume: String,
+    server: usize,
+    id: u64,
+    random: Random,
+    windows: Vec<Window>,
+    flying: HashMap<u64, Flying>,
+    clock: u64,
+    /// Operations that were answered.
+    pub answered: u64,
+    /// The longest that an operation took.
+    pub slowest: Duration,
+}
+
+impl Writer {
+    /// The user of a mounted volume of that size, which reads as zeroes.
+    pub fn new(volume: &str, server: usize, size: u64, seed: u64) -> Self {
+        let blocks = usize::try_from(size / BLOCK as u64).unwrap();
+        Self {
+            volume: volume.to_owned(),
+            server,
+            id: seed | 1,
+            random: Random::new(seed),
+            windows: vec![Window::new(); blocks],
+            flying: HashMap::new(),
+            clock: 0,
+            answered: 0,
+            slowest: Duration::ZERO,
+        }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Works until the load is over, with everything answered and flushed then.
+    ///
+    /// # Panics
+    /// A block holds what it must not hold, or the volume does not heal.
+    pub fn work(&mut self, load: &Load<'_>) {
+        loop {
+            let mut nbd = self.connect(load);
+            match self.use_connection(&mut nbd, load) {
+                Ok(()) => return,
+                Err(End::Gone) => self.mount_again(load, false),
+                Err(End::Failed(what)) => {
+                    load.timeline.note(format!("{}: failed loudly: {what}", self.volume));
+                    drop(nbd);
+                    self.mount_again(load, true);
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, load: &Load<'_>) -> Nbd {
+        let socket = load.pool.socket(self.server, &self.volume);
+        let begun = Instant::now();
+        loop {
+            match Nbd::connect(&socket) {
+                Ok(nbd) => {
+                    nbd.set_patience(HEAL_LIMIT).unwrap();
+                    return nbd;
+                }
+                Err(e) => {
+                    assert!(begun.elapsed() < HEAL_LIMIT, "{}: {}: {e}", self.volume, socket.display());
+                    // It may have been killed again since it was mounted.
+                    let home = load.pool.mount_dir(self.server, &self.volume);
+                    if Process::of(&home).is_none() {
+                        self.mount_again(load, false);
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+    }
+
+    fn use_connection(&mut self, nbd: &mut Nbd, load: &Load<'_>) -> Result<(), End> {
+        let mut over_since = None;
+        let mut sent_at: HashMap<u64, Instant> = HashMap::new();
+        loop {
+            let over = load.over.load(Ordering::SeqCst);
+            if over && self.flying.is_empty() {
+                nbd.flush().map_err(|e| self.ended(load, &e))?;
+                let now = self.tick();
+                self.windows.iter_mut().for_each(|w| w.flush(now));
+                return Ok(());
+            }
+            if over {
+                let since = *over_since.get_or_insert_with(Instant::now);
+                assert!(since.elapsed() < HEAL_LIMIT, "{}: {} operations stay without an answer", self.volume, self.flying.len());
+            } else if self.flying.len() < DEPTH {
+                let (op, blocks, kind) = self.choose();
+                let cookie = self.submit(nbd, &op, blocks, kind).map_err(|e| self.ended(load, &e))?;
+                sent_at.insert(cookie, Instant::now());
+                if self.random.below(8) == 0 {
+                    // The machine has other things to do as well.
+                    std::thread::sleep(Duration::from_micros(self.random.below(4000)));
+                }
+            }
+            let full = self.flying.len() >= DEPTH || over;
+            let patience = if full { Duration::from_millis(200) } else { Duration::ZERO };
+            while nbd.answered_within(patience).map_err(|e| self.ended(load, &e))? {
+                let done = nbd.complete().map_err(|e| self.ended(load, &e))?;
+                let flying = self.flying.remove(&done.cookie).expect("one answer for each request");
+                if let Some(begun) = sent_at.remove(&done.cookie) {
+                    self.slowest = self.slowest.max(begun.elapsed());
+                }
+                if done.error != 0 {
+                    // Whether it happened is unknown.
+                    self.flying.insert(done.cookie, flying);
+                    return Err(End::Failed(format!("error {}", done.error)));
+                }
+                self.answer(&flying, &done.data);
+                if self.flying.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The connection has ended: on purpose, or something is wrong.
+    fn ended(&self, load: &Load<'_>, error: &std::io::Error) -> End {
+        let killed = load.killed.lock().unwrap().contains(&self.volume);
+        if killed {
+            return End::Gone;
+        }
+        let runs = Process::of(&load.pool.mount_dir(self.server, &self.volume)).is_some();
+        panic!("{}: the connection broke by itself ({error}); its client {}", self.volume, if runs { "runs" } else { "is gone" });
+    }
+
+    fn choose(&mut self) -> (Op, Range<u64>, Kind) {
+        let blocks = self.windows.len() as u64;
+        if self.random.below(60) == 0 {
+            return (Op::Flush, 0..0, Kind::Flush);
+        }
+        let read = self.random.below(3) == 0;
+        let length_max = if read { READ_MAX } else { LENGTH_MAX };
+        let length = if self.random.below(2) == 0 { 1 } else { 1 + self.random.below(length_max) };
+        // Half of all operations meet in a narrow place.
+        let room = if self.random.below(2) == 0 { 64 } else { blocks };
+        let first = self.random.below(room.min(blocks) - length + 1);
+        let range = first..first + length;
+        let (offset, bytes) = (first * BLOCK as u64, length as u32 * BLOCK as u32);
+        if read {
+            return (Op::Read(offset, bytes), range, Kind::Read);
+        }
+        match self.random.below(14) {
+            0..=10 => (Op::Write(offset, Vec::new(), 0), range, Kind::Write),
+            11 => (Op::Write(offset, Vec::new(), FUA), range, Kind::Durable),
+            12 => (Op::Zero(offset, bytes, if self.random.below(2) == 0 { 0 } else { NO_HOLE }), range, Kind::Write),
+            _ => (Op::Trim(offset, bytes), range, Kind::Write),
+        }
+    }
+
+    fn submit(&mut self, nbd: &mut Nbd, op: &Op, blocks: Range<u64>, kind: Kind) -> std::io::Result<u64> {
+        let sent = self.tick();
+        let op = match op {
+            Op::Write(offset, _, flags) => {
+                let data = blocks.clone().flat_map(|block| fill(self.id, block, sent)).collect();
+                Op::Write(*offset, data, *flags)
+            }
+            other => other.clone(),
+        };
+        let value = if matches!(op, Op::Write(..)) { Value::Written(sent) } else { Value::Zero };
+        if matches!(kind, Kind::Write | Kind::Durable) {
+            self.windows_of(&blocks).for_each(|w| w.issue(value, sent));
+        }
+        let cookie = nbd.submit(&op)?;
+        self.flying.insert(cookie, Flying { blocks, sent, kind });
+        Ok(cookie)
+    }
+
+    fn windows_of(&mut self, blocks: &Range<u64>) -> impl Iterator<Item = &mut Window> {
+        self.windows.get_mut(blocks.start as usize..blocks.end as usize).into_iter().flatten()
+    }
+
+    fn answer(&mut self, flying: &Flying, data: &[u8]) {
+        let now = self.tick();
+        self.answered += 1;
+        match flying.kind {
+            Kind::Read => self.check(flying.blocks.start, data, flying.sent, "while working"),
+            Kind::Write => self.windows_of(&flying.blocks).for_each(|w| w.answer(flying.sent, now)),
+            Kind::Durable => self.windows_of(&flying.blocks).for_each(|w| {
+                w.answer(flying.sent, now);
+                w.durable(flying.sent);
+            }),
+            Kind::Flush => self.windows.iter_mut().for_each(|w| w.flush(flying.sent)),
+        }
+    }
+
+    fn check(&mut self, first: u64, data: &[u8], sent: u64, when: &str) {
+        let (volume, id) = (self.volume.clone(), self.id);
+        for (block, bytes) in (first..).zip(data.chunks(BLOCK)) {
+            let window = &mut self.windows[block as usize];
+            let found = parse(id, block, bytes).and_then(|value| window.read(value, sent));
+            if let Err(why) = found {
+                panic!("{volume}, block {block}, {when}: {why}");
+            }
+        }
+    }
+
+    fn mount_again(&mut self, load: &Load<'_>, failed: bool) {
+        load.mount_again(self.server, &self.volume, failed);
+        let now = self.tick();
+        self.flying.clear();
+        for window in &mut self.windows {
+            if failed {
+                window.lost(now);
+            } else {
+                window.fenced(now);
+            }
+        }
+    }
+
+    /// Power was cut: what was not flushed may be gone.
+    pub fn power_cut(&mut self) {
+        let now = self.tick();
+        self.windows.iter_mut().for_each(|w| w.lost(now));
+    }
+
+    /// Reads the whole volume and checks every block.
+    ///
+    /// # Panics
+    /// A block holds what it must not hold.
+    pub fn check_all(&mut self, nbd: &mut Nbd, when: &str) {
+        let blocks = self.windows.len() as u64;
+        for first in (0..blocks).step_by(256) {
+            let count = 256.min(blocks - first);
+            let sent = self.tick();
+            let data = nbd
+                .read(first * BLOCK as u64, count as u32 * BLOCK as u32)
+                .unwrap_or_else(|e| panic!("{}, blocks from {first}, {when}: {e}", self.volume));
+            self.check(first, &data, sent, when);
+        }
+    }
+}
