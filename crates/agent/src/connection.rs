@@ -205,7 +205,7 @@ async fn end_session<D: Doors>(shared: &Rc<Shared<D>>, frame: &RequestFrame, clo
             let _turn = shared.gate.turn().await;
             // Fenced meanwhile: the flag is not this epoch's any more.
             if session.closing().is_none() {
-                shared.served.area.mark_closed(session.slice, session.epoch).await?;
+                shared.served.area.close_clean(session.slice, session.epoch).await?;
             }
         }
         Ok::<_, sublet_area::AreaError>(())

@@ -3,11 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use sublet_area::AreaError;
+use sublet_area::{AreaError, ReadInfo};
 use sublet_doors::local::Permit;
 use sublet_doors::{Buffer, Chunk, Doors, Tick};
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
-use sublet_wire::checksum::{first_mismatch, table_size, write_table};
+use sublet_wire::checksum::{first_mismatch, table_size};
 use sublet_wire::message::{Close, EXTENTS_PER_REPLY_MAX, ExtentsReply, Message, OpenMode, Search, SetState};
 use sublet_wire::{FRAME_SIZE, Flags, Op, ReplyFrame, RequestFrame, Status};
 
@@ -184,25 +184,26 @@ impl<D: Doors> Work<D> {
         }
         let length = length as usize;
         let table = table_size(length);
-        let header = ReplyFrame { result: 0, ..self.frame.reply(Status::Ok, (table + length) as u32) }.encode();
+        let header = |info: ReadInfo| {
+            ReplyFrame { result: info.recomputed.into(), ..self.frame.reply(Status::Ok, (table + length) as u32) }.encode()
+        };
         let (area, slice) = (&self.shared.served.area, self.shared.session.slice);
         if length > TOGETHER_MAX {
-            let (result, data) = area.read(slice, offset, Buffer::new(length), 0..length).await;
-            result?;
             let mut head = vec![0; FRAME_SIZE + table];
             let (place, sums) = head.split_at_mut(FRAME_SIZE);
-            place.copy_from_slice(&header);
-            write_table(&data, sums);
+            let (result, data) = area.read(slice, offset, Buffer::new(length), 0..length, sums).await;
+            place.copy_from_slice(&header(result?));
             return Ok(Answer::Blocks { head, data: data.freeze() });
         }
-        let (result, mut buffer) = area.read(slice, offset, Buffer::new(ROOM + length), ROOM..ROOM + length).await;
-        result?;
+        let mut sums = [0; table_size(TOGETHER_MAX)];
+        let sums = sums.get_mut(..table).unwrap_or(&mut []);
+        let (result, mut buffer) = area.read(slice, offset, Buffer::new(ROOM + length), ROOM..ROOM + length, sums).await;
+        let header = header(result?);
         let begin = ROOM - table - FRAME_SIZE;
-        let (room, data) = buffer.split_at_mut(ROOM);
-        let (head, sums) = room.split_at_mut(ROOM - table);
-        write_table(data, sums);
-        if let Some(place) = head.get_mut(begin..) {
-            place.copy_from_slice(&header);
+        for (at, bytes) in [(begin, &header[..]), (ROOM - table, &*sums)] {
+            if let Some(place) = buffer.get_mut(at..at + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
         }
         Ok(Answer::Blocks { head: Vec::new(), data: buffer.freeze().part(begin..ROOM + length) })
     }
@@ -217,7 +218,7 @@ impl<D: Doors> Work<D> {
                 format!("the block at {at} arrived with a wrong checksum; nothing was written"),
             ));
         }
-        self.shared.served.area.write(self.shared.session.slice, offset, data.freeze()).await?;
+        self.shared.served.area.write(self.shared.session.slice, offset, data.freeze(), table).await?;
         self.durable_if_asked().await
     }
 

@@ -101,7 +101,7 @@ impl<D: Doors> Scan<'_, D> {
             let step_end = to.min(begin + self.step);
             let read_end = (step_end + self.m - 1).next_multiple_of(BLOCK_SIZE).min(self.session.length);
             let length = (read_end - begin) as usize;
-            let (result, buffer) = self.area.read(self.session.slice, begin, Buffer::new(length), 0..length).await;
+            let (result, buffer) = self.area.read(self.session.slice, begin, Buffer::new(length), 0..length, &mut []).await;
             result?;
             self.read += length as u64;
             self.step = SEARCH_STEP.min(self.step * 2);

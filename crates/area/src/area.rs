@@ -231,10 +231,10 @@ impl<D: Doors> Area<D> {
             open: Some(label.opening.open),
             sequence: label.sequence,
             slices: label.slices.iter().map(crate::record::SliceRecord::report).collect(),
-            history: vec![label.opening.previous],
-            quarantined: None,
+            history: label.history.clone(),
+            quarantined: label.quarantine.clone(),
             failures: label.failures,
-            tombstones: Vec::new(),
+            tombstones: label.tombstones.clone(),
         }
     }
 

@@ -8,10 +8,12 @@ use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, Chunk, DiskFile, Doors};
 use sublet_types::SliceId;
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
+use sublet_wire::checksum::{table_size, write_table};
 use sublet_wire::message::{EXTENTS_PER_REPLY_MAX, Extent};
 
 use crate::area::{Area, Inner, OpenPiece, to_the_end};
 use crate::error::{AreaError, AreaErrorKind};
+use crate::keep::ReadInfo;
 use crate::layout::Stretch;
 use crate::lease::no_slice;
 
@@ -162,7 +164,8 @@ impl<D: Doors> Area<D> {
         offset: u64,
         buffer: Buffer,
         range: Range<usize>,
-    ) -> (Result<(), AreaError>, Buffer) {
+        sums: &mut [u8],
+    ) -> (Result<ReadInfo, AreaError>, Buffer) {
         let inner = &self.inner;
         let at = match inner.locate(slice, offset, range.len() as u64) {
             Ok(at) => at,
@@ -192,16 +195,23 @@ impl<D: Doors> Area<D> {
                 from += length;
             }
         }
-        (Ok(()), buffer)
+        if !sums.is_empty() {
+            write_table(buffer.get(range).unwrap_or(&[]), sums);
+        }
+        (Ok(ReadInfo { recomputed: true }), buffer)
     }
 
-    /// Writes to the slice; accepted, not yet durable.
+    /// Writes to the slice; accepted, not yet durable. `sums` are the CRC32C of its blocks, four bytes each, which the caller
+    /// has compared with the data.
     ///
     /// # Errors
     /// Any part may have been written then.
-    pub async fn write(&self, slice: SliceId, offset: u64, data: Chunk) -> Result<(), AreaError> {
+    pub async fn write(&self, slice: SliceId, offset: u64, data: Chunk, sums: &[u8]) -> Result<(), AreaError> {
         let inner = &self.inner;
         inner.check_writable()?;
+        if sums.len() != table_size(data.len()) {
+            return Err(AreaError::new(AreaErrorKind::OutOfRange, "a write brings a checksum for each of its blocks"));
+        }
         let at = inner.locate(slice, offset, data.len() as u64)?;
         let mut taken = 0;
         for stretch in inner.map.split(at, data.len() as u64) {

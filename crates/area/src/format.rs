@@ -178,7 +178,10 @@ async fn write_labels<F: DiskFile>(
         capacity,
         piece_lengths: spec.pieces.iter().map(|piece| piece.length).collect(),
         failures: 0,
+        history: Vec::new(),
+        quarantine: None,
         slices: Vec::new(),
+        tombstones: Vec::new(),
     };
     // The area label first: a piece label promises that the rest is there.
     if let (Some(piece), Some(file)) = (spec.pieces.first(), files.first()) {

@@ -1,7 +1,8 @@
 //! The labels: of each piece (L3), and of the whole area with its slices (L4).
 
+use sublet_api::server::Tombstone;
 use sublet_types::limits::{PIECES_MAX, SLICES_PER_AREA_MAX};
-use sublet_types::{AreaId, Name, OpenId, PoolId, ServerId, SliceId};
+use sublet_types::{AreaId, Epoch, Name, OpenId, PoolId, ServerId, SliceId, VolumeId};
 
 use crate::bytes::{Get, Put};
 use crate::envelope::{AREA, PIECE, seal};
@@ -14,6 +15,18 @@ const FLAG_SPARSE: u32 = 1;
 const FLAG_TRACKED: u32 = 1;
 const FLAG_PENDING: u32 = 2;
 const FAILURES_AT: usize = 216;
+const HISTORY_COUNT_AT: usize = 224;
+const TOMBSTONES_COUNT_AT: usize = 228;
+const QUARANTINE_LENGTH_AT: usize = 232;
+const HISTORY_AT: usize = 768;
+const QUARANTINE_AT: usize = HISTORY_AT + HISTORY_MAX * 16;
+const TOMBSTONE_SIZE: usize = 80;
+/// Earlier openings that the label names (L2).
+pub(crate) const HISTORY_MAX: usize = 200;
+/// The most tombstones in one label (R2): what fits beside the most slices.
+pub(crate) const TOMBSTONES_MAX: usize = 4096;
+/// The longest reason of a quarantine in bytes.
+pub(crate) const QUARANTINE_MAX: usize = HEAD_SIZE - QUARANTINE_AT;
 const PIECE_LENGTHS_AT: usize = 256;
 
 /// One opening of the area (L2, L3).
@@ -53,8 +66,14 @@ pub(crate) struct AreaLabel {
     pub piece_lengths: Vec<u64>,
     /// How often the area failed: unflushed writes may have been lost each time (W7).
     pub failures: u64,
+    /// Earlier openings, newest first; at most [`HISTORY_MAX`] (L2).
+    pub history: Vec<OpenId>,
+    /// Why the area is not trusted, if it is not (L2).
+    pub quarantine: Option<String>,
     /// Ascending by slice id.
     pub slices: Vec<SliceRecord>,
+    /// Slices of deleted volumes, here or elsewhere, that are not confirmed as wiped (R2); ascending by slice id.
+    pub tombstones: Vec<Tombstone>,
 }
 
 fn unreadable(what: &str) -> AreaError {
@@ -121,7 +140,8 @@ impl AreaLabel {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![0; (HEAD_SIZE + self.slices.len() * RECORD_SIZE).next_multiple_of(4096)];
+        let records_end = HEAD_SIZE + self.slices.len() * RECORD_SIZE;
+        let mut bytes = vec![0; (records_end + self.tombstones.len() * TOMBSTONE_SIZE).next_multiple_of(4096)];
         let mut put = Put(&mut bytes);
         put.u128(40, self.pool.to_u128()).u128(56, self.area.to_u128()).u128(72, self.server.to_u128());
         put_opening(&mut put, self.opening);
@@ -132,7 +152,25 @@ impl AreaLabel {
         for (n, length) in self.piece_lengths.iter().take(PIECES_MAX).enumerate() {
             put.u64(PIECE_LENGTHS_AT + n * 8, *length);
         }
-        let records = bytes.get_mut(HEAD_SIZE..).unwrap_or(&mut []);
+        let history = self.history.iter().take(HISTORY_MAX);
+        put.u32(HISTORY_COUNT_AT, history.len() as u32).u32(TOMBSTONES_COUNT_AT, self.tombstones.len() as u32);
+        for (n, open) in history.enumerate() {
+            put.u128(HISTORY_AT + n * 16, open.to_u128());
+        }
+        if let Some(why) = &self.quarantine {
+            let mut end = why.len().min(QUARANTINE_MAX);
+            while !why.is_char_boundary(end) {
+                end -= 1;
+            }
+            put.u8(QUARANTINE_LENGTH_AT, end as u8).bytes(QUARANTINE_AT, why.as_bytes().get(..end).unwrap_or(&[]));
+        }
+        for (n, tombstone) in self.tombstones.iter().enumerate() {
+            let at = records_end + n * TOMBSTONE_SIZE;
+            put.u128(at, tombstone.slice.to_u128()).u128(at + 16, tombstone.volume.to_u128());
+            put.u128(at + 32, tombstone.area.to_u128()).u64(at + 48, tombstone.epoch.number);
+            put.u128(at + 56, tombstone.epoch.random);
+        }
+        let records = bytes.get_mut(HEAD_SIZE..records_end).unwrap_or(&mut []);
         for (record, bytes) in self.slices.iter().zip(records.chunks_exact_mut(RECORD_SIZE)) {
             record.encode(bytes);
         }
@@ -147,9 +185,28 @@ impl AreaLabel {
         let area = AreaId::from_u128(get.u128(56));
         let (pieces, count) = (get.u32(136) as usize, get.u32(140) as usize);
         let records = bytes.get(HEAD_SIZE..).unwrap_or(&[]);
-        if pieces == 0 || pieces > PIECES_MAX || count > SLICES_PER_AREA_MAX || records.len() / RECORD_SIZE < count {
+        let (openings, tombs) = (get.u32(HISTORY_COUNT_AT) as usize, get.u32(TOMBSTONES_COUNT_AT) as usize);
+        let tombstones = records.get(count.min(SLICES_PER_AREA_MAX) * RECORD_SIZE..).unwrap_or(&[]);
+        if pieces == 0
+            || pieces > PIECES_MAX
+            || count > SLICES_PER_AREA_MAX
+            || records.len() / RECORD_SIZE < count
+            || openings > HISTORY_MAX
+            || tombstones.len() / TOMBSTONE_SIZE < tombs
+        {
             return Err(bad());
         }
+        let tombstones = tombstones.chunks_exact(TOMBSTONE_SIZE).take(tombs).map(|bytes| {
+            let get = Get(bytes);
+            Tombstone {
+                slice: SliceId::from_u128(get.u128(0)),
+                volume: VolumeId::from_u128(get.u128(16)),
+                area: AreaId::from_u128(get.u128(32)),
+                epoch: Epoch { number: get.u64(48), random: get.u128(56) },
+            }
+        });
+        let why = usize::from(get.u8(QUARANTINE_LENGTH_AT)).min(QUARANTINE_MAX);
+        let why = String::from_utf8_lossy(bytes.get(QUARANTINE_AT..QUARANTINE_AT + why).unwrap_or(&[])).into_owned();
         let slices = records.chunks_exact(RECORD_SIZE).take(count).map(|bytes| SliceRecord::decode(bytes, area));
         let slices = slices.collect::<Option<Vec<_>>>().ok_or_else(bad)?;
         let capacity = get.u64(128);
@@ -167,6 +224,9 @@ impl AreaLabel {
             capacity,
             failures: get.u64(FAILURES_AT),
             piece_lengths: (0..pieces).map(|n| get.u64(PIECE_LENGTHS_AT + n * 8)).collect(),
+            history: (0..openings).map(|n| OpenId::from_u128(get.u128(HISTORY_AT + n * 16))).collect(),
+            quarantine: (!why.is_empty()).then_some(why),
+            tombstones: tombstones.collect(),
             slices,
         })
     }

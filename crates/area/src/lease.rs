@@ -251,7 +251,7 @@ impl<D: Doors> Area<D> {
     ///
     /// # Errors
     /// If the epoch is not admitted any more.
-    pub async fn mark_closed(&self, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> {
+    pub async fn close_clean(&self, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> {
         self.change(move |label| {
             let record = record_mut(label, slice)?;
             check_holder(record, epoch)?;

@@ -16,9 +16,11 @@ mod error;
 mod files;
 mod format;
 mod join;
+mod keep;
 mod label;
 pub mod layout;
 mod lease;
+mod ledger;
 pub mod lendable;
 mod open;
 mod record;
@@ -30,5 +32,6 @@ mod wipe;
 
 pub use area::Area;
 pub use error::{AreaError, AreaErrorKind};
+pub use keep::ReadInfo;
 pub use layout::file_size_for;
 pub use spec::{FormatSpec, PieceIdentity, PieceSpec};

@@ -14,7 +14,7 @@ use crate::envelope::{AREA, PIECE};
 use crate::error::{AreaError, AreaErrorKind};
 use crate::files::{Held, hold};
 use crate::join::{check_area, check_opening, check_pieces, name_of, offline};
-use crate::label::{AreaLabel, Opening, PieceLabel};
+use crate::label::{AreaLabel, HISTORY_MAX, Opening, PieceLabel};
 use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, PieceMap, data_size, metadata_size};
 use crate::regions::Regions;
 use crate::spec::PieceSpec;
@@ -119,6 +119,8 @@ impl<D: Doors> Area<D> {
             });
         }
         let open = OpenId::from_u128(doors.random_u128());
+        area.history.insert(0, area.opening.open);
+        area.history.truncate(HISTORY_MAX);
         area.opening = Opening { number: area.opening.number + 1, open, previous: area.opening.open };
         area.sequence += 1;
         mark_opened(&mut found, pieces, &area, &winner).await?;

@@ -191,7 +191,7 @@ impl Lender {
     /// What lies on the disk at an offset of the slice, read without the agent.
     pub(super) async fn on_disk(&self, offset: u64, length: usize) -> Vec<u8> {
         let served = self.agent.served(AREA).unwrap_or_else(|_| panic!("the area is served"));
-        let (result, buffer) = served.area.read(SLICE, offset, Buffer::new(length), 0..length).await;
+        let (result, buffer) = served.area.read(SLICE, offset, Buffer::new(length), 0..length, &mut []).await;
         result.unwrap();
         buffer.to_vec()
     }

@@ -227,7 +227,7 @@ fn a_failed_flush_is_remembered_although_the_disk_works_again() {
         assert!(area.flush().await.is_err());
         doors.machine.fail_after.set(None);
         assert!(area.flush().await.is_err(), "the kernel tells it once, the area always");
-        assert!(area.write(slice(1), 0, vec![1; 4096].into()).await.is_err());
+        assert!(put(&area, 1, 0, vec![1; 4096]).await.is_err());
         assert_eq!(read(&area, 1, 0, 4096).await, vec![1; 4096], "reads go on");
     });
 }

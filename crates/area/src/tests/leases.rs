@@ -224,14 +224,14 @@ fn the_open_flag_makes_the_next_epoch_unclean_until_the_legs_are_equal() {
         let area = open(&doors, &one()).await;
         assert!(!area.mark_open(slice(1), epoch(5)).await.unwrap());
         // Closed, and the next one is clean.
-        area.mark_closed(slice(1), epoch(5)).await.unwrap();
+        area.close_clean(slice(1), epoch(5)).await.unwrap();
         area.open_lease(slice(1), &lease(6), &facts).await.unwrap();
         assert!(!area.mark_open(slice(1), epoch(6)).await.unwrap());
         // Not closed, and the next one is not; closing does not make the legs equal, nor does a restart.
         area.fence(slice(1), epoch(7)).await.unwrap();
         area.open_lease(slice(1), &lease(8), &facts).await.unwrap();
         assert!(area.mark_open(slice(1), epoch(8)).await.unwrap());
-        area.mark_closed(slice(1), epoch(8)).await.unwrap();
+        area.close_clean(slice(1), epoch(8)).await.unwrap();
         drop(area);
         let area = open(&doors, &one()).await;
         area.open_lease(slice(1), &lease(9), &facts).await.unwrap();
@@ -319,13 +319,13 @@ fn ranges_outside_of_the_segment_or_off_the_blocks_are_refused() {
         for (offset, length) in
             [(4 * MIB + 4096, 4096), (4 * MIB, 8192), (u64::MAX - 4095, 4096), (1, 4096), (0, 100), (8 * MIB, 4096)]
         {
-            let refused = area.write(slice(1), offset, vec![1; length].into()).await;
+            let refused = put(&area, 1, offset, vec![1; length]).await;
             assert_eq!(kind(refused), Kind::OutOfRange, "{offset}+{length}");
-            let (refused, _) = area.read(slice(1), offset, Buffer::new(length), 0..length).await;
+            let (refused, _) = area.read(slice(1), offset, Buffer::new(length), 0..length, &mut []).await;
             assert_eq!(kind(refused), Kind::OutOfRange, "{offset}+{length}");
             assert_eq!(kind(area.write_zeroes(slice(1), offset, length as u64, true).await), Kind::OutOfRange);
         }
-        assert_eq!(kind(area.write(slice(3), 0, vec![1; 4096].into()).await), Kind::NoSlice);
+        assert_eq!(kind(put(&area, 3, 0, vec![1; 4096]).await), Kind::NoSlice);
         assert_eq!(read(&area, 2, 0, 4096).await, vec![9; 4096]);
     });
 }

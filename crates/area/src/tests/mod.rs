@@ -109,11 +109,18 @@ async fn made<D: Doors>(doors: &D, pieces: &[PieceSpec]) -> Rc<Area<D>> {
 pub(crate) async fn read<D: Doors>(area: &Area<D>, n: u128, offset: u64, length: usize) -> Vec<u8> {
     let mut buffer = Buffer::new(length);
     buffer.fill(0xEE);
-    let (result, buffer) = area.read(slice(n), offset, buffer, 0..length).await;
+    let (result, buffer) = area.read(slice(n), offset, buffer, 0..length, &mut []).await;
     result.unwrap();
     buffer.to_vec()
 }
 
 pub(crate) async fn write<D: Doors>(area: &Area<D>, n: u128, offset: u64, byte: u8, length: usize) {
-    area.write(slice(n), offset, vec![byte; length].into()).await.unwrap();
+    put(area, n, offset, vec![byte; length]).await.unwrap();
+}
+
+/// Writes with the right checksums.
+async fn put<D: Doors>(area: &Area<D>, n: u128, offset: u64, data: Vec<u8>) -> Result<(), crate::AreaError> {
+    let mut sums = vec![0; data.len() / 4096 * 4];
+    sublet_wire::checksum::write_table(&data[..data.len() / 4096 * 4096], &mut sums);
+    area.write(slice(n), offset, data.into(), &sums).await
 }

@@ -75,7 +75,7 @@ fn test_p2_the_pattern_is_gone_from_the_raw_file() {
             let area = open(&doors, &pieces).await;
             area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
             let secret = b"a former borrower's bytes".repeat(4096);
-            area.write(slice(1), 3 * 4096, secret[..4096 * 20].to_vec().into()).await.unwrap();
+            put(&area, 1, 3 * 4096, secret[..4096 * 20].to_vec()).await.unwrap();
             area.flush().await.unwrap();
             assert!(raw_holds(&pieces[0].path, b"former borrower"));
             area.wipe_slice(slice(1), epoch(2), true, &|_, _| {}).await.unwrap();
