@@ -6,7 +6,7 @@ use super::read;
 
 /// The layers, lowest first. Crates of one layer do not know each other.
 const LAYERS: &[&[&str]] =
-    &[&["types"], &["api", "doors"], &["wire", "link"], &["area", "table", "volume"], &["agent", "client", "manager"], &["cli"]];
+    &[&["types"], &["api", "doors"], &["wire", "link"], &["area", "table", "volume"], &["coordinator"], &["agent", "client", "manager"], &["cli"]];
 
 fn layer(name: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&name))

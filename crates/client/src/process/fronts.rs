@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_api::{ErrorKind, Refusal};
+use sublet_coordinator::Manager;
 use sublet_doors::real::{RealDoors, blocking};
 use sublet_doors::{Clock, Endpoint};
 use sublet_link::{MountHome, socket_path};
 
-use super::manager::Manager;
 use super::session::RUNNING_FILES;
 use super::volume_device::VolumeDevice;
 use crate::clean_up::clear;

@@ -5,7 +5,6 @@ pub mod asker;
 pub mod commands;
 pub mod control;
 pub mod host;
-pub mod manager;
 pub mod ready;
 pub mod signals;
 pub mod volume_device;

@@ -13,6 +13,7 @@ use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
+use sublet_coordinator::{Heard, Manager, Reports as _, close, obey};
 use sublet_doors::real::{RealDoors, boot_id};
 use sublet_doors::{Buffer, Clock, Doors};
 use sublet_link::MountHome;
@@ -21,7 +22,6 @@ use sublet_volume::{Volume, VolumeOptions};
 use super::commands::Stopping;
 use super::control::{self, Asked};
 use super::fronts::{Device, Fronts};
-use super::manager::{Heard, Manager};
 use super::ready::{self, Ready};
 use super::{ClientArgs, commands, manager_urls, state_directory};
 use crate::device::BlockDevice;
@@ -29,10 +29,6 @@ use crate::fuse::block_device::remove_file;
 
 /// Files that only a running client has, besides its pid.
 pub(super) const RUNNING_FILES: [&str; 4] = ["nbd.sock", "control.sock", "ready.json", "device.json"];
-/// How long a clean close may take.
-const CLOSE_MAX: Duration = Duration::from_secs(30);
-/// How long a close may take that waits for nobody.
-const FORCED_CLOSE_MAX: Duration = Duration::from_secs(5);
 /// How long the manager is waited for at the end.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 /// How long the last answer on the control socket may take to leave.
@@ -192,7 +188,7 @@ async fn handle(
 ) -> Option<End> {
     match event {
         Event::Fenced => return Some(End::Fenced),
-        Event::Heard(Heard::Lenders(lenders)) => volume.update_lenders(lenders),
+        Event::Heard(Heard::Answer(answer)) => obey(volume, *answer),
         Event::Heard(Heard::StaleEpoch(text)) => {
             tracing::error!(text, "the manager knows a newer epoch of this volume");
             device.fence();
@@ -317,22 +313,6 @@ async fn finish(
     }
     tracing::info!("the client has ended");
     result
-}
-
-/// Closes the engine; false if that failed or took too long.
-async fn close(doors: &RealDoors, volume: &Engine, force: bool) -> bool {
-    let limit = if force { FORCED_CLOSE_MAX } else { CLOSE_MAX };
-    match doors.timeout(limit, volume.close(force)).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, force, "the path was not closed cleanly");
-            false
-        }
-        Err(_) => {
-            tracing::warn!(force, "closing the path took too long");
-            false
-        }
-    }
 }
 
 fn remove_running_files(home: &MountHome) {

@@ -15,6 +15,7 @@ use sublet_types::{Epoch, VolumeId};
 use sublet_volume::PathStatus;
 
 use super::{Heard, Manager};
+use crate::Reports as _;
 
 const LIMIT: Duration = Duration::from_secs(10);
 

@@ -1,4 +1,5 @@
-//! The link to the manager: reports of the path from threads of their own, and the engine's door to it.
+//! The link to the manager: reports of the path from threads of their own, and the engine's door to it. For clients and lenders
+//! alike.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,14 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
-use sublet_api::request::{ChangeLeg, ClientReport, LegAnswer, LenderAddresses};
-use sublet_api::view::PathState;
-use sublet_api::work::WorkReport;
+use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegAnswer, LenderAddresses};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real::blocking;
 use sublet_link::{Home, ManagerLink};
 use sublet_types::{Epoch, VolumeId};
 use sublet_volume::{ManagerDoor, PathStatus};
+
+use crate::{Reporter, Reports};
 
 /// Pause after a report that did not arrive.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -21,36 +22,23 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// What the reporting threads tell the engine's thread.
 #[derive(Debug)]
 pub enum Heard {
-    /// Where the lenders can be reached now.
-    Lenders(Vec<LenderAddresses>),
+    /// What the manager answered to a report.
+    Answer(Box<ClientAnswer>),
     /// The manager knows a newer epoch of this volume (F4).
     StaleEpoch(String),
-}
-
-/// The path as it was last seen, with a count of its changes.
-#[derive(Clone, Default)]
-struct Seen {
-    path: PathState,
-    reason: String,
-    work: Vec<WorkReport>,
-    version: u64,
-    /// The client is closing the path itself: what happens to it now is no news.
-    closing: bool,
-    leaving: bool,
 }
 
 struct Inner {
     link: ManagerLink,
     home: Option<PathBuf>,
     volume: VolumeId,
-    epoch: Epoch,
-    seen: Mutex<Seen>,
+    reporter: Mutex<Reporter>,
     changed: Condvar,
     /// Held while a report is made and sent, so that an older one never arrives after a newer one. Not by the held report.
     order: Mutex<()>,
 }
 
-/// The manager, as a client needs it. Clones are the same link.
+/// The manager, as a coordinator needs it. Clones are the same link.
 #[derive(Clone)]
 pub struct Manager {
     inner: Arc<Inner>,
@@ -63,53 +51,20 @@ impl Manager {
             link: ManagerLink::new(urls),
             home,
             volume,
-            epoch,
-            seen: Mutex::default(),
+            reporter: Mutex::new(Reporter::new(epoch)),
             changed: Condvar::new(),
             order: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn reporter(&self) -> MutexGuard<'_, Reporter> {
         // The state is valid between any two statements.
-        self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The path has changed: a report goes out at once.
-    pub fn update(&self, status: &PathStatus) {
-        let mut seen = self.seen();
-        let fresh = (&seen.path, &seen.reason, &seen.work) != (&status.path, &status.reason, &status.work);
-        if fresh && !seen.closing {
-            seen.path = status.path;
-            seen.reason.clone_from(&status.reason);
-            seen.work.clone_from(&status.work);
-            seen.version += 1;
-            self.inner.changed.notify_all();
-        }
-    }
-
-    /// The client begins to close the path: no more changes are told.
-    pub fn close(&self) {
-        self.seen().closing = true;
+        self.inner.reporter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn in_order(&self) -> MutexGuard<'_, ()> {
         self.inner.order.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn report(&self, hold: bool) -> (u64, ClientReport) {
-        let seen = self.seen();
-        let report = ClientReport {
-            epoch: self.inner.epoch,
-            path: seen.path,
-            reason: seen.reason.clone(),
-            work: seen.work.clone(),
-            findings: Vec::new(),
-            hold,
-            leaving: false,
-        };
-        (seen.version, report)
     }
 
     fn send(&self, report: ClientReport, heard: &UnboundedSender<Heard>) -> Result<(), Refusal> {
@@ -120,7 +75,7 @@ impl Manager {
             }
         })?;
         self.inner.link.learn(&answer.urls);
-        let _ = heard.unbounded_send(Heard::Lenders(answer.lenders));
+        let _ = heard.unbounded_send(Heard::Answer(Box::new(answer)));
         Ok(())
     }
 
@@ -141,8 +96,8 @@ impl Manager {
     pub fn start(&self, heard: &UnboundedSender<Heard>) -> std::io::Result<()> {
         let (held, own) = (self.clone(), heard.clone());
         thread::Builder::new().name("sublet-report".into()).spawn(move || {
-            while !held.seen().leaving && !own.is_closed() {
-                let (_, report) = held.report(true);
+            while !held.reporter().is_leaving() && !own.is_closed() {
+                let (_, report) = held.reporter().report(true);
                 if let Err(refusal) = held.send(report, &own) {
                     tracing::debug!(%refusal, "a report did not arrive");
                     held.look_for_manager();
@@ -158,19 +113,19 @@ impl Manager {
     fn tell_changes(&self, heard: &UnboundedSender<Heard>) {
         let mut told = 0;
         loop {
-            let mut seen = self.seen();
-            while seen.version == told && !seen.leaving {
-                seen = self.inner.changed.wait(seen).unwrap_or_else(PoisonError::into_inner);
+            let mut reporter = self.reporter();
+            while reporter.version() == told && !reporter.is_leaving() {
+                reporter = self.inner.changed.wait(reporter).unwrap_or_else(PoisonError::into_inner);
             }
-            if seen.leaving || heard.is_closed() {
+            if reporter.is_leaving() || heard.is_closed() {
                 return;
             }
-            drop(seen);
+            drop(reporter);
             let turn = self.in_order();
-            if self.seen().leaving {
+            if self.reporter().is_leaving() {
                 return;
             }
-            let (version, report) = self.report(false);
+            let (version, report) = self.reporter().report(false);
             let result = self.send(report, heard);
             drop(turn);
             match result {
@@ -181,29 +136,29 @@ impl Manager {
             }
         }
     }
+}
 
-    /// Tells that this process ends by itself. A manager that does not answer sees it from the end of the held report.
-    pub async fn leave(&self) {
-        {
-            let mut seen = self.seen();
-            seen.closing = true;
-            seen.leaving = true;
+impl Reports for Manager {
+    fn update(&self, status: &PathStatus) {
+        if self.reporter().update(status) {
             self.inner.changed.notify_all();
         }
+    }
+
+    fn close(&self) {
+        self.reporter().close();
+    }
+
+    /// A manager that does not answer sees it from the end of the held report.
+    async fn leave(&self) {
+        self.reporter().leave();
+        self.inner.changed.notify_all();
         let manager = self.clone();
         blocking(move || {
-            let report = ClientReport {
-                epoch: manager.inner.epoch,
-                path: PathState::None,
-                reason: String::new(),
-                work: Vec::new(),
-                findings: Vec::new(),
-                hold: false,
-                leaving: true,
-            };
+            let report = manager.reporter().farewell();
             let _turn = manager.in_order();
             if let Err(refusal) = manager.inner.link.client_report(manager.inner.volume, report) {
-                tracing::info!(%refusal, "the manager was not told that this client ends");
+                tracing::info!(%refusal, "the manager was not told that this coordinator ends");
             }
         })
         .await;
@@ -227,7 +182,7 @@ impl ManagerDoor for Manager {
         let manager = self.clone();
         blocking(move || {
             let _turn = manager.in_order();
-            let (_, report) = manager.report(false);
+            let (_, report) = manager.reporter().report(false);
             manager.inner.link.client_report(volume, report)
         })
         .await
