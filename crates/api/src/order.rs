@@ -141,6 +141,9 @@ pub struct SliceFacts {
     pub in_sync: Vec<bool>,
     /// Who has borrowed the volume; nobody if it is free.
     pub borrower: Option<ServerId>,
+    /// Whether an administrator defined the volume; otherwise it is dissolved when it is returned.
+    #[serde(default)]
+    pub defined: bool,
 }
 
 /// The exclusive right of one server to one slice (section 5 of the design).

@@ -126,6 +126,9 @@ pub struct SliceReport {
     pub admitted: bool,
     /// A wipe of it has begun and not ended.
     pub wiping: bool,
+    /// That wipe removes the slice from the label at its end.
+    #[serde(default)]
+    pub drop: bool,
     /// The lease that is admitted, or was last.
     #[serde(default)]
     pub lease: Option<LeaseReport>,

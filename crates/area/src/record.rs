@@ -17,6 +17,7 @@ const WIPING: u32 = 1 << 4;
 const BORROWED: u32 = 1 << 5;
 const LEASED: u32 = 1 << 6;
 const DROP: u32 = 1 << 7;
+const DEFINED: u32 = 1 << 8;
 
 /// The lease that is admitted, or was last.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,6 +71,7 @@ impl SliceRecord {
             epoch: self.epoch,
             admitted: self.admitted,
             wiping: self.wipe.is_some(),
+            drop: self.wipe.is_some_and(|wipe| wipe.drop),
             lease: self.lease.as_ref().map(|lease| LeaseReport {
                 borrower: lease.borrower,
                 read_only: lease.read_only,
@@ -94,6 +96,7 @@ impl SliceRecord {
             (facts.borrower.is_some(), BORROWED),
             (self.lease.is_some(), LEASED),
             (self.wipe.is_some_and(|wipe| wipe.drop), DROP),
+            (facts.defined, DEFINED),
         ] {
             flags |= if on { flag } else { 0 };
         }
@@ -136,6 +139,7 @@ impl SliceRecord {
             generation: Generation { number: get.u64(80), random: get.u128(88) },
             in_sync: (0..legs.min(64)).map(|leg| bits >> leg & 1 == 1).collect(),
             borrower: has(BORROWED).then(|| ServerId::from_u128(get.u128(144))),
+            defined: has(DEFINED),
         };
         Some(Self {
             facts,

@@ -45,6 +45,8 @@ pub struct Table {
     pub tasks: BTreeMap<TaskId, TaskRow>,
     /// Events.
     pub events: BTreeMap<u64, EventRow>,
+    /// Stored rows that cannot be read and are kept aside: their keys, and why.
+    pub damaged: Vec<String>,
     /// Volumes that have slices in an area.
     in_area: BTreeMap<AreaId, BTreeSet<VolumeId>>,
 }

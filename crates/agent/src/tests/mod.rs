@@ -57,6 +57,7 @@ fn facts() -> SliceFacts {
         generation: Generation { number: 1, random: 9 },
         in_sync: vec![true],
         borrower: Some(BORROWER),
+        defined: false,
     }
 }
 

@@ -69,6 +69,7 @@ pub(crate) fn facts(n: u128, offset: u64, length: u64) -> SliceFacts {
         generation: generation(1),
         in_sync: vec![true, true],
         borrower: Some(BORROWER),
+        defined: false,
     }
 }
 

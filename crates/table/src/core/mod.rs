@@ -4,6 +4,7 @@
 //! any moment: who is heard of, which orders are out, who waits for an answer. A restarted manager derives the orders anew.
 
 mod commit;
+pub(crate) mod damaged;
 mod orders;
 mod paths;
 mod peers;
@@ -21,8 +22,8 @@ use self::orders::OrderBook;
 use self::paths::PathWatch;
 use self::peers::Peers;
 use crate::change::Change;
-use crate::records::{Key, PoolRow, ROW_VERSION, Row};
-use crate::store::{Store, StoreError};
+use crate::records::{Key, PoolRow, ROW_VERSION, Row, RowError};
+use crate::store::{RawRow, Store, StoreError};
 use crate::table::Table;
 
 /// How long a request for a task is held before it is answered with `running`, in milliseconds; the caller repeats it.
@@ -124,16 +125,30 @@ impl<S: Store> Core<S> {
         let mut table = Table::default();
         let mut bad = Vec::new();
         for raw in &loaded.rows {
+            if let Some(text) = damaged::kept_aside(raw) {
+                table.damaged.push(text);
+                continue;
+            }
             match Row::decode(raw) {
                 Ok(row) => table.put(row),
-                Err(why) => bad.push((raw.key.clone(), why)),
+                Err(newer @ RowError::Newer(_)) => {
+                    let text = format!("the row {} cannot be read: {newer}; use the version of sublet that wrote it", raw.key);
+                    return Err(StoreError::Failed(text));
+                }
+                Err(damaged) => bad.push((raw.clone(), damaged.to_string())),
             }
         }
+        if let Some((raw, why)) = bad.iter().find(|(raw, _)| raw.key == Key::Pool.text()) {
+            // Without it nobody knows whose table this is; a new identity would orphan every area.
+            return Err(StoreError::Failed(format!("the row {} cannot be read: {why}", raw.key)));
+        }
+        let revision = damaged::set_aside(&mut store, loaded.revision, &bad)?;
+        table.damaged.extend(bad.iter().map(|(raw, why)| format!("{}: {why}", raw.key)));
         let next_event = table.events.keys().next_back().map_or(1, |number| number + 1);
         let mut core = Self {
             store,
-            revision: loaded.revision,
-            shown_revision: loaded.revision,
+            revision,
+            shown_revision: revision,
             lenders_revision: 0,
             urls,
             next_event,
@@ -157,21 +172,17 @@ impl<S: Store> Core<S> {
     }
 
     /// What loading itself has to write: the pool row of a new table, and what to know of rows that cannot be read.
-    fn first_change(&self, outside: &mut Outside<'_>, bad: &[(String, String)]) -> Result<Change, StoreError> {
+    fn first_change(&self, outside: &mut Outside<'_>, bad: &[(RawRow, String)]) -> Result<Change, StoreError> {
         let mut change = Change::new();
         change.event("", "the manager has started");
         if self.table.pool.is_none() {
-            if let Some((key, why)) = bad.iter().find(|(key, _)| *key == Key::Pool.text()) {
-                // Without it nobody knows whose table this is; a new identity would orphan every area.
-                return Err(StoreError::Failed(format!("the row {key} cannot be read: {why}")));
-            }
             let pool = PoolId::from_u128((outside.random)());
             let manager = ManagerId::from_u128((outside.random)());
-            change.put(Row::Pool(PoolRow { version: ROW_VERSION, pool, manager }));
+            change.put(Row::Pool(PoolRow { version: ROW_VERSION, pool, manager, rebuild: None }));
             change.event("", format!("new pool {pool}"));
         }
-        for (key, why) in bad {
-            change.event("", format!("the row {key} cannot be read and is set aside: {why}"));
+        for (raw, why) in bad {
+            change.event("", format!("the row {} cannot be read and is set aside: {why}", raw.key));
         }
         for volume in self.table.volumes.values() {
             let is_orphan = volume.task.is_some_and(|id| !self.table.tasks.get(&id).is_some_and(|task| task.is_running()));

@@ -134,6 +134,7 @@ impl<S: Store> Core<S> {
                         epoch: Epoch::default(),
                         admitted: false,
                         wiping: false,
+                        drop: false,
                         lease: None,
                         open: false,
                         unclean: false,

@@ -162,6 +162,7 @@ impl FakeServer {
             epoch: row.epoch,
             admitted: row.admitted,
             wiping: false,
+            drop: false,
             lease: row.lease.clone(),
             open: false,
             unclean: false,

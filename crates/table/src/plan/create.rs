@@ -207,7 +207,7 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
         let refusal = Refusal::new(kind, text).hint("try again, or use other areas; see `sublet server ls`");
         change.delete(Key::Volume(volume.id));
         // A lender may have entered its slice without our knowing: all are wiped and dropped (P2).
-        for row in layout::wipe_rows(volume, volume.epoch.next((context.random)()), true) {
+        for row in layout::wipe_rows(volume, volume.next_epoch((context.random)()), true) {
             change.put(row);
         }
         change.event(volume.name.as_str(), refusal.message.clone());

@@ -37,7 +37,7 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
         let refusal = conflict(format!("volume '{}' was dissolved meanwhile", volume.name), "");
         change.put(failed(task, refusal, context.now_ms));
     }
-    let epoch = volume.epoch.next((context.random)());
+    let epoch = volume.next_epoch((context.random)());
     let keep = volume.defined && !command.dissolve;
     for row in layout::wipe_rows(volume, epoch, !keep) {
         change.put(row);

@@ -52,6 +52,9 @@ pub fn volume(
         task: Some(task),
         frozen: None,
         path: PathRow::default(),
+        epoch_floor: 0,
+        unsettled: false,
+        absent: Vec::new(),
     }
 }
 
@@ -76,6 +79,7 @@ pub fn facts(volume: &VolumeRow, segment_index: usize, leg_index: usize) -> Opti
         generation: segment.generation,
         in_sync: segment.in_sync(),
         borrower: volume.borrower,
+        defined: volume.defined,
     })
 }
 

@@ -45,6 +45,9 @@ fn table(in_sync: &[bool]) -> Table {
         task: None,
         frozen: None,
         path: PathRow::default(),
+        epoch_floor: 0,
+        unsettled: false,
+        absent: Vec::new(),
     })));
     table
 }

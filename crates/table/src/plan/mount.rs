@@ -32,7 +32,7 @@ pub fn plan(table: &Table, volume: &str, command: &Mount, context: &mut Context<
     if volume.lease.as_ref().is_some_and(|lease| lease.state == LeaseState::Closing) {
         return Err(conflict(format!("volume '{}' is still being unmounted", volume.name), "wait for it, see `sublet task ls`"));
     }
-    let epoch = volume.epoch.next((context.random)());
+    let epoch = volume.next_epoch((context.random)());
     let secret = LeaseSecret::from_u128((context.random)());
     let was_mounted = volume.status() == 1;
     let lease = LeaseRow { epoch, secret, read_only: command.read_only, state: LeaseState::Opening, was_mounted };
@@ -174,7 +174,7 @@ fn give_up(
     let text = format!("volume '{}' cannot be mounted: {lenders} did not open the lease: {why}", volume.name);
     let hint = "start `sublet server` there and mount again; `sublet server ls` shows who is lost";
     let refusal = Refusal::new(ErrorKind::LenderUnreachable, text).hint(hint);
-    volume.epoch = volume.epoch.next((context.random)());
+    volume.epoch = volume.next_epoch((context.random)());
     volume.lease = None;
     volume.path = PathRow { state: PathState::None, since_ms: context.now_ms, reason: String::new() };
     let mut change = Change::new();

@@ -79,6 +79,7 @@ fn row_of(report: &AreaReport, server: ServerId) -> AreaRow {
         sequence: report.sequence,
         reclaiming: false,
         strangers: Vec::new(),
+        quarantined: None,
     }
 }
 
@@ -88,6 +89,7 @@ fn known_area(table: &Table, known: &AreaRow, report: &AreaReport, server: Serve
         name: known.name.clone(),
         reclaiming: known.reclaiming,
         strangers: known.strangers.clone(),
+        quarantined: known.quarantined.clone(),
         // An area that cannot be opened does not know its capacity.
         capacity: if report.offline.is_some() { known.capacity } else { report.capacity },
         ..row_of(report, server)

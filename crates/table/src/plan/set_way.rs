@@ -31,7 +31,7 @@ pub fn plan(table: &Table, volume: &str, command: &SetWay, context: &mut Context
     let copies = (command.way == Way::Doubled).then_some(command.copies);
     let layout = create::on_areas(table, context.reachable, command.way, &on, copies, Some(volume.id))?;
     let mut change = Change::new();
-    for row in layout::wipe_rows(volume, volume.epoch.next((context.random)()), true) {
+    for row in layout::wipe_rows(volume, volume.next_epoch((context.random)()), true) {
         change.put(row);
     }
     let mut next = VolumeRow { way: command.way, size: layout.size(), task: Some(command.task), ..volume.clone() };

@@ -52,7 +52,7 @@ pub fn close(table: &Table, volume: &VolumeRow, (id, command): (TaskId, Command)
     let lease = volume.lease.as_ref()?;
     let closed = lease.epoch;
     let mut volume = volume.clone();
-    volume.epoch = volume.epoch.next((context.random)());
+    volume.epoch = volume.next_epoch((context.random)());
     volume.task = Some(id);
     if let Some(lease) = &mut volume.lease {
         lease.state = LeaseState::Closing;

@@ -31,6 +31,9 @@ pub struct AreaRow {
     /// Slices of the label that the table does not know: never touched, and nothing is placed over them (L5).
     #[serde(default)]
     pub strangers: Vec<Stranger>,
+    /// Why the area is not trusted: rolled back, restored or cloned (L2). Nothing new is placed there until it is accepted.
+    #[serde(default)]
+    pub quarantined: Option<String>,
 }
 
 /// A slice that only the label knows.

@@ -8,22 +8,24 @@ mod task;
 mod volume;
 mod wipe;
 
-use serde::Serialize;
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 use sublet_types::{AreaId, ServerId, SliceId, TaskId, VolumeId};
 
 pub use area::{AreaRow, Stranger};
 pub use event::EventRow;
-pub use pool::PoolRow;
+pub use pool::{PoolRow, RebuildRow};
 pub use server::ServerRow;
 pub use task::{Command, Step, TaskRow, TaskState};
-pub use volume::{LastChange, LeaseRow, LeaseState, LegRow, PathRow, Pending, SegmentRow, VolumeRow};
+pub use volume::{AbsentLeg, LastChange, LeaseRow, LeaseState, LegRow, PathRow, Pending, SegmentRow, VolumeRow};
 pub use wipe::WipeRow;
 
 use crate::store::RawRow;
 
-/// The version of all rows that this software writes. A row of a higher version is quarantined.
-pub const ROW_VERSION: u32 = 1;
+/// The version of all rows that this software writes. Version 2 added what a rebuild and the distrust of areas need; rows of
+/// version 1 are read, with nothing of it. A table with a row of a higher version is refused.
+pub const ROW_VERSION: u32 = 2;
 
 /// Which row.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -109,11 +111,11 @@ impl Row {
         Ok(RawRow { key: self.key().text(), json })
     }
 
-    /// Reads a stored row.
+    /// Reads a stored row, of this version or of an older one.
     ///
     /// # Errors
-    /// A text for people, if the row cannot be understood.
-    pub fn decode(raw: &RawRow) -> Result<Self, String> {
+    /// [`RowError`].
+    pub fn decode(raw: &RawRow) -> Result<Self, RowError> {
         let kind = raw.key.split('/').next().unwrap_or_default();
         let row = match kind {
             "pool" => Row::Pool(read(&raw.json)?),
@@ -123,21 +125,40 @@ impl Row {
             "wipe" => Row::Wipe(read(&raw.json)?),
             "task" => Row::Task(Box::new(read(&raw.json)?)),
             "event" => Row::Event(read(&raw.json)?),
-            other => return Err(format!("it is of the unknown kind '{}'", other.escape_default())),
+            other => return Err(RowError::Damaged(format!("it is of the unknown kind '{}'", other.escape_default()))),
         };
         let inside = row.key().text();
-        if inside == raw.key { Ok(row) } else { Err(format!("it says of itself that it is {inside}")) }
+        if inside == raw.key { Ok(row) } else { Err(RowError::Damaged(format!("it says of itself that it is {inside}"))) }
     }
 }
 
-fn read<T: DeserializeOwned + Serialize>(json: &[u8]) -> Result<T, String> {
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        version: u32,
+/// Why a stored row cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RowError {
+    /// It makes no sense: it is set aside, the rest is used.
+    Damaged(String),
+    /// A newer version of this software wrote it: the whole table is refused, for what an older one would make of it nobody knows.
+    Newer(u32),
+}
+
+impl fmt::Display for RowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RowError::Damaged(why) => f.write_str(why),
+            RowError::Newer(version) => write!(f, "it has version {version}, this software reads up to {ROW_VERSION}"),
+        }
     }
-    let versioned: Versioned = serde_json::from_slice(json).map_err(|error| format!("it is damaged: {error}"))?;
-    if versioned.version > ROW_VERSION {
-        return Err(format!("it has version {}, this software reads up to {ROW_VERSION}", versioned.version));
+}
+
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, RowError> {
+    let damaged = |error: serde_json::Error| RowError::Damaged(format!("it is damaged: {error}"));
+    let mut value: serde_json::Value = serde_json::from_slice(json).map_err(damaged)?;
+    let version = value.get("version").and_then(serde_json::Value::as_u64);
+    match version {
+        None => return Err(RowError::Damaged("it is damaged: it has no version".to_owned())),
+        Some(newer) if newer > u64::from(ROW_VERSION) => return Err(RowError::Newer(u32::try_from(newer).unwrap_or(u32::MAX))),
+        // What an older version did not have gets its default; the row is written as one of this version.
+        Some(_) => value["version"] = ROW_VERSION.into(),
     }
-    serde_json::from_slice(json).map_err(|error| format!("it is damaged: {error}"))
+    serde_json::from_value(value).map_err(damaged)
 }

@@ -35,12 +35,38 @@ pub struct VolumeRow {
     /// The path as last seen.
     #[serde(default)]
     pub path: PathRow,
+    /// No epoch up to this number is issued: after a rebuild of the table nobody knows which ones were issued before and never
+    /// reached a label that was seen (R1).
+    #[serde(default)]
+    pub epoch_floor: u64,
+    /// The row was made from labels that are not all there or contradict each other (R1): it is frozen, and made anew from the
+    /// labels until it is settled.
+    #[serde(default)]
+    pub unsettled: bool,
+    /// Copies that were missing when an administrator accepted the volume without them: they return stale (R1).
+    #[serde(default)]
+    pub absent: Vec<AbsentLeg>,
+}
+
+/// See [`VolumeRow::absent`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct AbsentLeg {
+    /// Which segment, counted from 0.
+    pub segment: u32,
+    /// Which leg of it by the label, counted from 0.
+    pub leg: u32,
 }
 
 impl VolumeRow {
     /// All legs with the number of their segment.
     pub fn legs(&self) -> impl Iterator<Item = (usize, &LegRow)> {
         self.segments.iter().enumerate().flat_map(|(index, segment)| segment.legs.iter().map(move |leg| (index, leg)))
+    }
+
+    /// The epoch after the present one, above any that was ever issued (F1, R1).
+    #[must_use]
+    pub fn next_epoch(&self, random: u128) -> Epoch {
+        Epoch { number: self.epoch.number.max(self.epoch_floor) + 1, random }
     }
 
     /// 1 from mount until unmount, else 0 (seed: status information).

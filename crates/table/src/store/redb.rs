@@ -10,8 +10,11 @@ const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const REVISION: &str = "revision";
 const FORMAT: &str = "format";
-/// The layout of this file: two tables as above. Rows carry versions of their own.
-const FORMAT_NOW: u64 = 1;
+/// The layout of this file: two tables as above. Rows carry versions of their own. Format 1 is laid out alike, but its software
+/// would not see what rows of version 2 say: so a file is one of format 2 from its first opening on.
+const FORMAT_NOW: u64 = 2;
+/// The oldest format that is read.
+const FORMAT_OLDEST: u64 = 1;
 
 /// A store in a redb file. The file is locked as long as it is open.
 pub struct RedbStore {
@@ -46,13 +49,13 @@ impl RedbStore {
             let mut numbers = write.open_table(NUMBERS).map_err(failed)?;
             let format = numbers.get(FORMAT).map_err(failed)?.map(|value| value.value());
             match format {
-                None => {
+                Some(FORMAT_NOW) => {}
+                None | Some(FORMAT_OLDEST..FORMAT_NOW) => {
                     numbers.insert(FORMAT, FORMAT_NOW).map_err(failed)?;
                 }
-                Some(FORMAT_NOW) => {}
                 Some(other) => {
                     return Err(StoreError::Failed(format!(
-                        "{} has format {other}, this version reads {FORMAT_NOW}; use the version of sublet that wrote it, or a newer one",
+                        "{} has format {other}, this version reads {FORMAT_OLDEST} to {FORMAT_NOW}; use the version of sublet that wrote it, or a newer one",
                         path.display()
                     )));
                 }
