@@ -11,6 +11,7 @@ use sublet_doors::local::Semaphore;
 use sublet_types::{AreaId, ServerId, SliceId};
 use sublet_wire::message::Announce;
 
+use crate::coordinations::{Coordinate, Coordinations};
 use crate::gate::{Closing, Gate};
 use crate::limits::DRAIN_TIME_MAX;
 
@@ -60,6 +61,7 @@ pub struct Agent<D: Doors> {
     /// Who waits to carry out an order for a slice.
     order_queues: RefCell<BTreeMap<SliceId, Rc<Semaphore>>>,
     on_announce: RefCell<Option<Box<OnAnnounce>>>,
+    pub(crate) coordinations: Rc<Coordinations>,
 }
 
 /// Hears where the manager says it is now; the error says why it is not believed. Must not block.
@@ -85,6 +87,7 @@ impl<D: Doors> Agent<D> {
             draining: Cell::new(false),
             order_queues: RefCell::default(),
             on_announce: RefCell::default(),
+            coordinations: Rc::default(),
         })
     }
 
@@ -107,6 +110,16 @@ impl<D: Doors> Agent<D> {
     /// Who hears when a manager announces itself; without it announcements are refused.
     pub fn set_on_announce(&self, hear: Box<OnAnnounce>) {
         self.on_announce.replace(Some(hear));
+    }
+
+    /// How a volume that is not mounted is coordinated (F5); without it such orders are refused.
+    pub fn set_coordinate(&self, how: Box<Coordinate>) {
+        self.coordinations.set_how(how);
+    }
+
+    /// How many volumes are being coordinated.
+    pub fn coordinating(&self) -> usize {
+        self.coordinations.count()
     }
 
     pub(crate) fn announced(&self, announce: Announce) -> Result<(), &'static str> {
@@ -186,6 +199,10 @@ impl<D: Doors> Agent<D> {
     /// to end.
     pub async fn drain(&self) {
         self.draining.set(true);
+        // First: a leg of theirs may be one of this server's.
+        if self.doors.timeout(DRAIN_TIME_MAX, self.coordinations.stop_all()).await.is_err() {
+            tracing::warn!("volumes that are coordinated here could not be closed in time; stopping without that");
+        }
         let gates = self.gates();
         let all = async {
             for gate in &gates {

@@ -7,6 +7,7 @@
 
 mod agent;
 mod connection;
+mod coordinations;
 pub mod daemon;
 mod gate;
 mod handshake;
@@ -22,4 +23,5 @@ mod search;
 mod tests;
 
 pub use agent::Agent;
+pub use coordinations::Coordinate;
 pub use daemon::{ServerArgs, run};

@@ -27,6 +27,8 @@ pub const SEARCH_STEP: u64 = 256 << 10;
 pub const SEARCH_STEP_FIRST: u64 = 16 << 10;
 /// The stretch for which a search asks the extents at once, in bytes.
 pub const SEARCH_WINDOW: u64 = 256 << 20;
+/// Volumes that are not mounted and that one server coordinates at the same time (F5).
+pub const COORDINATIONS_MAX: usize = 64;
 /// Orders and questions of the control threads that wait for the data thread.
 pub const COMMANDS_MAX: usize = 256;
 /// Connections at the control socket at the same time.

@@ -84,9 +84,14 @@ impl<D: Doors> Agent<D> {
                 Err(Refusal::new(ErrorKind::BadRequest, format!("the label of area {name} has no room for tombstones")))
             }
             Order::RenameArea { area, name } => self.ordered(*area)?.area.rename(name).await.map_err(|e| e.refusal()),
-            Order::Coordinate { .. } => Err(Refusal::new(ErrorKind::Conflict, "this server does not coordinate background work")),
-            // Nothing goes on here that could be stopped.
-            Order::StopCoordinating { .. } => Ok(()),
+            Order::Coordinate { mounting } if mounting.borrower == self.server && !self.is_draining() => {
+                self.coordinations.begin(&self.doors, mounting)
+            }
+            Order::Coordinate { .. } => Err(Refusal::new(ErrorKind::Conflict, "this server does not coordinate that volume now")),
+            Order::StopCoordinating { volume, epoch, .. } => {
+                self.coordinations.stop(*volume, *epoch).await;
+                Ok(())
+            }
         }
     }
 

@@ -28,7 +28,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use futures_channel::mpsc;
+use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
+use sublet_coordinator::{Manager, Reports as _, coordinate};
 use sublet_doors::real::{self, RealDoors, RealListener};
 use sublet_doors::{Clock, Doors, Endpoint, Listener, Net, Rng};
 use sublet_link::manager::base_url;
@@ -36,7 +39,10 @@ use sublet_link::{Home, ManagerLink, PidFile};
 use sublet_types::limits::AGENT_PORT;
 use sublet_types::{Address, Name};
 
+use sublet_volume::PathStatus;
+
 use crate::agent::Agent;
+use crate::coordinations::Coordinate;
 use data::DataHandle;
 use state::{Daemon, Facts};
 
@@ -144,6 +150,7 @@ async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Ref
     }
     let (hear, heard) = announced::channel(&daemon);
     agent.set_on_announce(hear);
+    agent.set_coordinate(coordination(&doors, &daemon));
     let control = control::listen(&daemon)?;
     spawn(&daemon, "announced", move |daemon| announced::believe(daemon, &heard))?;
     spawn(&daemon, "areas", areas::watch)?;
@@ -160,6 +167,28 @@ async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Ref
     let _ = fs::remove_file(daemon.home.control_socket());
     agent.drain().await;
     outcome
+}
+
+/// How this server coordinates a volume that is not mounted (F5): with the engine of a client, on the data thread, and with a link
+/// to the manager of its own.
+fn coordination(doors: &RealDoors, daemon: &Arc<Daemon>) -> Box<Coordinate> {
+    let (doors, daemon) = (doors.clone(), Arc::clone(daemon));
+    Box::new(move |info, stop| {
+        let home = daemon.home.root().to_owned();
+        let manager = Manager::new(daemon.link.urls(), Some(home), info.volume, info.epoch);
+        let (doors, boot) = (doors.clone(), daemon.facts.boot);
+        Box::pin(async move {
+            let (hear, heard) = mpsc::unbounded();
+            let reason = "the path is being opened".to_owned();
+            manager.update(&PathStatus { path: PathState::Lost, reason, ..PathStatus::default() });
+            if let Err(error) = manager.start(&hear) {
+                tracing::error!(%error, "a coordination cannot report to the manager, and is not begun");
+                return false;
+            }
+            drop(hear);
+            coordinate(doors, manager, info, boot, heard, &stop).await
+        })
+    })
 }
 
 fn spawn(daemon: &Arc<Daemon>, name: &str, work: impl FnOnce(&Arc<Daemon>) + Send + 'static) -> Result<(), Refusal> {

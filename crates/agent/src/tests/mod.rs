@@ -1,5 +1,6 @@
 //! The agent over real doors on loopback, with a real area in a temporary directory.
 
+mod coordinating;
 mod data;
 mod doors;
 mod fencing;
@@ -98,12 +99,17 @@ pub(super) struct Lender {
     pub(super) doors: SlowDoors,
     pub(super) agent: Rc<Agent<SlowDoors>>,
     pub(super) pieces: Vec<PieceSpec>,
-    address: Address,
+    pub(super) address: Address,
     _dir: tempfile::TempDir,
 }
 
 impl Lender {
     async fn start(real: RealDoors) -> Self {
+        Self::of(real, LENDER, AREA).await
+    }
+
+    /// A lender of that id with an area of that id.
+    pub(super) async fn of(real: RealDoors, server: ServerId, id: AreaId) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a1.area");
         let length = file_size_for(16 * MIB);
@@ -112,14 +118,14 @@ impl Lender {
         let doors = SlowDoors { real, gate: Rc::new(DiskGate::default()) };
         let spec = FormatSpec {
             pool: PoolId::from_u128(1),
-            area: AREA,
-            server: LENDER,
+            area: id,
+            server,
             name: "a1".parse().unwrap(),
             pieces: pieces.clone(),
             sparse: true,
         };
         Area::format(&doors, &spec).await.unwrap();
-        let agent = Agent::new(doors.clone(), LENDER);
+        let agent = Agent::new(doors.clone(), server);
         let listener = doors.listen(&Endpoint::Tcp(Address::new("127.0.0.1", 0))).await.unwrap();
         let address = listener.local_address().unwrap();
         let own = Rc::clone(&agent);
@@ -173,7 +179,7 @@ impl Lender {
             Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION, features: 0, server: BORROWER, nonce: 3 };
         let (reply, payload) = peer.ask(Op::Hello, 0, 0, &hello.encode()).await;
         assert_eq!(reply.status, Status::Ok);
-        assert_eq!(HelloReply::decode(&payload).unwrap().server, LENDER);
+        assert_eq!(HelloReply::decode(&payload).unwrap().server, self.agent.server);
         peer
     }
 
@@ -191,8 +197,13 @@ impl Lender {
 
     /// What lies on the disk at an offset of the slice, read without the agent.
     pub(super) async fn on_disk(&self, offset: u64, length: usize) -> Vec<u8> {
-        let served = self.agent.served(AREA).unwrap_or_else(|_| panic!("the area is served"));
-        let (result, buffer) = served.area.read(SLICE, offset, Buffer::new(length), 0..length, &mut []).await;
+        self.bytes(AREA, SLICE, offset, length).await
+    }
+
+    /// The same of any area and slice.
+    pub(super) async fn bytes(&self, area: AreaId, slice: SliceId, offset: u64, length: usize) -> Vec<u8> {
+        let served = self.agent.served(area).unwrap_or_else(|_| panic!("the area is served"));
+        let (result, buffer) = served.area.read(slice, offset, Buffer::new(length), 0..length, &mut []).await;
         result.unwrap();
         buffer.to_vec()
     }
