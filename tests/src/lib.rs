@@ -13,6 +13,7 @@ pub mod model;
 pub mod nbd;
 pub mod pool;
 pub mod postgres;
+pub mod power;
 pub mod process;
 pub mod random;
 pub mod run;

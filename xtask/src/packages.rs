@@ -24,8 +24,11 @@ pub const TEST: &[Need] = &[
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("rsync", "rsync"),
-    ("psql", "postgresql"),
+    ("pg_ctlcluster", "postgresql"),
 ];
+
+/// What the power cuts of the soak need beyond the tests; the guest's kernel is only downloaded.
+pub const SOAK: &[Need] = &[("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("cpio", "cpio")];
 
 fn found(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();

@@ -79,6 +79,7 @@ pub fn torture(top: &Path, seconds: &str, seed: Option<&str>) -> Result<(), Stri
 pub fn soak(top: &Path, seconds: &str) -> Result<(), String> {
     let seconds = seconds_of(seconds)?;
     packages::install(packages::TEST)?;
+    packages::install(packages::SOAK)?;
     cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
     let args = ["test", "--package", "sublet-tests", "--", "--ignored", "--test-threads=1", "--nocapture"];
     cargo(top, &args, &[("SUBLET_SOAK_SECONDS", seconds), ("SUBLET_TEST_PROFILE", "release")])

@@ -64,6 +64,18 @@ impl Nets {
         vec!["nsenter".to_owned(), format!("--net=/run/netns/{}", self.name(node))]
     }
 
+    /// A network device for a virtual machine on the same bridge; the words that, put before a command line, make it run
+    /// where the device is.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub fn tap(&self, device: &str) -> Vec<String> {
+        let hub = hub(&self.tag);
+        sh("ip", &["-n", &hub, "tuntap", "add", "dev", device, "mode", "tap"]);
+        sh("ip", &["-n", &hub, "link", "set", device, "master", "br0", "up"]);
+        vec!["nsenter".to_owned(), format!("--net=/run/netns/{hub}")]
+    }
+
     /// That command, run there.
     pub fn inside(&self, node: usize, command: Command) -> Command {
         let mut words = self.prefix(node).into_iter();

@@ -1,6 +1,7 @@
 //! The pool that is tortured: a manager and five servers, each in a network namespace of its own where this machine can make
 //! them; server-a and server-b borrow volumes of all usage ways from the other three.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -65,17 +66,17 @@ pub struct Site {
     pub pool: Pool,
     addresses: Vec<String>,
     /// The boot identity that each server is started with, once it has been "rebooted".
-    boots: Mutex<[Option<u64>; SERVERS]>,
+    boots: Mutex<BTreeMap<usize, u64>>,
 }
 
 impl Site {
-    /// Starts everything, lends areas, makes the volumes and mounts them as sockets.
+    /// Starts a manager and so many servers that lend nothing.
     ///
     /// # Panics
     /// Something does not come up.
-    pub fn new() -> Self {
+    pub fn bare(servers: usize) -> Self {
         let pool = if Nets::possible() {
-            Pool::inside(Nets::new(SERVERS + 1))
+            Pool::inside(Nets::new(servers + 1))
         } else {
             eprintln!("no network namespaces here (they need root, iproute2 and nftables): without partitions");
             Pool::empty(scratch())
@@ -84,15 +85,24 @@ impl Site {
             Some(_) => format!("{}:7470", Nets::address(node)),
             None => format!("127.0.0.1:{}", free_port("127.0.0.1")),
         };
-        let addresses = (0..=SERVERS).map(address).collect();
+        let addresses = (0..=servers).map(address).collect();
         let site = Self { pool, addresses, boots: Mutex::default() };
         site.start(Daemon::Manager);
-        for server in 0..SERVERS {
+        for server in 0..servers {
             site.start(Daemon::Server(server));
         }
-        for server in 0..SERVERS {
+        for server in 0..servers {
             site.wait_up(server);
         }
+        site
+    }
+
+    /// Starts everything, lends areas, makes the volumes and mounts them as sockets.
+    ///
+    /// # Panics
+    /// Something does not come up.
+    pub fn new() -> Self {
+        let site = Self::bare(SERVERS);
         for server in LENDERS {
             let letter = char::from(b'a' + server as u8);
             for (number, size) in [(1, "80M"), (2, "28M")] {
@@ -133,9 +143,7 @@ impl Site {
 
     /// From now on the server is started as after a restart of its machine.
     pub fn reboot(&self, server: usize, boot: u64) {
-        if let Some(place) = self.boots.lock().unwrap().get_mut(server) {
-            *place = Some(boot);
-        }
+        self.boots.lock().unwrap().insert(server, boot);
     }
 
     /// Starts a process; it need not come up at once.
@@ -155,7 +163,7 @@ impl Site {
                 let words = ["--manager", &url, "server", "--data", &home, "--listen", own, "--name", &name(server)];
                 line.push(program);
                 line.extend(words.map(str::to_owned));
-                if let Some(boot) = self.boots.lock().unwrap()[server] {
+                if let Some(boot) = self.boots.lock().unwrap().get(&server) {
                     env.push(("SUBLET_BOOT_ID", format!("{boot:032x}")));
                 }
             }

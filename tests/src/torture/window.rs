@@ -11,6 +11,7 @@ use crate::random::Random;
 pub const BLOCK: usize = 4096;
 const MAGIC: u64 = 0x7375_626c_6574_2e31;
 const HEADER: usize = 32;
+const SECTOR: usize = 512;
 
 /// What a block holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,8 @@ pub enum Value {
     Zero,
     /// The bytes of the operation with this number.
     Written(u64),
+    /// A mixture of sectors of several operations, which a power cut has left; with their hash.
+    Torn(u64),
 }
 
 /// One operation on a block.
@@ -37,6 +40,8 @@ struct Operation {
 #[derive(Clone, Debug)]
 pub struct Window {
     operations: Vec<Operation>,
+    /// True from a loss on until it is written again: disks tear a block at the borders of sectors.
+    torn: bool,
 }
 
 /// The bytes of a block after operation `number` on it.
@@ -75,7 +80,8 @@ pub fn parse(volume: u64, block: u64, bytes: &[u8]) -> Result<Value, String> {
 impl Window {
     /// A block that was never written.
     pub fn new() -> Self {
-        Self { operations: vec![Operation { value: Value::Zero, issued: 0, ended: Some(0), answered: true }] }
+        let never = Operation { value: Value::Zero, issued: 0, ended: Some(0), answered: true };
+        Self { operations: vec![never], torn: false }
     }
 
     /// An operation was sent at `now`.
@@ -88,6 +94,7 @@ impl Window {
         if let Some(operation) = self.operations.iter_mut().find(|o| o.issued == issued && o.ended.is_none()) {
             operation.ended = Some(now);
             operation.answered = true;
+            self.torn = false;
         }
     }
 
@@ -111,6 +118,7 @@ impl Window {
 
     /// The volume failed loudly, or its client and lender lost power: everything since the last flush may be gone, or not.
     pub fn lost(&mut self, now: u64) {
+        self.torn = self.operations.len() > 1;
         for operation in &mut self.operations {
             operation.ended = Some(now);
             operation.answered = false;
@@ -136,6 +144,28 @@ impl Window {
             operation.answered = true;
         }
         Ok(())
+    }
+
+    /// As [`Window::read`], for bytes that are no whole block: after a loss, every sector of it may be that of another
+    /// operation.
+    ///
+    /// # Errors
+    /// They are not, or nothing was lost.
+    pub fn read_torn(&mut self, volume: u64, block: u64, bytes: &[u8], sent: u64) -> Result<(), String> {
+        let value = Value::Torn(bytes.iter().fold(MAGIC, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)));
+        if self.torn && self.operations.iter().all(|o| o.value != value) {
+            let written = |o: &Operation| match o.value {
+                Value::Zero => Some(vec![0; BLOCK]),
+                Value::Written(number) => Some(fill(volume, block, number)),
+                Value::Torn(_) => None,
+            };
+            let possible: Vec<Vec<u8>> = self.operations.iter().filter_map(written).collect();
+            let from = |at: usize| possible.iter().any(|whole| whole.get(at..at + SECTOR) == bytes.get(at..at + SECTOR));
+            if (0..BLOCK).step_by(SECTOR).all(from) {
+                self.operations.push(Operation { value, issued: sent, ended: Some(sent), answered: false });
+            }
+        }
+        self.read(value, sent)
     }
 
     fn explain(&self, value: Value, sent: u64) -> String {
@@ -236,6 +266,24 @@ mod tests {
         window.clone().read(Value::Written(1), 7).unwrap();
         window.clone().read(Value::Written(3), 7).unwrap();
         assert!(window.read(Value::Zero, 7).is_err());
+    }
+
+    #[test]
+    fn a_torn_block_is_right_only_after_a_loss_and_only_of_what_was_in_the_window() {
+        let (old, new) = (fill(7, 3, 1), fill(7, 3, 5));
+        let torn = [&old[..1024], &new[1024..]].concat();
+        let mut window = Window::new();
+        written(&mut window, 1, 2);
+        window.flush(3);
+        written(&mut window, 5, 6);
+        assert!(window.read_torn(7, 3, &torn, 7).is_err());
+        window.lost(8);
+        assert!(window.clone().read_torn(7, 3, &[&fill(7, 3, 4)[..512], &new[512..]].concat(), 9).is_err());
+        window.read_torn(7, 3, &torn, 9).unwrap();
+        window.read_torn(7, 3, &torn, 10).unwrap();
+        assert!(window.read(Value::Written(5), 11).is_err(), "it changed by itself");
+        written(&mut window, 12, 13);
+        assert!(window.read_torn(7, 3, &torn, 14).is_err());
     }
 
     #[test]

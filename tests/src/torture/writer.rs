@@ -33,6 +33,8 @@ pub struct Load<'a> {
     pub over: AtomicBool,
     /// Volumes whose client was killed on purpose and was not mounted again yet.
     pub killed: Mutex<BTreeSet<String>>,
+    /// Volumes whose only lender lost power while their client was killed: what was not flushed may be gone (W1).
+    pub powerless: Mutex<BTreeSet<String>>,
     /// Volumes that answered a request with an error.
     pub failures: AtomicU64,
 }
@@ -40,7 +42,13 @@ pub struct Load<'a> {
 impl<'a> Load<'a> {
     /// Nothing has happened.
     pub fn new(pool: &'a Pool, timeline: &'a Timeline) -> Self {
-        Self { pool, timeline, over: AtomicBool::new(false), killed: Mutex::default(), failures: AtomicU64::new(0) }
+        let (killed, powerless) = (Mutex::default(), Mutex::default());
+        Self { pool, timeline, over: AtomicBool::new(false), killed, powerless, failures: AtomicU64::new(0) }
+    }
+
+    /// Held by everybody who takes part.
+    pub fn ends_all(&self) -> EndsAll<'_> {
+        EndsAll(self)
     }
 
     /// Unmounts what has failed, mounts the volume again, as a user would, as often as it takes.
@@ -65,6 +73,18 @@ impl<'a> Load<'a> {
             let away = self.over.load(Ordering::SeqCst) && begun.elapsed() > HEAL_LIMIT;
             assert!(!away, "{volume} cannot be mounted again");
             std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+/// Ends the load when a user fails, so that the others do not go on for long.
+pub struct EndsAll<'a>(&'a Load<'a>);
+
+impl Drop for EndsAll<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.timeline.note("a user has failed");
+            self.0.over.store(true, Ordering::SeqCst);
         }
     }
 }
@@ -100,6 +120,8 @@ pub struct Writer {
     windows: Vec<Window>,
     flying: HashMap<u64, Flying>,
     clock: u64,
+    /// One operation in so many is a flush.
+    pub flush_one_in: u64,
     /// Operations that were answered.
     pub answered: u64,
     /// The longest that an operation took.
@@ -118,6 +140,7 @@ impl Writer {
             windows: vec![Window::new(); blocks],
             flying: HashMap::new(),
             clock: 0,
+            flush_one_in: 60,
             answered: 0,
             slowest: Duration::ZERO,
         }
@@ -175,7 +198,10 @@ impl Writer {
         loop {
             let over = load.over.load(Ordering::SeqCst);
             if over && self.flying.is_empty() {
-                nbd.flush().map_err(|e| self.ended(load, &e))?;
+                let done = nbd.call(&Op::Flush).map_err(|e| self.ended(load, &e))?;
+                if done.error != 0 {
+                    return Err(End::Failed(format!("error {} of the last flush", done.error)));
+                }
                 let now = self.tick();
                 self.windows.iter_mut().for_each(|w| w.flush(now));
                 return Ok(());
@@ -225,7 +251,7 @@ impl Writer {
 
     fn choose(&mut self) -> (Op, Range<u64>, Kind) {
         let blocks = self.windows.len() as u64;
-        if self.random.below(60) == 0 {
+        if self.random.below(self.flush_one_in) == 0 {
             return (Op::Flush, 0..0, Kind::Flush);
         }
         let read = self.random.below(3) == 0;
@@ -287,7 +313,10 @@ impl Writer {
         let (volume, id) = (self.volume.clone(), self.id);
         for (block, bytes) in (first..).zip(data.chunks(BLOCK)) {
             let window = &mut self.windows[block as usize];
-            let found = parse(id, block, bytes).and_then(|value| window.read(value, sent));
+            let found = match parse(id, block, bytes) {
+                Ok(value) => window.read(value, sent),
+                Err(why) => window.read_torn(id, block, bytes, sent).map_err(|_| why),
+            };
             if let Err(why) = found {
                 panic!("{volume}, block {block}, {when}: {why}");
             }
@@ -296,21 +325,16 @@ impl Writer {
 
     fn mount_again(&mut self, load: &Load<'_>, failed: bool) {
         load.mount_again(self.server, &self.volume, failed);
+        let powerless = load.powerless.lock().unwrap().remove(&self.volume);
         let now = self.tick();
         self.flying.clear();
         for window in &mut self.windows {
-            if failed {
+            if failed || powerless {
                 window.lost(now);
             } else {
                 window.fenced(now);
             }
         }
-    }
-
-    /// Power was cut: what was not flushed may be gone.
-    pub fn power_cut(&mut self) {
-        let now = self.tick();
-        self.windows.iter_mut().for_each(|w| w.lost(now));
     }
 
     /// Reads the whole volume and checks every block.
