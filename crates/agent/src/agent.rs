@@ -13,7 +13,7 @@ use sublet_wire::message::Announce;
 
 use crate::coordinations::{Coordinate, Coordinations};
 use crate::gate::{Closing, Gate};
-use crate::limits::DRAIN_TIME_MAX;
+use crate::limits::{COOL_INTERVAL, DRAIN_TIME_MAX};
 
 /// An area that is served.
 pub(crate) struct Served<D: Doors> {
@@ -21,6 +21,8 @@ pub(crate) struct Served<D: Doors> {
     /// What it lies on, for people.
     place: String,
     gates: RefCell<BTreeMap<SliceId, Rc<Gate>>>,
+    /// Whether somebody looks for regions that can cool by themselves.
+    cooling: Cell<bool>,
 }
 
 impl<D: Doors> Served<D> {
@@ -35,6 +37,37 @@ impl<D: Doors> Served<D> {
         if self.area.slice_facts(slice).is_none() {
             self.gates.borrow_mut().remove(&slice);
         }
+    }
+
+    /// Regions of slices with one leg cool by themselves (H2), and checksums of what stays hot are written now and then (K2).
+    /// Somebody looks for them as long as there are any, and nobody otherwise: an idle server does nothing.
+    pub(crate) fn wake_cooler(self: &Rc<Self>, doors: &D) {
+        if self.cooling.replace(true) {
+            return;
+        }
+        // Only while it looks does it keep the area, and its lock.
+        let (own, timer) = (Rc::downgrade(self), doors.clone());
+        doors.spawn(async move {
+            loop {
+                timer.sleep(COOL_INTERVAL).await;
+                let Some(served) = own.upgrade() else { return };
+                if let Err(error) = served.area.cool_idle(timer.now()).await {
+                    tracing::warn!(area = %served.area.name(), %error, "regions could not be cooled");
+                }
+                if !served.may_cool() {
+                    served.cooling.set(false);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether regions are hot. Those of several legs stay so without a session: nobody but its client may cool them.
+    fn may_cool(&self) -> bool {
+        let gates = self.gates.borrow();
+        let in_use = |slice| gates.get(&slice).is_some_and(|gate| gate.sessions() > 0);
+        let slices = self.area.report(&self.place).slices;
+        slices.iter().any(|slice| slice.hot > 0 && (slice.facts.legs == 1 || in_use(slice.facts.slice)))
     }
 
     pub(crate) fn gates(&self) -> Vec<Rc<Gate>> {
@@ -131,8 +164,11 @@ impl<D: Doors> Agent<D> {
 
     /// Serves an open area from now on. `place` says for people what it lies on.
     pub fn add_area(&self, area: Rc<Area<D>>, place: &str) {
-        let served = Served { area: Rc::clone(&area), place: place.to_owned(), gates: RefCell::default() };
-        self.areas.borrow_mut().insert(area.id(), Place::Online(Rc::new(served)));
+        let gates = RefCell::default();
+        let served = Rc::new(Served { area: Rc::clone(&area), place: place.to_owned(), gates, cooling: Cell::new(false) });
+        // What was hot when it was last in use.
+        served.wake_cooler(&self.doors);
+        self.areas.borrow_mut().insert(area.id(), Place::Online(served));
     }
 
     /// An area that this agent ought to serve and cannot: its clients are told to try again later, not that it is unknown.

@@ -6,7 +6,9 @@ use sublet_doors::local::{Permit, Semaphore};
 use sublet_doors::{Conn, ConnReader, ConnWriter, Doors};
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX, SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
 use sublet_wire::checksum::table_size;
-use sublet_wire::message::{CONTROL_PAYLOAD_MAX, Close, Message, Search, SetState};
+use sublet_wire::message::{
+    CONTROL_PAYLOAD_MAX, Clear, Close, Cool, MapRequest, Message, Search, Seed, SetState, VERIFY_SIZE_MAX,
+};
 use sublet_wire::{FRAME_SIZE, Op, ReplyFrame, RequestFrame, Status};
 
 use crate::agent::{Agent, Served};
@@ -181,7 +183,11 @@ async fn receive<D: Doors, R: ConnReader>(shared: &Rc<Shared<D>>, receiver: &mut
             end_session(shared, &frame, &close).await;
             return End::Closed;
         }
-        let data = if frame.op == Op::Read { frame.length.min(REQUEST_SIZE_MAX as u32) } else { frame.payload };
+        let data = match frame.op {
+            Op::Read => frame.length.min(REQUEST_SIZE_MAX as u32),
+            Op::Verify => frame.length.min(VERIFY_SIZE_MAX as u32),
+            _ => frame.payload,
+        };
         let permits = shared.admit(data.into()).await;
         let Some(ticket) = shared.session.begin() else { return End::Closed };
         let work = Work { shared: Rc::clone(shared), frame, arrived, permits, ticket };
@@ -263,12 +269,18 @@ async fn body<R: ConnReader>(frame: &RequestFrame, receiver: &mut Receiver<R>) -
         Op::Search => Ok(Body::Search(decoded::<Search>(&receiver.bytes(payload).await?)?)),
         Op::SetState => Ok(Body::SetState(decoded::<SetState>(&receiver.bytes(payload).await?)?)),
         Op::Close => Ok(Body::Close(decoded::<Close>(&receiver.bytes(payload).await?)?)),
-        Op::Map | Op::Copy | Op::Seed | Op::Cool | Op::Verify | Op::Clear => {
+        Op::Map => Ok(Body::Map(decoded::<MapRequest>(&receiver.bytes(payload).await?)?)),
+        Op::Seed => Ok(Body::Seed(decoded::<Seed>(&receiver.bytes(payload).await?)?)),
+        Op::Clear => Ok(Body::Clear(decoded::<Clear>(&receiver.bytes(payload).await?)?)),
+        Op::Cool => Ok(Body::Cool(decoded::<Cool>(&receiver.bytes(payload).await?)?)),
+        Op::Copy => {
             receiver.skip(payload).await?;
-            Ok(Body::Refused(Failure::new(Status::Unsupported, "this operation comes with a later version")))
+            Ok(Body::Refused(Failure::new(Status::Unsupported, "this operation is reserved")))
         }
-        Op::Read | Op::WriteZeroes | Op::Flush | Op::Extents | Op::Ping if payload == 0 => Ok(Body::None),
-        Op::Read | Op::WriteZeroes | Op::Flush | Op::Extents | Op::Ping => malformed("this operation has no payload"),
+        Op::Read | Op::WriteZeroes | Op::Flush | Op::Extents | Op::Ping | Op::Verify if payload == 0 => Ok(Body::None),
+        Op::Read | Op::WriteZeroes | Op::Flush | Op::Extents | Op::Ping | Op::Verify => {
+            malformed("this operation has no payload")
+        }
         Op::Hello | Op::Open | Op::Announce => malformed("the session is open already"),
         Op::Fenced | Op::Draining | Op::Resized => malformed("this is a notice of the lender, not a request"),
     }

@@ -3,11 +3,12 @@
 use std::io;
 use std::rc::Rc;
 
+use sublet_area::Area;
 use sublet_doors::{ConnReader, ConnWriter, Doors};
 use sublet_types::SliceId;
 use sublet_types::limits::{REQUEST_SIZE_MAX, SESSION_DEPTH_MAX};
 use sublet_wire::frame::PROTOCOL_VERSION;
-use sublet_wire::message::{Announce, CONTROL_PAYLOAD_MAX, Hello, HelloReply, Message, Open, OpenReply};
+use sublet_wire::message::{Announce, CONTROL_PAYLOAD_MAX, Hello, HelloReply, Message, Open, OpenMode, OpenReply};
 use sublet_wire::{Flags, Malformed, Op, RequestFrame, Status};
 
 use crate::agent::{Agent, Missing};
@@ -126,6 +127,27 @@ pub(crate) async fn handshake<D: Doors, R: ConnReader>(
     }
 }
 
+/// L2: what the client remembers of the area is a part of its history. If not, the area was rolled back, restored or cloned: it
+/// is not trusted from now on, which is in its label and in the next report.
+async fn check_history<D: Doors>(area: &Area<D>, open: &Open) -> Result<(), Failure> {
+    let distrusted = |why: &str| Failure::new(Status::Disagreement, format!("area {} is quarantined: {why}", area.name()));
+    if !area.knows(open.known_open, open.known_sequence) {
+        let why = format!(
+            "it was rolled back, restored or cloned: a client remembers its opening {} with sequence {}",
+            open.known_open.short(),
+            open.known_sequence
+        );
+        tracing::error!(area = %area.name(), "{why}");
+        area.set_quarantine(Some(&why)).await?;
+        return Err(distrusted(&why));
+    }
+    match area.quarantined() {
+        // A stale leg may be copied to: nothing that it holds counts.
+        Some(why) if open.mode == OpenMode::InSync => Err(distrusted(&why)),
+        _ => Ok(()),
+    }
+}
+
 /// Opens a session: compared with the label (F6), after all lower ones have ended (W4), with the *open* flag durable.
 async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Shared<D>>, OpenReply), Failure> {
     let stopping = || Failure::new(Status::Unavailable, "the agent is stopping; try again later");
@@ -141,6 +163,7 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
         .ok_or_else(|| Failure::new(Status::NoSlice, format!("area {} has no slice {}", served.area.name(), open.slice)))?;
     // Before any session is disturbed: who must not open must not end others either.
     served.area.check_open(open)?;
+    check_history(&served.area, open).await?;
     let wait = async {
         let turn = gate.turn().await;
         // Again: a fence may have had its turn before.
@@ -168,14 +191,13 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
     let session = Rc::new(Session::new(open, read_only));
     gate.enter(&session);
     drop(turn);
-    let legs = served.area.slice_facts(open.slice).map_or(0, |facts| facts.in_sync.len());
     let reply = OpenReply {
         identity: served.area.identity(),
         generation,
         unclean,
-        sequence: served.area.report("").sequence,
-        hot_max: u32::MAX,
-        missed_since: vec![None; legs],
+        sequence: served.area.sequence(),
+        hot_max: served.area.hot_share(open.slice),
+        missed_since: served.area.missed_since(open.slice),
     };
     Ok((Shared::new(agent.doors.clone(), served, gate, session), reply))
 }

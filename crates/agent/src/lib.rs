@@ -16,6 +16,7 @@ mod orders;
 mod outbox;
 pub mod poller;
 mod receive;
+mod regions;
 mod request;
 mod search;
 

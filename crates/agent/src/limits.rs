@@ -19,6 +19,8 @@ pub const RECEIVE_BUFFER_SIZE: usize = 192 << 10;
 pub const HANDSHAKE_BUFFER_SIZE: usize = 4096;
 /// Replies that leave in one send at most; the kernel takes 1024 pieces (`IOV_MAX`), a reply has up to two.
 pub const REPLIES_PER_SEND_MAX: usize = 256;
+/// How often an area is asked to cool what was not written for a while, as long as it has hot regions (H2).
+pub const COOL_INTERVAL: Duration = Duration::from_secs(2);
 /// Bytes that one SEARCH reads before it answers for what it has scanned.
 pub const SEARCH_BYTES_MAX: u64 = 64 << 20;
 /// Bytes that a search reads at once: they are looked through without a pause, and others wait meanwhile.

@@ -79,9 +79,11 @@ impl<D: Doors> Agent<D> {
                 self.remove_area(*area);
                 Ok(())
             }
-            Order::PutTombstones { area, .. } | Order::DropTombstones { area, .. } => {
-                let name = self.ordered(*area)?.area.name();
-                Err(Refusal::new(ErrorKind::BadRequest, format!("the label of area {name} has no room for tombstones")))
+            Order::PutTombstones { area, tombstones } => {
+                self.ordered(*area)?.area.put_tombstones(tombstones).await.map_err(|e| e.refusal())
+            }
+            Order::DropTombstones { area, slices } => {
+                self.ordered(*area)?.area.drop_tombstones(slices).await.map_err(|e| e.refusal())
             }
             Order::RenameArea { area, name } => self.ordered(*area)?.area.rename(name).await.map_err(|e| e.refusal()),
             Order::Coordinate { mounting } if mounting.borrower == self.server && !self.is_draining() => {

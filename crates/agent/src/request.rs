@@ -8,7 +8,10 @@ use sublet_doors::local::Permit;
 use sublet_doors::{Buffer, Chunk, Doors, Tick};
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
 use sublet_wire::checksum::{first_mismatch, table_size};
-use sublet_wire::message::{Close, EXTENTS_PER_REPLY_MAX, ExtentsReply, Message, OpenMode, Search, SetState};
+use sublet_wire::frame::READ_COMPUTED;
+use sublet_wire::message::{
+    Clear, Close, Cool, EXTENTS_PER_REPLY_MAX, ExtentsReply, MapRequest, Message, OpenMode, Search, Seed, SetState,
+};
 use sublet_wire::{FRAME_SIZE, Flags, Op, ReplyFrame, RequestFrame, Status};
 
 use crate::connection::{Shared, reply_head};
@@ -60,6 +63,14 @@ pub(crate) enum Body {
     Search(Search),
     /// SET_STATE.
     SetState(SetState),
+    /// MAP.
+    Map(MapRequest),
+    /// SEED.
+    Seed(Seed),
+    /// CLEAR.
+    Clear(Clear),
+    /// COOL.
+    Cool(Cool),
     /// CLOSE.
     Close(Close),
     /// The payload was passed over.
@@ -67,7 +78,7 @@ pub(crate) enum Body {
 }
 
 /// What a reply carries.
-enum Answer {
+pub(crate) enum Answer {
     /// A small payload, or none.
     Small(Vec<u8>),
     /// Header, checksums and blocks.
@@ -138,13 +149,18 @@ impl<D: Doors> Work<D> {
                 Ok(Answer::Small(reply.encode()))
             }
             (Op::SetState, Body::SetState(state)) => self.set_state(&state).await,
+            (Op::Map, Body::Map(map)) => self.map(map).await,
+            (Op::Seed, Body::Seed(seed)) => self.seed(&seed).await.map(|()| none()),
+            (Op::Clear, Body::Clear(clear)) => self.clear(&clear).await.map(|()| none()),
+            (Op::Cool, Body::Cool(cool)) => self.cool(&cool).await.map(|()| none()),
+            (Op::Verify, _) => self.verify().await,
             (Op::Ping, _) => Ok(Answer::Small(shared.served.area.identity().encode())),
             _ => Err(Failure::new(Status::Unsupported, "this operation is not one of a session")),
         }
     }
 
     /// Checks that the range is whole blocks of the segment.
-    fn range(&self) -> Result<(u64, u64), Failure> {
+    pub(crate) fn range(&self) -> Result<(u64, u64), Failure> {
         let (offset, length) = (self.frame.offset, u64::from(self.frame.length));
         let aligned = offset.is_multiple_of(BLOCK_SIZE) && length.is_multiple_of(BLOCK_SIZE) && length > 0;
         let end = offset.checked_add(length).filter(|end| *end <= self.shared.session.length);
@@ -160,16 +176,17 @@ impl<D: Doors> Work<D> {
 
     /// A stale leg is never read.
     fn readable(&self) -> Result<(), Failure> {
-        if self.shared.session.mode.get() == OpenMode::Target {
-            return Err(Failure::new(
-                Status::Disagreement,
-                "this leg is stale: it is written to until it is in sync, never read",
-            ));
-        }
-        Ok(())
+        self.in_sync("it is written to until it is in sync, never read")
     }
 
-    fn writable(&self) -> Result<(), Failure> {
+    pub(crate) fn in_sync(&self, otherwise: &str) -> Result<(), Failure> {
+        match self.shared.session.mode.get() {
+            OpenMode::InSync => Ok(()),
+            OpenMode::Target => Err(Failure::new(Status::Disagreement, format!("this leg is stale: {otherwise}"))),
+        }
+    }
+
+    pub(crate) fn writable(&self) -> Result<(), Failure> {
         if self.shared.session.read_only {
             return Err(Failure::new(Status::ReadOnly, "the volume is mounted read-only"));
         }
@@ -185,7 +202,8 @@ impl<D: Doors> Work<D> {
         let length = length as usize;
         let table = table_size(length);
         let header = |info: ReadInfo| {
-            ReplyFrame { result: info.recomputed.into(), ..self.frame.reply(Status::Ok, (table + length) as u32) }.encode()
+            let result = if info.recomputed { READ_COMPUTED } else { 0 };
+            ReplyFrame { result, ..self.frame.reply(Status::Ok, (table + length) as u32) }.encode()
         };
         let (area, slice) = (&self.shared.served.area, self.shared.session.slice);
         if length > TOGETHER_MAX {
@@ -219,6 +237,7 @@ impl<D: Doors> Work<D> {
             ));
         }
         self.shared.served.area.write(self.shared.session.slice, offset, data.freeze(), table).await?;
+        self.shared.served.wake_cooler(&self.shared.doors);
         self.durable_if_asked().await
     }
 
@@ -228,6 +247,7 @@ impl<D: Doors> Work<D> {
         let keep = self.frame.flags.has(Flags::NO_HOLE);
         // W6: reads as zero from now on. The area zeroes by ranges, so FAST needs no other way.
         self.shared.served.area.write_zeroes(self.shared.session.slice, offset, length, keep).await?;
+        self.shared.served.wake_cooler(&self.shared.doors);
         self.durable_if_asked().await
     }
 

@@ -65,9 +65,10 @@ pub(crate) fn watch(daemon: &Arc<Daemon>) {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        // What the areas themselves say: a failed disk, another name.
+        // What the areas themselves say: a failed disk, another name, a quarantine.
         let Ok(reports) = daemon.reports() else { return };
-        let summary: Vec<_> = reports.into_iter().map(|r| (r.area, r.name, r.capacity, r.offline, r.open)).collect();
+        let state = |r: AreaReport| (r.area, r.name, r.capacity, r.offline, r.open, r.quarantined, r.failures);
+        let summary: Vec<_> = reports.into_iter().map(state).collect();
         if summary != told {
             told = summary;
             daemon.outgoing.areas_changed();

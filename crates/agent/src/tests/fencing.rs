@@ -62,17 +62,54 @@ fn test_f1_the_epoch_survives_a_restart_and_so_does_an_open_lease() {
         let (mut peer, _) = lender.session(open(4, 1)).await.unwrap();
         assert_eq!(peer.write(0, &pattern(1, 4096)).await, Status::Ok);
         drop(peer);
-        lender.agent.remove_area(AREA);
-        // The connection's end lets go of the area, and so of its lock.
-        lender.serve_area().await;
+        lender.restart().await;
         assert_eq!(lender.session(open(3, 9)).await.map(|_| ()), Err(Status::StaleEpoch));
         let (mut peer, _) = lender.session(open(4, 2)).await.unwrap();
         assert_eq!(peer.read(0, 4096).await.unwrap(), pattern(1, 4096));
         drop(peer);
         lender.order(fence(5)).await;
-        lender.agent.remove_area(AREA);
-        lender.serve_area().await;
+        lender.restart().await;
         assert_eq!(lender.session(open(4, 3)).await.map(|_| ()), Err(Status::StaleEpoch));
+    });
+}
+
+#[test]
+fn f1_a_session_of_an_older_epoch_never_comes_back_and_a_late_lease_of_one_is_refused_across_restarts() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (mut peer, _) = lender.session(open(1, 1)).await.unwrap();
+        lender.order(fence(7)).await;
+        assert_eq!(peer.receive().await.unwrap().0.op, Op::Fenced);
+        for round in 0..3 {
+            for number in [1, 5, 6] {
+                assert!(matches!(lender.agent.execute(&open_lease(number)).await, Outcome::Failed { .. }), "round {round}");
+                assert_eq!(lender.session(open(number, 9)).await.map(|_| ()), Err(Status::StaleEpoch), "round {round}");
+            }
+            // A fence that was overtaken is done, and changes nothing.
+            lender.order(fence(3)).await;
+            lender.restart().await;
+        }
+        lender.order(open_lease(8)).await;
+        lender.restart().await;
+        assert!(lender.session(open(8, 1)).await.is_ok());
+    });
+}
+
+#[test]
+fn f4_a_fenced_session_is_told_so_and_reads_nothing_more_either() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (mut peer, _) = lender.session(open(1, 1)).await.unwrap();
+        assert_eq!(peer.write(0, &pattern(1, 4096)).await, Status::Ok);
+        lender.order(open_lease(2)).await;
+        let read = peer.frame(Op::Read, 0, 4096, 0);
+        // The connection may have ended already.
+        let _ = sublet_doors::ConnWriter::write_all(&mut peer.writer, vec![read.encode().to_vec().into()]).await;
+        while let Some((reply, _)) = peer.receive().await {
+            assert_eq!(reply.status, Status::StaleEpoch, "{:?}", reply.op);
+        }
+        let (mut next, _) = lender.session(open(2, 1)).await.unwrap();
+        assert_eq!(next.read(0, 4096).await.unwrap(), pattern(1, 4096));
     });
 }
 

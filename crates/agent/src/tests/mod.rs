@@ -6,6 +6,7 @@ mod doors;
 mod fencing;
 mod garbage;
 mod opening;
+mod regions;
 mod searching;
 
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use sublet_api::order::{Lease, Order, Outcome, SliceFacts};
 use sublet_area::{Area, FormatSpec, PieceSpec, file_size_for};
 use sublet_doors::real::{self, RealDoors};
-use sublet_doors::{Buffer, Conn, ConnReader, ConnWriter, Doors, Endpoint, Listener, Net};
+use sublet_doors::{Buffer, Clock as _, Conn, ConnReader, ConnWriter, Doors, Endpoint, Listener, Net};
 use sublet_types::size::MIB;
 use sublet_types::{
     Address, AreaId, Epoch, Generation, LeaseSecret, OpenId, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way,
@@ -144,6 +145,20 @@ impl Lender {
     pub(super) async fn serve_area(&self) {
         let area = Area::open(&self.doors, &self.pieces, Some(PoolId::from_u128(1)), 77).await.unwrap();
         self.agent.add_area(area, "file a1.area");
+    }
+
+    /// Stops serving the area; its lock is free when this returns.
+    pub(super) async fn stop(&self) {
+        self.agent.remove_area(AREA);
+        while self.agent.connections.get() > 0 {
+            self.doors.sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Opens the area again, as a new process does.
+    pub(super) async fn restart(&self) {
+        self.stop().await;
+        self.serve_area().await;
     }
 
     pub(super) async fn order(&self, order: Order) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sublet_doors::{Clock as _, Doors as _};
 use sublet_types::size::MIB;
 use sublet_types::{AreaId, Generation, LeaseSecret, ServerId, SliceId, VolumeId, Way};
-use sublet_wire::message::{Open, OpenMode};
+use sublet_wire::message::{Open, OpenMode, OpenReply};
 use sublet_wire::{Op, Status};
 
 use super::{Lender, SEGMENT, open, open_lease, pattern, run, write_payload};
@@ -33,8 +33,12 @@ fn test_f6_every_disagreement_with_the_label_is_refused() {
             ("old epoch", open(1, 9), Status::StaleEpoch),
             ("epoch without lease", open(3, 1), Status::NotYours),
         ];
-        for (what, wrong, status) in cases {
-            assert_eq!(lender.session(wrong).await.map(|_| ()), Err(status), "{what}");
+        for round in ["before", "after"] {
+            for (what, wrong, status) in &cases {
+                let refused = lender.session(wrong.clone()).await.map(|_| ());
+                assert_eq!(refused, Err(*status), "{what}, {round} a restart");
+            }
+            lender.restart().await;
         }
         assert!(lender.session(good).await.is_ok());
     });
@@ -73,6 +77,64 @@ fn test_w4_a_higher_session_opens_only_after_the_lower_ones_writes_have_ended() 
             assert_eq!(lender.session(open(1, lower)).await.map(|_| ()), Err(Status::Superseded), "session {lower}");
         }
         assert!(lender.session(open(1, 3)).await.is_ok());
+    });
+}
+
+#[test]
+fn w4_what_arrives_on_an_old_connection_after_a_higher_session_is_open_is_never_begun() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (mut old, _) = lender.session(open(1, 1)).await.unwrap();
+        let payload = write_payload(&pattern(1, MIB as usize));
+        // Of this write the header and half of the bytes are there; the rest is delayed on the way, and so is a whole one.
+        let half = old.frame(Op::Write, 0, MIB as u32, payload.len());
+        let late = old.frame(Op::Write, 2 * MIB, MIB as u32, payload.len());
+        let (first, rest) = payload.split_at(payload.len() / 2);
+        old.send(&half, first).await;
+        let (mut new, _) = lender.session(open(1, 2)).await.unwrap();
+        // The old connection may be gone already.
+        let delayed = [rest, &late.encode(), &payload].concat();
+        let _ = sublet_doors::ConnWriter::write_all(&mut old.writer, vec![delayed.into()]).await;
+        assert_eq!(new.write(4 * MIB, &pattern(2, MIB as usize)).await, Status::Ok);
+        lender.doors.sleep(Duration::from_millis(200)).await;
+        for at in [0, 2 * MIB] {
+            assert_eq!(lender.on_disk(at, MIB as usize).await, vec![0; MIB as usize], "nothing old at {at}");
+        }
+        assert_eq!(lender.on_disk(4 * MIB, MIB as usize).await, pattern(2, MIB as usize));
+    });
+}
+
+#[test]
+fn l2_what_a_client_remembers_of_an_area_is_in_its_history_or_the_area_is_quarantined() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let remembering = |session, reply: &OpenReply| Open {
+            known_open: reply.identity.open,
+            known_sequence: reply.sequence,
+            ..open(1, session)
+        };
+        let (peer, first) = lender.session(open(1, 1)).await.unwrap();
+        drop(peer);
+        let old = std::fs::read(lender.file()).unwrap();
+        // Restarts are no reason for distrust: the openings follow each other.
+        lender.restart().await;
+        lender.restart().await;
+        let (peer, second) = lender.session(remembering(2, &first)).await.unwrap();
+        assert!(second.sequence > first.sequence && second.identity.open != first.identity.open);
+        drop(peer);
+        // Somebody restores an old copy.
+        lender.stop().await;
+        std::fs::write(lender.file(), old).unwrap();
+        lender.serve_area().await;
+        assert_eq!(lender.session(remembering(3, &second)).await.map(|_| ()), Err(Status::Disagreement));
+        let report = lender.agent.reports().remove(0);
+        assert!(report.quarantined.is_some_and(|why| why.contains("rolled back")));
+        // From now on nobody reads from it, whatever he remembers, and a restart does not change that. It may be copied to.
+        lender.restart().await;
+        assert_eq!(lender.session(open(1, 4)).await.map(|_| ()), Err(Status::Disagreement));
+        assert_eq!(lender.session(remembering(5, &first)).await.map(|_| ()), Err(Status::Disagreement));
+        assert!(lender.session(Open { mode: OpenMode::Target, ..open(1, 6) }).await.is_ok());
+        assert_eq!(lender.agent.reports().remove(0).slices.len(), 1, "its slices are told all the same");
     });
 }
 
