@@ -1,4 +1,4 @@
-//! `cargo xtask demo | test | torture | tidy`: what a newcomer types. No dependencies, so that it builds in seconds.
+//! `cargo xtask demo | test | torture | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
 
 mod packages;
 mod run;
@@ -15,6 +15,7 @@ usage: cargo xtask COMMAND
                     --fast leaves the end-to-end tests out
   tidy [--bless]    dependency directions, file sizes, ASCII sources, links and fingerprints of the documents;
                     --bless renews the fingerprints after the documents were brought up to date
+  sim ARGS          the simulator: --seeds N [--seed FIRST], or --seed S --trace
   soak [SECONDS]    the end-to-end tests that take long (default 600 seconds each)
   torture SECONDS [--seed S]
                     manager, servers and clients are killed, frozen, restarted and cut off at random for so long, under
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => run::demo(&top(), rest),
         ["test"] => run::test(&top(), true),
         ["test", "--fast"] => run::test(&top(), false),
+        ["sim", rest @ ..] => run::sim(&top(), rest),
         ["soak"] => run::soak(&top(), "600"),
         ["soak", seconds] => run::soak(&top(), seconds),
         ["torture", seconds] => run::torture(&top(), seconds, None),

@@ -7,6 +7,9 @@ use std::time::Instant;
 use crate::packages;
 use crate::tidy;
 
+/// Seeds that every test run tries.
+const SIM_SEEDS: &str = "1000";
+
 fn cargo(top: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
     println!("== cargo {}", args.join(" "));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
@@ -44,6 +47,7 @@ pub fn test(top: &Path, end_to_end: bool) -> Result<(), String> {
     cargo(top, &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])?;
     tidy::tidy(top, false)?;
     cargo(top, &["test", "--workspace", "--exclude", "sublet-tests", "--lib", "--bins", "--tests"], &[])?;
+    sim(top, &["--seeds", SIM_SEEDS])?;
     if end_to_end {
         cargo(top, &["build", "--package", "sublet"], &[])?;
         // One at a time: each test starts pools of its own, and the machine may have two cores only.
@@ -70,6 +74,19 @@ pub fn torture(top: &Path, seconds: &str, seed: Option<&str>) -> Result<(), Stri
     packages::install(packages::TEST)?;
     cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
     cargo(top, &["test", "--package", "sublet-tests", "--test", "torture", "--", "--nocapture"], &env)
+}
+
+/// Builds the simulator, optimised and with every assertion, and runs it.
+///
+/// # Errors
+/// What could not be built, or that it found something.
+pub fn sim(top: &Path, args: &[&str]) -> Result<(), String> {
+    cargo(top, &["build", "--profile", "sim", "--package", "sublet-sim"], &[])?;
+    let sim = top.join("target/sim/sublet-sim");
+    let status =
+        Command::new(&sim).args(args).current_dir(top).status().map_err(|e| format!("cannot run {}: {e}", sim.display()))?;
+    // Its own last line says it all.
+    if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
 /// The end-to-end tests that are ignored otherwise, each for so many seconds.

@@ -5,8 +5,15 @@ use std::path::Path;
 use super::read;
 
 /// The layers, lowest first. Crates of one layer do not know each other.
-const LAYERS: &[&[&str]] =
-    &[&["types"], &["api", "doors"], &["wire", "link"], &["area", "table", "volume"], &["coordinator"], &["agent", "client", "manager"], &["cli"]];
+const LAYERS: &[&[&str]] = &[
+    &["types"],
+    &["api", "doors"],
+    &["wire", "link"],
+    &["area", "table", "volume"],
+    &["coordinator"],
+    &["agent", "client", "manager"],
+    &["cli", "sim"],
+];
 
 fn layer(name: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&name))

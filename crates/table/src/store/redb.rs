@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::{Loaded, RawRow, RowOp, Store, StoreError};
 
@@ -36,6 +36,18 @@ impl RedbStore {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.display().to_string()),
             error => StoreError::Failed(format!("{}: {error}", path.display())),
         })?;
+        let store = Self { database };
+        store.check_format(path)?;
+        Ok(store)
+    }
+
+    /// Opens a store that lies on something else than a file, or makes it there. `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`RedbStore::open`].
+    pub fn open_on(backend: impl StorageBackend, path: &Path) -> Result<Self, StoreError> {
+        let opened = Database::builder().create_with_backend(backend);
+        let database = opened.map_err(|error| StoreError::Failed(format!("{}: {error}", path.display())))?;
         let store = Self { database };
         store.check_format(path)?;
         Ok(store)

@@ -1,0 +1,130 @@
+//! What must hold at every moment, and at the end.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use sublet_table::Table;
+use sublet_types::{Epoch, Generation, SliceId, VolumeId};
+
+use crate::world::World;
+
+/// What was seen before.
+#[derive(Default)]
+pub struct Checks {
+    epochs: RefCell<BTreeMap<VolumeId, Epoch>>,
+    generations: RefCell<BTreeMap<(VolumeId, usize), Generation>>,
+}
+
+impl Checks {
+    /// Looks at the manager's table after an event.
+    ///
+    /// # Errors
+    /// What must not be.
+    pub fn table(&self, table: &Table) -> Result<(), String> {
+        for row in table.volumes.values() {
+            let mut epochs = self.epochs.borrow_mut();
+            if let Some(before) = epochs.insert(row.id, row.epoch)
+                && (before.number > row.epoch.number || before.is_split_from(row.epoch))
+            {
+                return Err(format!("the epoch of volume {} went from {before} to {}", row.name, row.epoch));
+            }
+            for (index, segment) in row.segments.iter().enumerate() {
+                let mut generations = self.generations.borrow_mut();
+                let now = segment.generation;
+                if let Some(before) = generations.insert((row.id, index), now)
+                    && (before.number > now.number || before.is_split_from(now))
+                {
+                    return Err(format!("the generation of {} segment {index} went from {before} to {now}", row.name));
+                }
+                if !segment.legs.iter().any(|leg| leg.in_sync) {
+                    return Err(format!("S1: no copy of {} segment {index} is in sync", row.name));
+                }
+                let lenders: Vec<_> = segment.legs.iter().filter_map(|leg| table.lender(leg.area)).collect();
+                if lenders.iter().enumerate().any(|(at, lender)| lenders.iter().skip(at + 1).any(|other| other == lender)) {
+                    return Err(format!("S6: two copies of {} segment {index} are on one server", row.name));
+                }
+            }
+        }
+        for area in table.areas.values() {
+            let mut taken: Vec<_> = table.taken(area.id).into_iter().map(|t| (t.offset, t.length, t.slice)).collect();
+            taken.sort();
+            overlap(&taken).map_or(Ok(()), |text| Err(format!("in the table, area {}: {text}", area.name)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Two slices of a sorted list that share a byte.
+fn overlap(slices: &[(u64, u64, SliceId)]) -> Option<String> {
+    slices.windows(2).find_map(|pair| match pair {
+        [(offset, length, one), (next, _, other)] if offset + length > *next => {
+            Some(format!("slices {} and {} overlap", one.short(), other.short()))
+        }
+        _ => None,
+    })
+}
+
+/// Looks at the labels of all open areas, again and again.
+pub async fn watch(world: Rc<World>) {
+    let mut epochs: BTreeMap<SliceId, Epoch> = BTreeMap::new();
+    loop {
+        world.sim.sleep(Duration::from_millis(250)).await;
+        for server in &world.servers {
+            for area in server.areas() {
+                let report = area.report("");
+                let mut slices: Vec<_> =
+                    report.slices.iter().map(|slice| (slice.facts.offset, slice.facts.length, slice.facts.slice)).collect();
+                slices.sort();
+                if let Some(text) = overlap(&slices) {
+                    world.violation(format!("L5: in the label of {}: {text}", report.name));
+                }
+                for slice in &report.slices {
+                    let id = slice.facts.slice;
+                    if let Some(before) = epochs.insert(id, slice.epoch)
+                        && (before.number > slice.epoch.number || before.is_split_from(slice.epoch))
+                    {
+                        let text = format!("{before} to {}", slice.epoch);
+                        world.violation(format!("F1: the epoch of slice {} in its label went from {text}", id.short()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// When all is well: labels and table agree, and no copy is missing.
+pub fn at_end(world: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let table = world.manager.table(|table| {
+        let volumes: Vec<_> = table.volumes.values().cloned().collect();
+        volumes
+    });
+    let Some(volumes) = table else { return vec!["the manager does not run although nothing is wrong".to_owned()] };
+    let reports: BTreeMap<SliceId, _> = world
+        .servers
+        .iter()
+        .flat_map(|server| server.areas())
+        .flat_map(|area| area.report("").slices)
+        .map(|slice| (slice.facts.slice, slice))
+        .collect();
+    for row in volumes {
+        if let Some(why) = &row.frozen {
+            wrong.push(format!("volume {} is frozen: {why}", row.name));
+        }
+        for (index, segment) in row.segments.iter().enumerate() {
+            for leg in segment.legs.iter().filter(|leg| leg.in_sync) {
+                match reports.get(&leg.slice) {
+                    None => wrong.push(format!("slice {} of volume {} has no label", leg.slice.short(), row.name)),
+                    Some(label) if label.facts.generation != segment.generation => wrong.push(format!(
+                        "volume {} segment {index}: the table has generation {}, an in-sync label {}",
+                        row.name, segment.generation, label.facts.generation
+                    )),
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+    wrong
+}

@@ -1,0 +1,366 @@
+//! Disks: files with a page cache over what is durable, in-flight operations, locks, and every fault.
+//!
+//! A write is seen by readers when it has landed; it is durable when a sync that began after that has ended. When the machine
+//! crashes, each block written since is lost, kept, or torn at sectors of 512 bytes, independently of the others.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use sublet_doors::local::Signal;
+
+use crate::exec::{MILLISECOND, ProcessId, Sim, Time};
+
+/// The block of a simulated file.
+pub const BLOCK: u64 = 4096;
+/// The sector: what is written wholly or not at all.
+const SECTOR: usize = 512;
+
+/// The bytes of a block, shared by the page cache and the medium.
+type Block = Rc<[u8; BLOCK as usize]>;
+/// Blocks that are not all zero.
+type Blocks = BTreeMap<u64, Block>;
+
+/// A change that is not durable yet.
+enum Change {
+    Write { block: u64, data: Block },
+    Zero { first: u64, count: u64 },
+}
+
+/// How a disk misbehaves. Chances are per million operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DiskFaults {
+    /// A read fails.
+    pub read_error: u64,
+    /// A write fails; part of it may have been written.
+    pub write_error: u64,
+    /// A sync fails; what it covered is lost from the page cache's promises (and is reported once).
+    pub sync_error: u64,
+    /// A write is answered and never reaches the disk.
+    pub lost_write: u64,
+    /// A write lands at another place.
+    pub misdirected_write: u64,
+    /// No room: every write fails.
+    pub full: bool,
+    /// Operations take so many times longer.
+    pub slow: u64,
+}
+
+/// One file or device of a machine.
+pub struct SimFile {
+    pub(crate) path: PathBuf,
+    pub(crate) size: Cell<u64>,
+    pub(crate) device: bool,
+    pub(crate) sequence: Cell<u64>,
+    current: RefCell<Blocks>,
+    durable: RefCell<Blocks>,
+    unsynced: RefCell<Vec<Change>>,
+    /// How many changes were made durable or dropped before the first one of `unsynced`.
+    synced: Cell<u64>,
+    /// The open file description that holds the lock.
+    lock: Cell<Option<u64>>,
+    pub(crate) unlocked: Signal,
+    pub(crate) faults: Cell<DiskFaults>,
+    /// Nothing ends before this time.
+    pub(crate) stuck_until: Cell<Time>,
+    latency: Time,
+    /// Bytes that landed so far.
+    pub(crate) bytes_written: Cell<u64>,
+}
+
+fn zero_block() -> [u8; BLOCK as usize] {
+    [0; BLOCK as usize]
+}
+
+fn put(blocks: &mut Blocks, block: u64, data: &Block) {
+    if data.iter().all(|byte| *byte == 0) {
+        blocks.remove(&block);
+    } else {
+        blocks.insert(block, Rc::clone(data));
+    }
+}
+
+fn clear(blocks: &mut Blocks, first: u64, count: u64) {
+    let gone: Vec<u64> = blocks.range(first..first + count).map(|(block, _)| *block).collect();
+    for block in gone {
+        blocks.remove(&block);
+    }
+}
+
+impl SimFile {
+    fn new(path: PathBuf, size: u64, device: bool, sequence: u64, latency: Time) -> Self {
+        Self {
+            path,
+            size: Cell::new(size),
+            device,
+            sequence: Cell::new(sequence),
+            current: RefCell::default(),
+            durable: RefCell::default(),
+            unsynced: RefCell::default(),
+            synced: Cell::new(0),
+            lock: Cell::new(None),
+            unlocked: Signal::new(),
+            faults: Cell::default(),
+            stuck_until: Cell::new(0),
+            latency,
+            bytes_written: Cell::new(0),
+        }
+    }
+
+    /// How long an operation of so many bytes takes from now on.
+    pub(crate) fn duration(&self, sim: &Sim, bytes: u64) -> Time {
+        let slow = self.faults.get().slow.max(1);
+        let base = sim.between(self.latency / 2, self.latency * 2) + bytes / 2;
+        let end = sim.now() + base * slow;
+        end.max(self.stuck_until.get()) - sim.now()
+    }
+
+    /// Reads what a reader sees.
+    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        if offset + into.len() as u64 > self.size.get() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let current = self.current.borrow();
+        let mut at = 0;
+        while at < into.len() {
+            let place = offset + at as u64;
+            let (block, within) = (place / BLOCK, (place % BLOCK) as usize);
+            let length = (BLOCK as usize - within).min(into.len() - at);
+            let part = into.get_mut(at..at + length).unwrap_or(&mut []);
+            match current.get(&block) {
+                Some(data) => part.copy_from_slice(data.get(within..within + length).unwrap_or(&[])),
+                None => part.fill(0),
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// A write lands in the page cache. Partial blocks keep what is beside.
+    pub(crate) fn land(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset + data.len() as u64 > self.size.get() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.bytes_written.set(self.bytes_written.get() + data.len() as u64);
+        let mut current = self.current.borrow_mut();
+        let mut at = 0;
+        while at < data.len() {
+            let place = offset + at as u64;
+            let (block, within) = (place / BLOCK, (place % BLOCK) as usize);
+            let length = (BLOCK as usize - within).min(data.len() - at);
+            let mut bytes = match current.get(&block) {
+                Some(known) if length < BLOCK as usize => **known,
+                _ => zero_block(),
+            };
+            if let (Some(to), Some(from)) = (bytes.get_mut(within..within + length), data.get(at..at + length)) {
+                to.copy_from_slice(from);
+            }
+            let bytes = Rc::new(bytes);
+            put(&mut current, block, &bytes);
+            self.unsynced.borrow_mut().push(Change::Write { block, data: bytes });
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Zeroes land.
+    pub(crate) fn land_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        if offset + length > self.size.get() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let end = offset + length;
+        let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
+        if first >= last {
+            return self.land(offset, &vec![0; length as usize]);
+        }
+        self.land(offset, &vec![0; (first * BLOCK - offset) as usize])?;
+        self.land(last * BLOCK, &vec![0; (end - last * BLOCK) as usize])?;
+        clear(&mut self.current.borrow_mut(), first, last - first);
+        self.unsynced.borrow_mut().push(Change::Zero { first, count: last - first });
+        Ok(())
+    }
+
+    /// How many changes have landed; a sync that begins now covers so many.
+    pub(crate) fn landed(&self) -> u64 {
+        self.synced.get() + self.unsynced.borrow().len() as u64
+    }
+
+    /// Everything up to that count is durable.
+    pub(crate) fn synced(&self, count: u64) {
+        let ready = (count.saturating_sub(self.synced.get()) as usize).min(self.unsynced.borrow().len());
+        let mut durable = self.durable.borrow_mut();
+        for change in self.unsynced.borrow_mut().drain(..ready) {
+            match change {
+                Change::Write { block, data } => put(&mut durable, block, &data),
+                Change::Zero { first, count } => clear(&mut durable, first, count),
+            }
+        }
+        self.synced.set(self.synced.get() + ready as u64);
+    }
+
+    /// A sync failed: the kernel forgets that these pages were dirty. What of them is on the medium is anybody's guess, and
+    /// readers may see either.
+    pub(crate) fn sync_failed(&self, sim: &Sim, count: u64) {
+        let ready = (count.saturating_sub(self.synced.get()) as usize).min(self.unsynced.borrow().len());
+        let changes: Vec<Change> = self.unsynced.borrow_mut().drain(..ready).collect();
+        self.synced.set(self.synced.get() + ready as u64);
+        self.settle(sim, changes);
+    }
+
+    /// Each change reaches the medium wholly, partly or not at all.
+    fn settle(&self, sim: &Sim, changes: Vec<Change>) {
+        let mut durable = self.durable.borrow_mut();
+        // Whole runs often share their fate: a queue that was written out, or never was.
+        let mode = sim.below(4);
+        for change in changes {
+            let fate = match mode {
+                0 => 0,
+                1 => 1,
+                _ => sim.below(4),
+            };
+            match (change, fate) {
+                (_, 0) => {}
+                (Change::Write { block, data }, 1 | 2) => put(&mut durable, block, &data),
+                (Change::Write { block, data }, _) => {
+                    let mask = sim.below(256);
+                    let mut bytes = durable.get(&block).map_or_else(zero_block, |known| **known);
+                    for (index, sector) in data.chunks(SECTOR).enumerate() {
+                        if mask & (1 << index) != 0
+                            && let Some(to) = bytes.get_mut(index * SECTOR..(index + 1) * SECTOR)
+                        {
+                            to.copy_from_slice(sector);
+                        }
+                    }
+                    put(&mut durable, block, &Rc::new(bytes));
+                }
+                (Change::Zero { first, count }, 1 | 2) => clear(&mut durable, first, count),
+                (Change::Zero { first, count }, _) => {
+                    let begin = sim.below(count);
+                    let length = sim.below(count - begin + 1);
+                    clear(&mut durable, first + begin, length);
+                }
+            }
+        }
+    }
+
+    /// The machine crashes: what was not durable is lost, kept or torn.
+    pub(crate) fn crash(&self, sim: &Sim) {
+        let changes = std::mem::take(&mut *self.unsynced.borrow_mut());
+        self.synced.set(self.synced.get() + changes.len() as u64);
+        self.settle(sim, changes);
+        let durable = self.durable.borrow().clone();
+        self.current.replace(durable);
+        self.lock.set(None);
+        self.unlocked.notify();
+    }
+
+    /// Replaces the content: a disk that was swapped, restored or emptied.
+    pub fn replace(&self, from: Option<&SimFile>) {
+        let blocks = from.map_or_else(Blocks::new, |from| from.durable.borrow().clone());
+        self.current.replace(blocks.clone());
+        self.durable.replace(blocks);
+        self.unsynced.borrow_mut().clear();
+    }
+
+    /// Flips a bit of a written block in the range, on the medium and in the page cache; says where, if there was one.
+    pub fn rot(&self, sim: &Sim, offset: u64, length: u64) -> Option<u64> {
+        let range = offset / BLOCK..(offset + length) / BLOCK;
+        let blocks: Vec<u64> = self.durable.borrow().range(range).map(|(block, _)| *block).collect();
+        if blocks.is_empty() {
+            return None;
+        }
+        let block = *sim.random(|random| random.pick(&blocks));
+        let bit = sim.below(BLOCK * 8) as usize;
+        for blocks in [&self.current, &self.durable] {
+            if let Some(data) = blocks.borrow_mut().get_mut(&block)
+                && let Some(byte) = Rc::make_mut(data).get_mut(bit / 8)
+            {
+                *byte ^= 1 << (bit % 8);
+            }
+        }
+        Some(block * BLOCK)
+    }
+
+    /// A file that is extended or cut.
+    pub(crate) fn set_size(&self, size: u64) {
+        let old = self.size.get();
+        if size < old {
+            clear(&mut self.current.borrow_mut(), size.div_ceil(BLOCK), old.div_ceil(BLOCK) + 1);
+            let first = size.div_ceil(BLOCK);
+            self.unsynced.borrow_mut().push(Change::Zero { first, count: old.div_ceil(BLOCK) + 1 - first });
+        }
+        self.size.set(size);
+    }
+}
+
+/// An open file description: what holds the lock.
+pub(crate) struct Description {
+    id: u64,
+    pub(crate) process: ProcessId,
+    pub(crate) file: Rc<SimFile>,
+    pub(crate) in_flight: Cell<usize>,
+    pub(crate) closed: Cell<bool>,
+}
+
+impl Description {
+    pub(crate) fn new(id: u64, process: ProcessId, file: &Rc<SimFile>) -> Rc<Self> {
+        Rc::new(Self { id, process, file: Rc::clone(file), in_flight: Cell::new(0), closed: Cell::new(false) })
+    }
+
+    /// Takes the lock if it is free.
+    pub(crate) fn try_lock(&self) -> bool {
+        let free = self.file.lock.get().is_none();
+        if free {
+            self.file.lock.set(Some(self.id));
+        }
+        free
+    }
+
+    /// The lock goes when the description is closed and none of its operations is in the kernel any more (F2).
+    fn release(&self) {
+        if self.closed.get() && self.in_flight.get() == 0 && self.file.lock.get() == Some(self.id) {
+            self.file.lock.set(None);
+            self.file.unlocked.notify();
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.release();
+    }
+
+    pub(crate) fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    pub(crate) fn end(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.release();
+    }
+}
+
+/// The files of one machine.
+#[derive(Default)]
+pub struct Files(BTreeMap<PathBuf, Rc<SimFile>>);
+
+impl Files {
+    /// Makes a file or device of zeroes.
+    pub fn make(&mut self, sim: &Sim, path: &str, size: u64, device: bool) -> Rc<SimFile> {
+        let latency = sim.between(MILLISECOND / 50, MILLISECOND);
+        let file = Rc::new(SimFile::new(PathBuf::from(path), size, device, sim.below(u64::MAX), latency));
+        self.0.insert(PathBuf::from(path), Rc::clone(&file));
+        file
+    }
+
+    /// The file of that name.
+    pub fn get(&self, path: &Path) -> Option<Rc<SimFile>> {
+        self.0.get(path).cloned()
+    }
+
+    /// All files, in the order of their names.
+    pub fn all(&self) -> Vec<Rc<SimFile>> {
+        self.0.values().cloned().collect()
+    }
+}

@@ -1,0 +1,221 @@
+//! What goes wrong: drawn from the seed, until the world is to be calm.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::disk::DiskFaults;
+use crate::exec::{MILLISECOND, SECOND, Sim, Time};
+use crate::world::World;
+
+/// How often what goes wrong, and what the pool is like; drawn from the seed.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// Servers.
+    pub servers: u64,
+    /// Volumes at the same time.
+    pub volumes: u64,
+    /// The largest volume, in regions of 4 MiB.
+    pub volume_regions: u64,
+    /// The ways that volumes may have.
+    pub ways: Vec<sublet_types::Way>,
+    /// How long things go wrong.
+    pub fault_time: Time,
+    /// The longest pause between two faults.
+    pub fault_pause_max: Time,
+    /// Which faults there are, with weights.
+    pub faults: Vec<Fault>,
+    /// A borrower's process dies instead of ending, per million mounts.
+    pub borrower_crash: u64,
+    /// A mount is ended by force, per million.
+    pub forced_unmount: u64,
+    /// Errors are allowed, wrong bytes are not.
+    pub loud: bool,
+    /// Ready tasks run in a random order.
+    pub shuffled: bool,
+    /// Devices, whose regions are tracked, instead of files.
+    pub devices: bool,
+}
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// A server's process is killed.
+    KillServer,
+    /// A server's machine loses its power.
+    CrashServer,
+    /// The manager's process is killed.
+    KillManager,
+    /// The manager's machine loses its power.
+    CrashManager,
+    /// The manager dies in the middle of one of its next commits.
+    ManagerInCommit,
+    /// Some machines cannot reach some others, in both directions or in one.
+    Partition,
+    /// Connections are cut; both ends learn it, or one.
+    Cut,
+    /// A disk is slow.
+    Slow,
+    /// A disk does nothing for a while.
+    Stuck,
+    /// A wall clock jumps.
+    Clock,
+}
+
+/// All kinds, for drawing.
+const ALL: [Fault; 10] = [
+    Fault::KillServer,
+    Fault::CrashServer,
+    Fault::KillManager,
+    Fault::CrashManager,
+    Fault::ManagerInCommit,
+    Fault::Partition,
+    Fault::Cut,
+    Fault::Slow,
+    Fault::Stuck,
+    Fault::Clock,
+];
+
+impl Knobs {
+    /// Draws them.
+    pub fn draw(sim: &Sim) -> Self {
+        use sublet_types::Way;
+        let ways: Vec<Way> = match sim.below(4) {
+            0 => vec![Way::Doubled],
+            1 => vec![Way::Doubled, Way::Divided],
+            2 => vec![Way::Doubled, Way::Doubled, Way::Integrated, Way::Divided],
+            _ => vec![Way::Doubled, Way::Single],
+        };
+        // A few kinds at a time find more than all of them together.
+        let faults: Vec<Fault> = ALL.iter().copied().filter(|_| sim.chance(400_000)).collect();
+        // Where the last copy that was accepted everywhere is lost with the power, the volume fails loudly (W5).
+        let loud = faults.contains(&Fault::CrashServer);
+        Self {
+            servers: sim.between(2, 4),
+            volumes: sim.between(1, 3),
+            volume_regions: sim.between(1, 3),
+            ways,
+            fault_time: sim.between(20, 90) * SECOND,
+            fault_pause_max: sim.between(1, 20) * SECOND,
+            faults,
+            borrower_crash: *sim.random(|random| random.pick(&[0, 200_000, 600_000])),
+            forced_unmount: *sim.random(|random| random.pick(&[0, 0, 300_000])),
+            loud,
+            shuffled: sim.chance(300_000),
+            devices: sim.chance(500_000),
+        }
+    }
+}
+
+/// A pause that is mostly short.
+pub fn restart_pause(sim: &Sim) -> Time {
+    match sim.below(4) {
+        0 => sim.below(100 * MILLISECOND),
+        1 => sim.below(3 * SECOND),
+        2 => sim.below(8 * SECOND),
+        _ => sim.below(25 * SECOND),
+    }
+}
+
+/// Breaks things until it is time to stop, then mends everything.
+pub async fn run(world: Rc<World>) {
+    let sim = &world.sim;
+    let end = sim.now() + world.knobs.fault_time;
+    while sim.now() < end {
+        sim.sleep(Duration::from_nanos(sim.below(world.knobs.fault_pause_max))).await;
+        if world.knobs.faults.is_empty() {
+            continue;
+        }
+        let fault = *sim.random(|random| random.pick(&world.knobs.faults));
+        sim.log("faults", || format!("{fault:?}"));
+        strike(&world, fault).await;
+    }
+    mend(&world).await;
+}
+
+async fn strike(world: &Rc<World>, fault: Fault) {
+    let sim = &world.sim;
+    let server = world.any_server();
+    match fault {
+        Fault::KillServer => {
+            server.stop();
+        }
+        Fault::CrashServer => {
+            sim.log("faults", || format!("{} loses its power", server.name()));
+            server.stop();
+            server.machine.crash(sim, &world.net);
+            let (own, machine) = (Rc::clone(world), Rc::clone(&server.machine));
+            sim.after(restart_pause(sim) + SECOND, move |sim| machine.boot(sim, &own.net));
+        }
+        Fault::KillManager => world.manager.stop(),
+        Fault::CrashManager => {
+            world.manager.stop();
+            world.manager.machine.crash(sim, &world.net);
+            let (own, machine) = (Rc::clone(world), Rc::clone(&world.manager.machine));
+            sim.after(restart_pause(sim) + SECOND, move |sim| machine.boot(sim, &own.net));
+        }
+        Fault::ManagerInCommit => world.manager.light_fuse(sim.below(40)),
+        Fault::Partition => {
+            let machines = world.servers.len() + 1;
+            let island: Vec<bool> = (0..machines).map(|_| sim.chance(400_000)).collect();
+            let (out, back) = (sim.chance(800_000), sim.chance(800_000));
+            for from in 0..machines {
+                for to in 0..machines {
+                    if island.get(from) != island.get(to) {
+                        let outwards = island.get(from) == Some(&true);
+                        if (outwards && out) || (!outwards && back) {
+                            world.net.block(from, to);
+                        }
+                    }
+                }
+            }
+            sim.sleep(Duration::from_nanos(restart_pause(sim))).await;
+            sim.log("faults", || "the network is whole".to_owned());
+            world.net.heal(sim);
+        }
+        Fault::Cut => {
+            let both = sim.chance(500_000);
+            let count = world.net.cut_some(sim, both);
+            sim.log("faults", || format!("{count} connections cut (both ends: {both})"));
+        }
+        Fault::Slow | Fault::Stuck => {
+            for file in server.machine.files.borrow().all() {
+                if fault == Fault::Slow {
+                    file.faults.set(DiskFaults { slow: sim.between(2, 300), ..file.faults.get() });
+                } else {
+                    file.stuck_until.set(sim.now() + restart_pause(sim));
+                }
+            }
+            if fault == Fault::Slow {
+                let (own, time) = (Rc::clone(&server), restart_pause(sim));
+                sim.after(time, move |_| {
+                    for file in own.machine.files.borrow().all() {
+                        file.faults.set(DiskFaults { slow: 1, ..file.faults.get() });
+                    }
+                });
+            }
+        }
+        Fault::Clock => {
+            let jump = sim.below(7_200_000) as i64 - 3_600_000;
+            server.machine.wall_skew_ms.set(jump);
+            world.manager.machine.wall_skew_ms.set(-jump);
+        }
+    }
+}
+
+/// Nothing goes wrong any more.
+async fn mend(world: &Rc<World>) {
+    let sim = &world.sim;
+    sim.log("faults", || "all is well from now on".to_owned());
+    world.net.heal(sim);
+    for server in &world.servers {
+        for file in server.machine.files.borrow().all() {
+            file.faults.set(DiskFaults::default());
+            file.stuck_until.set(0);
+        }
+    }
+    // What is off is on its way back already.
+    while !world.all_up() {
+        sim.sleep(Duration::from_secs(1)).await;
+    }
+    world.set_calm();
+}

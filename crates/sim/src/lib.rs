@@ -1,0 +1,27 @@
+//! The simulator: a whole pool in one thread, from one seed.
+//!
+//! Manager core, agents, areas and engines are the very same code that runs in reality; here they stand behind simulated doors.
+//! [`world`] puts the pool together, [`faults`] breaks it, [`oracle`] knows what every block may hold. `docs/simulator.md` lists
+//! what is simulated and what is checked.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod backend;
+mod brief;
+pub mod checks;
+pub mod client;
+pub mod disk;
+pub mod doors;
+pub mod exec;
+pub mod faults;
+mod log;
+pub mod manager;
+pub mod net;
+pub mod operator;
+pub mod oracle;
+pub mod rng;
+pub mod runner;
+pub mod server;
+pub mod trace;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,359 @@
+//! What people do: lend, borrow, mount, use, unmount (cleanly, by force, or not at all), hand over, return.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use sublet_api::mount::MountingInformation;
+use sublet_api::request::{Borrow, Mount, Request, Response, Return, TaskOutcome, Transfer, Unmount};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_types::limits::POLL_INTERVAL;
+use sublet_types::{Epoch, Name, TaskId, Way};
+use sublet_volume::VolumeOptions;
+
+use crate::client::Client;
+use crate::doors::SimDoors;
+use crate::exec::{SECOND, Sim};
+use crate::oracle::Oracle;
+use crate::server::Server;
+use crate::workload::{Style, Work};
+use crate::world::World;
+
+/// The pause after a refusal.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// One volume during its life, and who takes care of it.
+pub struct Keeper {
+    world: Rc<World>,
+    number: u64,
+    name: Name,
+    size: u64,
+    way: Way,
+    oracle: Rc<RefCell<Oracle>>,
+    style: Style,
+    options: VolumeOptions,
+}
+
+/// How a mount ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ended {
+    /// Everything is durable.
+    Clean,
+    /// The process or its machine died, or it was fenced.
+    Crashed,
+}
+
+impl Keeper {
+    fn sim(&self) -> &Sim {
+        &self.world.sim
+    }
+
+    fn log(&self, text: impl FnOnce() -> String) {
+        self.sim().log("operator", || format!("{}: {}", self.name, text()));
+    }
+
+    async fn pause(&self, time: Duration) {
+        self.sim().sleep(time).await;
+    }
+
+    /// Asks the manager from a server's machine, again and again until it answers.
+    async fn ask(&self, at: &Rc<Server>, request: impl Fn() -> Request) -> Result<TaskOutcome, Refusal> {
+        loop {
+            if !self.world.net.is_up(at.machine.id) {
+                self.pause(RETRY_PAUSE).await;
+                continue;
+            }
+            let doors = SimDoors::start(self.sim(), &self.world.net, &at.machine, "command".to_owned());
+            let (manager, request, own) = (Rc::clone(&self.world.manager), request(), doors.clone());
+            let answer = crate::client::in_process(&doors, async move { manager.call(&own, request, POLL_INTERVAL).await }).await;
+            at.machine.kill(self.sim(), doors.process());
+            match answer {
+                Some(Ok(Response::Task(task))) => match task.outcome {
+                    TaskOutcome::Running => {}
+                    TaskOutcome::Failed { refusal } => return Err(refusal),
+                    outcome => return Ok(outcome),
+                },
+                Some(Ok(_)) => return Err(Refusal::new(ErrorKind::Internal, "the manager answered something else")),
+                Some(Err(refusal)) if refusal.kind == ErrorKind::Unreachable => self.pause(RETRY_PAUSE).await,
+                Some(Err(refusal)) => return Err(refusal),
+                None => self.pause(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    fn task(&self) -> TaskId {
+        TaskId::from_u128(self.sim().random(|random| random.next_u128()))
+    }
+
+    /// As [`Keeper::ask`], with a new task after each refusal until it succeeds.
+    async fn insist(&self, what: &str, at: &Rc<Server>, request: impl Fn(TaskId) -> Request) -> Result<TaskOutcome, Refusal> {
+        let mut left = 200;
+        loop {
+            let task = self.task();
+            match self.ask(at, || request(task)).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(refusal) => {
+                    self.log(|| format!("{what}: {refusal}"));
+                    left -= 1;
+                    if left == 0 {
+                        return Err(refusal);
+                    }
+                    self.pause(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn borrow(&self, at: &Rc<Server>) -> Result<(), Refusal> {
+        let request = |task| {
+            let copies = (self.way == Way::Doubled).then_some(2);
+            let (name, size, way) = (Some(self.name.clone()), Some(self.size), Some(self.way));
+            Request::Borrow(Borrow { task, server: at.id, name, size, way, copies, local: true })
+        };
+        self.insist("borrow", at, request).await.map(drop)
+    }
+
+    async fn mount(&self, at: &Rc<Server>) -> Result<MountingInformation, Refusal> {
+        let request =
+            |task| Request::Mount { volume: self.name.to_string(), mount: Mount { task, server: at.id, read_only: false } };
+        match self.insist("mount", at, request).await? {
+            TaskOutcome::Mounted { mounting } => Ok(*mounting),
+            other => Err(Refusal::new(ErrorKind::Internal, format!("a mount ended with {other:?}"))),
+        }
+    }
+
+    async fn unmount(&self, at: &Rc<Server>, epoch: Option<Epoch>, force: bool) -> Result<(), Refusal> {
+        let server = (!force).then_some(at.id);
+        let request = |task| Request::Unmount { volume: self.name.to_string(), unmount: Unmount { task, server, epoch, force } };
+        let mut left = 200;
+        loop {
+            let task = self.task();
+            match self.ask(at, || request(task)).await {
+                Ok(_) => return Ok(()),
+                // The mount has ended already.
+                Err(refusal) if refusal.kind == ErrorKind::StaleEpoch => return Ok(()),
+                Err(refusal) if refusal.message.contains("is not mounted") => return Ok(()),
+                Err(refusal) => {
+                    self.log(|| format!("unmount: {refusal}"));
+                    left -= 1;
+                    if left == 0 {
+                        return Err(refusal);
+                    }
+                    self.pause(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn transfer(&self, at: &Rc<Server>, to: &Rc<Server>) -> Result<(), Refusal> {
+        let request = |task| Request::Transfer {
+            volume: self.name.to_string(),
+            transfer: Transfer { task, to: to.name().to_string(), force: false },
+        };
+        self.insist("transfer", at, request).await.map(drop)
+    }
+
+    async fn give_back(&self, at: &Rc<Server>) -> Result<(), Refusal> {
+        let request = |task| Request::Return {
+            volume: self.name.to_string(),
+            give_back: Return { task, server: Some(at.id), dissolve: false },
+        };
+        self.insist("return", at, request).await.map(drop)
+    }
+
+    /// Starts the client; it is tried again as its user would.
+    async fn open(&self, at: &Rc<Server>, info: &MountingInformation) -> Option<Rc<Client>> {
+        let world = &self.world;
+        let started = Client::start(self.sim(), &world.net, &at.machine, &world.manager, info.clone(), self.options).await?;
+        match started {
+            Ok(client) => Some(client),
+            Err(error) => {
+                self.log(|| format!("the client did not start: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Uses a mounted volume for a while, and ends that in one way or another.
+    async fn session(&self, at: &Rc<Server>, client: &Rc<Client>) -> Result<Ended, Refusal> {
+        let work = Work::start(&self.world, client, &self.oracle, self.style);
+        let end = self.sim().now() + self.sim().between(SECOND, 25 * SECOND);
+        let last = self.world.is_calm();
+        let crash = !last && self.sim().chance(self.world.knobs.borrower_crash);
+        let force = !last && !crash && self.sim().chance(self.world.knobs.forced_unmount);
+        while self.sim().now() < end && client.is_alive() {
+            self.pause(Duration::from_millis(100)).await;
+        }
+        self.judge(&work, client).await;
+        if !client.is_alive() {
+            return Ok(Ended::Crashed);
+        }
+        if crash {
+            self.log(|| "the client is killed".to_owned());
+            client.kill();
+            return Ok(Ended::Crashed);
+        }
+        if force {
+            self.log(|| "unmounted by force".to_owned());
+            self.unmount(at, None, true).await?;
+            // F4: it notices by itself; what it still does is of no effect.
+            self.pause(Duration::from_millis(self.sim().below(3000))).await;
+            client.kill();
+            return Ok(Ended::Crashed);
+        }
+        work.stop();
+        let patience = self.sim().now() + if last { 400 } else { 40 } * SECOND;
+        while !work.is_quiet() && client.is_alive() && self.sim().now() < patience {
+            self.pause(Duration::from_millis(100)).await;
+        }
+        self.judge(&work, client).await;
+        if !client.is_alive() {
+            return Ok(Ended::Crashed);
+        }
+        if !work.is_quiet() {
+            if last {
+                let reason = client.volume.status();
+                self.world.violation(format!("requests of volume {} do not end: {reason:?}", self.name));
+            }
+            client.kill();
+            return Ok(Ended::Crashed);
+        }
+        if last {
+            self.settle(client).await;
+            let own = Rc::clone(&work);
+            crate::client::in_process(&client.doors, async move { own.read_all().await }).await;
+            self.judge(&work, client).await;
+        }
+        if client.stop().await == Some(true) {
+            let mark = self.oracle.borrow_mut().mark();
+            self.oracle.borrow_mut().flushed(mark);
+            self.unmount(at, Some(client.info.epoch), false).await?;
+            return Ok(Ended::Clean);
+        }
+        if last {
+            self.world.violation(format!("volume {} cannot be closed although nothing is wrong", self.name));
+        }
+        Ok(Ended::Crashed)
+    }
+
+    /// Once nothing is wrong any more, all copies become equal.
+    async fn settle(&self, client: &Rc<Client>) {
+        let patience = self.sim().now() + 400 * SECOND;
+        let volume = client.info.volume;
+        loop {
+            let stale = self
+                .world
+                .manager
+                .table(|table| table.volumes.get(&volume).map(|row| row.legs().filter(|(_, leg)| !leg.in_sync).count()));
+            if stale.flatten() == Some(0) || !client.is_alive() {
+                return;
+            }
+            if self.sim().now() > patience {
+                let status = client.volume.status();
+                return self.world.violation(format!("the copies of volume {} do not become equal: {status:?}", self.name));
+            }
+            self.pause(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Requests must not fail, except where nobody could help it.
+    async fn judge(&self, work: &Work, client: &Rc<Client>) {
+        let errors = std::mem::take(&mut *work.errors.borrow_mut());
+        if let Some(error) = errors.first() {
+            if !self.world.knobs.loud {
+                self.world.violation(format!("a request of volume {} failed: {error}", self.name));
+            }
+            // Whoever sees an error ends the use, and begins it anew.
+            client.kill();
+        }
+        if client.is_alive() && client.is_fenced().await {
+            self.world.violation(format!("volume {} was fenced although nobody took it over", self.name));
+            client.kill();
+        }
+    }
+
+    /// The whole life of a volume.
+    async fn life(&self) -> Result<(), Refusal> {
+        let world = Rc::clone(&self.world);
+        let mut at = world.any_server();
+        self.borrow(&at).await?;
+        self.log(|| format!("borrowed by {}: {} bytes, {}", at.name(), self.size, self.way));
+        let mut calm_rounds = 0;
+        loop {
+            let calm = world.is_calm();
+            let info = self.mount(&at).await?;
+            self.log(|| format!("mounted by {} (epoch {})", at.name(), info.epoch.number));
+            let ended = match self.open(&at, &info).await {
+                Some(client) => self.session(&at, &client).await?,
+                None if calm && world.calm_for() > 300 * SECOND => {
+                    world.violation(format!("volume {} cannot be opened although nothing is wrong", self.name));
+                    return Ok(());
+                }
+                None => {
+                    self.pause(RETRY_PAUSE).await;
+                    continue;
+                }
+            };
+            self.log(|| format!("the mount ended: {ended:?}"));
+            if ended == Ended::Crashed {
+                self.oracle.borrow_mut().crashed();
+                if self.sim().chance(500_000) {
+                    self.unmount(&at, None, true).await?;
+                }
+            }
+            if calm {
+                calm_rounds += 1;
+            }
+            if calm_rounds > 1 {
+                return Ok(());
+            }
+            let mounted = ended == Ended::Crashed;
+            if !mounted && self.sim().chance(if calm { 700_000 } else { 300_000 }) {
+                let to = world.any_server();
+                if to.id != at.id {
+                    self.transfer(&at, &to).await?;
+                    at = to;
+                }
+            } else if !mounted && !calm && self.sim().chance(100_000) {
+                return self.give_back(&at).await;
+            }
+        }
+    }
+}
+
+/// Keeps one volume after the other, until the world is calm and the last one was checked.
+pub async fn keep(world: Rc<World>, number: u64) {
+    let mut generation = 0;
+    loop {
+        generation += 1;
+        let sim = &world.sim;
+        let Ok(name) = format!("vol-{number}-{generation}").parse::<Name>() else { return };
+        let way = *sim.random(|random| random.pick(&world.knobs.ways));
+        let size = sim.between(1, world.knobs.volume_regions) << 22;
+        let tag = sim.random(|random| random.bits());
+        let keeper = Keeper {
+            world: Rc::clone(&world),
+            number,
+            name,
+            size,
+            way,
+            oracle: Rc::new(RefCell::new(Oracle::new(tag))),
+            style: Style::draw(sim, size),
+            options: VolumeOptions::default(),
+        };
+        let result = keeper.life().await;
+        world.checked.set(world.checked.get() + keeper.oracle.borrow().checked);
+        if let Err(refusal) = result {
+            sim.log("operator", || format!("{}: given up: {refusal}", keeper.name));
+            let hopeless = matches!(refusal.kind, ErrorKind::NoSpace | ErrorKind::NotFound | ErrorKind::BadRequest);
+            if world.is_calm() && !hopeless {
+                world.violation(format!("volume {}: {refusal}", keeper.name));
+            }
+        }
+        if world.is_calm() {
+            break;
+        }
+        sim.log("operator", || format!("keeper {} goes on", keeper.number));
+    }
+    world.keepers_left.set(world.keepers_left.get() - 1);
+}

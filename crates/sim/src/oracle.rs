@@ -1,0 +1,340 @@
+//! What every part of a volume may hold: the window from the last flushed to the last issued write.
+//!
+//! The unit is a cell of 512 bytes. Every write gives its cells a number, and the bytes of a cell tell volume, cell and number,
+//! so that wrong bytes say where they come from. Number 0 is zeroes.
+
+use std::collections::BTreeMap;
+
+/// Bytes of a cell: what a disk writes wholly or not at all.
+pub const CELL: u64 = 512;
+/// What written cells begin with.
+const MAGIC: u64 = 0x7355_626c_6574_2121;
+
+/// One value that a cell may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Value {
+    version: u64,
+    /// When its write was issued and when it ended, on the clock of the oracle.
+    issued: u64,
+    ended: Option<u64>,
+    /// When it was answered with an error: it may be carried out all the same, but not after a write issued later.
+    failed: Option<u64>,
+    /// Acknowledged: everything that had ended before it was issued is excluded.
+    acknowledged: bool,
+    /// From a former mount that did not end cleanly; these exclude each other once one of them was read.
+    old: bool,
+    /// Another one, concurrent to it, was seen: only a crash can bring this one back.
+    passed: bool,
+}
+
+/// A volume's truth.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// What is written into the cells: tells volumes apart.
+    pub tag: u64,
+    clock: u64,
+    next_version: u64,
+    cells: BTreeMap<u64, Vec<Value>>,
+    /// Cells read and compared.
+    pub checked: u64,
+}
+
+/// A write under way.
+#[derive(Debug)]
+pub struct Write {
+    first: u64,
+    count: u64,
+    version: u64,
+    issued: u64,
+}
+
+/// The zeroes of a new volume.
+const ZERO: Value = Value { version: 0, issued: 0, ended: Some(0), failed: None, acknowledged: true, old: false, passed: false };
+
+impl Oracle {
+    /// The truth of a new volume: all zero.
+    pub fn new(tag: u64) -> Self {
+        Self { tag, clock: 1, next_version: 1, cells: BTreeMap::new(), checked: 0 }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// The bytes of a cell with that version.
+    pub fn fill(&self, cell: u64, version: u64, into: &mut [u8]) {
+        if version == 0 {
+            return into.fill(0);
+        }
+        let words = [MAGIC, self.tag, cell, version];
+        for (index, part) in into.chunks_mut(8).enumerate() {
+            let word = words.get(index % 4).copied().unwrap_or(0).wrapping_add((index / 4) as u64);
+            part.copy_from_slice(word.to_le_bytes().get(..part.len()).unwrap_or(&[]));
+        }
+    }
+
+    /// A write of whole cells is issued; the answer is its bytes. With `zeroes` it makes them zero.
+    pub fn issue(&mut self, offset: u64, length: u64, zeroes: bool) -> Write {
+        let issued = self.tick();
+        let version = if zeroes { 0 } else { self.next_version };
+        self.next_version += 1;
+        let (first, count) = (offset / CELL, length / CELL);
+        for cell in first..first + count {
+            let value = Value { version, issued, ended: None, failed: None, acknowledged: false, old: false, passed: false };
+            self.cells.entry(cell).or_insert_with(|| vec![ZERO]).push(value);
+        }
+        Write { first, count, version, issued }
+    }
+
+    /// The bytes of a write.
+    pub fn bytes(&self, write: &Write) -> Vec<u8> {
+        let mut bytes = vec![0; (write.count * CELL) as usize];
+        for (index, cell) in bytes.chunks_mut(CELL as usize).enumerate() {
+            self.fill(write.first + index as u64, write.version, cell);
+        }
+        bytes
+    }
+
+    /// A write ended.
+    pub fn ended(&mut self, write: &Write, acknowledged: bool) {
+        let now = self.tick();
+        for cell in write.first..write.first + write.count {
+            let Some(values) = self.cells.get_mut(&cell) else { continue };
+            if let Some(value) = values.iter_mut().find(|value| value.issued == write.issued) {
+                value.acknowledged = acknowledged;
+                *(if acknowledged { &mut value.ended } else { &mut value.failed }) = Some(now);
+            }
+        }
+    }
+
+    /// The moment at which a flush or read is sent.
+    pub fn mark(&mut self) -> u64 {
+        self.tick()
+    }
+
+    /// A flush that was sent at `mark` was acknowledged: what had ended by then is durable, and what it replaced is gone for ever.
+    pub fn flushed(&mut self, mark: u64) {
+        for values in self.cells.values_mut() {
+            prune(values, mark);
+        }
+    }
+
+    /// The same for a write with force unit access: only its own cells.
+    pub fn flushed_write(&mut self, write: &Write) {
+        let now = self.tick();
+        for cell in write.first..write.first + write.count {
+            if let Some(values) = self.cells.get_mut(&cell) {
+                prune(values, now);
+            }
+        }
+    }
+
+    /// The mount ended without a clean close: any value since the last flush may be what is left, and what was under way may still
+    /// have been carried out.
+    pub fn crashed(&mut self) {
+        for values in self.cells.values_mut().filter(|values| values.len() > 1) {
+            for value in values {
+                *value = Value {
+                    issued: 0,
+                    ended: Some(0),
+                    failed: None,
+                    acknowledged: false,
+                    old: true,
+                    passed: false,
+                    ..value.clone()
+                };
+            }
+        }
+    }
+
+    /// Compares what was read. `mark` is when the read was sent. The answer is what is wrong, if anything is.
+    pub fn check(&mut self, mark: u64, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        let end = offset + bytes.len() as u64;
+        let mut expected = [0; CELL as usize];
+        let mut at = offset;
+        while at < end {
+            let cell = at / CELL;
+            let until = ((cell + 1) * CELL).min(end);
+            let (from, to) = ((at - cell * CELL) as usize, (until - cell * CELL) as usize);
+            let part = bytes.get((at - offset) as usize..(until - offset) as usize).unwrap_or(&[]);
+            self.checked += 1;
+            at = until;
+            let Some(values) = self.cells.get(&cell) else {
+                if part.iter().any(|byte| *byte != 0) {
+                    return Err(self.explain(cell, part, from, &[ZERO]));
+                }
+                continue;
+            };
+            let possible = |value: &&Value| is_possible(values, value, mark);
+            let mut fits = Vec::new();
+            for value in values.iter().filter(possible) {
+                self.fill(cell, value.version, &mut expected);
+                if expected.get(from..to) == Some(part) {
+                    fits.push(value.issued);
+                }
+            }
+            if fits.is_empty() {
+                let possible: Vec<Value> = values.iter().filter(possible).cloned().collect();
+                return Err(self.explain(cell, part, from, &possible));
+            }
+            if to - from == CELL as usize {
+                self.seen(cell, part);
+            }
+        }
+        Ok(())
+    }
+
+    /// A value was seen while nothing was under way: the others that were possible beside it are passed.
+    fn seen(&mut self, cell: u64, part: &[u8]) {
+        let mut expected = [0; CELL as usize];
+        let Some(values) = self.cells.get(&cell) else { return };
+        if values.len() < 2 || values.iter().any(|value| value.ended.is_none()) {
+            return;
+        }
+        let now = self.clock + 1;
+        let mut versions = Vec::new();
+        for value in values.iter().filter(|value| is_possible(values, value, now)) {
+            self.fill(cell, value.version, &mut expected);
+            if expected == *part {
+                versions.push((value.version, value.old));
+            }
+        }
+        let &[(version, old)] = versions.as_slice() else { return };
+        let Some(values) = self.cells.get_mut(&cell) else { return };
+        if old {
+            // H3: what is read after an unclean close is equal on all legs and durable from then on.
+            values.retain(|value| !value.old || value.version == version);
+            return;
+        }
+        for value in values.iter_mut() {
+            value.passed = value.version != version;
+        }
+    }
+
+    fn explain(&self, cell: u64, part: &[u8], from: usize, possible: &[Value]) -> String {
+        let word = |index: usize| -> Option<u64> {
+            let bytes: [u8; 8] = part.get(index * 8..index * 8 + 8)?.try_into().ok()?;
+            Some(u64::from_le_bytes(bytes))
+        };
+        let found = match (from, word(0), word(1), word(2), word(3)) {
+            (0, Some(MAGIC), Some(tag), Some(at), Some(version)) if tag == self.tag => {
+                format!("version {version} of cell {at} of this volume")
+            }
+            (0, Some(MAGIC), Some(tag), Some(at), Some(version)) => {
+                format!("version {version} of cell {at} of ANOTHER volume (tag {tag:x})")
+            }
+            _ if part.iter().all(|byte| *byte == 0) => "zeroes".to_owned(),
+            _ => format!("something else: {:02x?}", part.get(..part.len().min(32)).unwrap_or(&[])),
+        };
+        let known = self.cells.get(&cell).map(Vec::as_slice).unwrap_or(&[]);
+        format!("cell {cell} (byte {}) holds {found}; possible are {possible:?}; known are {known:?}", cell * CELL)
+    }
+
+    /// Stretches that were ever written, as (offset, length), in order; neighbours are joined.
+    pub fn written(&self) -> Vec<(u64, u64)> {
+        let mut stretches: Vec<(u64, u64)> = Vec::new();
+        for cell in self.cells.keys() {
+            match stretches.last_mut() {
+                Some((offset, length)) if *offset + *length == cell * CELL => *length += CELL,
+                _ => stretches.push((cell * CELL, CELL)),
+            }
+        }
+        stretches
+    }
+}
+
+/// True unless an acknowledged write replaced it before the mark.
+fn is_possible(values: &[Value], value: &Value, mark: u64) -> bool {
+    let Some(ended) = value.ended.or(value.failed) else { return true };
+    if value.passed {
+        return false;
+    }
+    !values.iter().any(|other| other.acknowledged && other.issued > ended && other.ended.is_some_and(|end| end < mark))
+}
+
+/// Forgets what was replaced by writes that had ended at the mark.
+fn prune(values: &mut Vec<Value>, mark: u64) {
+    if values.len() < 2 {
+        return;
+    }
+    let replaced = |value: &Value| {
+        let after = |ended| {
+            values.iter().any(|other| other.acknowledged && other.issued > ended && other.ended.is_some_and(|end| end < mark))
+        };
+        value.ended.or(value.failed).is_some_and(after)
+    };
+    let left: Vec<Value> = values.iter().filter(|value| !replaced(value)).cloned().collect();
+    *values = left;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(oracle: &Oracle, version: u64) -> Vec<u8> {
+        let mut bytes = vec![0; CELL as usize];
+        oracle.fill(0, version, &mut bytes);
+        bytes
+    }
+
+    fn holds(oracle: &mut Oracle, version: u64) -> bool {
+        let (mark, bytes) = (oracle.mark(), cell(oracle, version));
+        oracle.check(mark, 0, &bytes).is_ok()
+    }
+
+    fn write(oracle: &mut Oracle) {
+        let write = oracle.issue(0, CELL, false);
+        oracle.ended(&write, true);
+    }
+
+    #[test]
+    fn an_acknowledged_write_is_what_is_read() {
+        let mut oracle = Oracle::new(1);
+        assert!(holds(&mut oracle, 0));
+        write(&mut oracle);
+        write(&mut oracle);
+        assert!(holds(&mut oracle, 2) && !holds(&mut oracle, 1) && !holds(&mut oracle, 0));
+    }
+
+    #[test]
+    fn a_write_under_way_may_or_may_not_be_there_and_one_of_two_wins_for_good() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle);
+        let second = oracle.issue(0, CELL, false);
+        assert!(holds(&mut oracle, 1) && holds(&mut oracle, 2));
+        let third = oracle.issue(0, CELL, false);
+        oracle.ended(&second, true);
+        oracle.ended(&third, true);
+        assert!(!holds(&mut oracle, 1));
+        assert!(holds(&mut oracle, 2));
+        assert!(!holds(&mut oracle, 3), "2 was seen when nothing was under way");
+    }
+
+    #[test]
+    fn after_a_crash_everything_since_the_flush_is_possible_until_it_was_read() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle);
+        write(&mut oracle);
+        let mark = oracle.mark();
+        oracle.flushed(mark);
+        write(&mut oracle);
+        let _under_way = oracle.issue(0, CELL, false);
+        oracle.crashed();
+        assert!(!holds(&mut oracle, 1), "flushed over");
+        assert!(holds(&mut oracle, 3));
+        assert!(!holds(&mut oracle, 2) && !holds(&mut oracle, 4), "3 was read");
+        write(&mut oracle);
+        assert!(holds(&mut oracle, 5) && !holds(&mut oracle, 3));
+    }
+
+    #[test]
+    fn foreign_bytes_and_bytes_of_other_places_are_wrong() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle);
+        let foreign = cell(&Oracle::new(2), 1);
+        let mark = oracle.mark();
+        assert!(oracle.check(mark, 0, &foreign).unwrap_err().contains("ANOTHER volume"));
+        assert!(oracle.check(mark, CELL, &cell(&oracle, 1)).unwrap_err().contains("cell 0"));
+    }
+}

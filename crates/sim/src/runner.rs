@@ -1,0 +1,128 @@
+//! The command: many seeds on all cores, or one with its trace.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::trace::Detail;
+use crate::world::{Outcome, run};
+
+const USAGE: &str = "\
+usage: sublet-sim --seeds N [--seed FIRST] [--jobs N]   run N seeds from FIRST (default 1)
+       sublet-sim --seed S --trace                      run one seed and print its trace
+";
+/// Lines of the trace that are printed for a seed that failed.
+const TAIL: usize = 60;
+/// Failed seeds that are explained.
+const EXPLAINED_MAX: usize = 5;
+
+struct Wishes {
+    first: u64,
+    count: u64,
+    trace: bool,
+    jobs: usize,
+}
+
+fn parse(args: &[String]) -> Option<Wishes> {
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut wishes = Wishes { first: 1, count: 1, trace: false, jobs };
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--seed" => wishes.first = words.next()?.parse().ok()?,
+            "--seeds" => wishes.count = words.next()?.parse().ok()?,
+            "--jobs" => wishes.jobs = words.next()?.parse().ok()?,
+            "--trace" => wishes.trace = true,
+            _ => return None,
+        }
+    }
+    Some(wishes)
+}
+
+/// Runs a seed on a thread of its own: nothing of another seed is left there, and a panic is a violation.
+pub fn isolated(seed: u64, detail: Detail) -> Outcome {
+    let builder = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(16 << 20);
+    let outcome = builder.spawn(move || run(seed, detail)).map(std::thread::JoinHandle::join);
+    let failed = |text: String| Outcome { seed, seconds: 0.0, violations: vec![text], hash: 0, lines: Vec::new(), checked: 0 };
+    match outcome {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            failed(format!("panic: {}", text.unwrap_or_else(|| "without a text".to_owned())))
+        }
+        Err(error) => failed(format!("no thread: {error}")),
+    }
+}
+
+/// The command. See `USAGE`.
+pub fn main(args: &[String]) -> ExitCode {
+    let Some(wishes) = parse(args) else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    if wishes.trace {
+        return traced(wishes.first);
+    }
+    let next = AtomicU64::new(0);
+    let results: Mutex<(f64, u64, Vec<Outcome>)> = Mutex::new((0.0, 0, Vec::new()));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..wishes.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= wishes.count {
+                        return;
+                    }
+                    let outcome = isolated(wishes.first + index, Detail::Off);
+                    let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    results.0 += outcome.seconds;
+                    results.1 += outcome.checked;
+                    if let Some(violation) = outcome.violations.first() {
+                        println!("seed {}: {violation}", outcome.seed);
+                        results.2.push(outcome);
+                    }
+                }
+            });
+        }
+    });
+    let (seconds, checked, mut failed) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    failed.sort_by_key(|outcome| outcome.seed);
+    for outcome in failed.iter().take(EXPLAINED_MAX) {
+        explain(outcome.seed);
+    }
+    summary(wishes.count, seconds, checked, failed.len(), begun.elapsed());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn explain(seed: u64) {
+    println!("== the end of the trace of seed {seed} (all of it: cargo xtask sim --seed {seed} --trace)");
+    let outcome = isolated(seed, Detail::Lines);
+    for line in outcome.lines.iter().skip(outcome.lines.len().saturating_sub(TAIL)) {
+        println!("{}", line.chars().take(300).collect::<String>());
+    }
+}
+
+fn traced(seed: u64) -> ExitCode {
+    let begun = Instant::now();
+    let outcome = isolated(seed, Detail::Lines);
+    for line in &outcome.lines {
+        println!("{line}");
+    }
+    for violation in &outcome.violations {
+        println!("VIOLATION: {violation}");
+    }
+    summary(1, outcome.seconds, outcome.checked, usize::from(!outcome.violations.is_empty()), begun.elapsed());
+    if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The last line.
+fn summary(seeds: u64, seconds: f64, checked: u64, violations: usize, time: Duration) {
+    println!(
+        "seeds {seeds}, simulated hours {:.1}, cells checked {checked}, violations {violations}, {:.1} s",
+        seconds / 3600.0,
+        time.as_secs_f64()
+    );
+}

@@ -1,0 +1,392 @@
+//! A server: the agent with its areas, and the shell around it as tasks instead of threads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use sublet_agent::Agent;
+use sublet_agent::poller::{Next, Poller};
+use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome};
+use sublet_api::request::{Request, Response};
+use sublet_api::server::{AreaReport, Poll, PollAnswer, Register};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_area::{Area, FormatSpec, PieceSpec, file_size_for};
+use sublet_doors::local::Signal;
+use sublet_doors::{Clock, Doors, Endpoint, Listener, Net as _, Rng};
+use sublet_types::limits::POLL_INTERVAL;
+use sublet_types::{AreaId, Name, PoolId, ServerId};
+
+use crate::doors::{Machine, SimDoors, address};
+use crate::exec::{Sim, Time};
+use crate::manager::Manager;
+use crate::net::Net;
+
+/// Where agents listen.
+const PORT: u16 = 7471;
+/// As the real daemon: the pause after a poll that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// As the real daemon: how often the progress of wipes is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// As the real daemon: the pause between two tries to open an area.
+const OPEN_RETRY: Duration = Duration::from_secs(3);
+/// As the real daemon: how long the first registration waits for the areas.
+const AREAS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// An area as the server finds it again after a restart.
+#[derive(Clone)]
+pub struct Entry {
+    /// The area.
+    pub area: AreaId,
+    /// Its name.
+    pub name: Name,
+    /// Its piece.
+    pub piece: PieceSpec,
+    /// Room for data in bytes.
+    pub capacity: u64,
+    offline: Option<String>,
+}
+
+/// What the server's state directory holds.
+struct Kept {
+    name: Name,
+    pool: Option<PoolId>,
+    entries: Vec<Entry>,
+}
+
+/// One life of the process.
+pub struct Running {
+    /// Its doors.
+    pub doors: SimDoors,
+    /// The agent.
+    pub agent: Rc<Agent<SimDoors>>,
+    areas: RefCell<BTreeMap<AreaId, Rc<Area<SimDoors>>>>,
+    poller: RefCell<Poller>,
+    changed: Signal,
+    run: u64,
+}
+
+/// See the module.
+pub struct Server {
+    sim: Sim,
+    net: Net,
+    manager: Rc<Manager>,
+    /// Where it runs.
+    pub machine: Rc<Machine>,
+    /// Who it is.
+    pub id: ServerId,
+    kept: RefCell<Kept>,
+    running: RefCell<Option<Rc<Running>>>,
+    /// It left the pool.
+    pub left: Cell<bool>,
+}
+
+impl Server {
+    /// A server that is not started yet.
+    pub fn new(sim: &Sim, net: &Net, manager: &Rc<Manager>, name: Name) -> Rc<Self> {
+        let kept = Kept { name, pool: None, entries: Vec::new() };
+        Rc::new(Self {
+            sim: sim.clone(),
+            net: net.clone(),
+            manager: Rc::clone(manager),
+            machine: Machine::new(sim, net),
+            id: ServerId::from_u128(sim.random(|random| random.next_u128())),
+            kept: RefCell::new(kept),
+            running: RefCell::new(None),
+            left: Cell::new(false),
+        })
+    }
+
+    /// What the table calls it.
+    pub fn name(&self) -> Name {
+        self.kept.borrow().name.clone()
+    }
+
+    /// Its areas.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.kept.borrow().entries.clone()
+    }
+
+    /// The present life of its process.
+    pub fn running(&self) -> Option<Rc<Running>> {
+        self.running.borrow().clone().filter(|running| running.doors.is_alive())
+    }
+
+    /// The open areas of the present life.
+    pub fn areas(&self) -> Vec<Rc<Area<SimDoors>>> {
+        self.running().map(|running| running.areas.borrow().values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Starts the process, if it does not run.
+    pub fn start(self: &Rc<Self>) {
+        if self.running().is_some() || self.left.get() {
+            return;
+        }
+        self.stop();
+        let doors = SimDoors::start(&self.sim, &self.net, &self.machine, self.name().to_string());
+        let agent = Agent::new(doors.clone(), self.id);
+        for entry in &mut self.kept.borrow_mut().entries {
+            agent.set_offline(entry.area, "it is being opened");
+            entry.offline = Some("it is being opened".to_owned());
+        }
+        let run = doors.random_u64();
+        let running =
+            Rc::new(Running { doors, agent, areas: RefCell::default(), poller: RefCell::default(), changed: Signal::new(), run });
+        self.sim.log(self.name().as_str(), || "starts".to_owned());
+        self.running.replace(Some(Rc::clone(&running)));
+        let doors = &running.doors;
+        doors.spawn(accept(Rc::clone(&running)));
+        doors.spawn(Rc::clone(self).watch_areas(Rc::clone(&running)));
+        doors.spawn(Rc::clone(self).poll(Rc::clone(&running)));
+        doors.spawn(Rc::clone(self).report(Rc::clone(&running)));
+    }
+
+    /// Ends the process as `kill -9` does.
+    pub fn stop(&self) {
+        if let Some(running) = self.running.take() {
+            self.sim.log(self.name().as_str(), || "dies".to_owned());
+            self.machine.kill(&self.sim, running.doors.process());
+        }
+    }
+
+    /// Lends an area of so many bytes.
+    ///
+    /// # Errors
+    /// What the area says.
+    pub async fn lend(&self, bytes: u64, device: bool) -> Result<(), Refusal> {
+        let running = self.running().ok_or_else(|| Refusal::new(ErrorKind::Unreachable, "the server does not run"))?;
+        let pool = self.kept.borrow().pool.ok_or_else(|| Refusal::new(ErrorKind::Unreachable, "no pool yet"))?;
+        let number = self.kept.borrow().entries.len() + 1;
+        let path = format!("/{}/area-{number}", self.name());
+        let length = file_size_for(bytes);
+        if self.machine.files.borrow().get(PathBuf::from(&path).as_path()).is_none() {
+            self.machine.files.borrow_mut().make(&self.sim, &path, length, device);
+        }
+        let piece = PieceSpec { path: PathBuf::from(&path), offset: 0, length };
+        let area = AreaId::from_u128(running.doors.random_u128());
+        let name: Name = format!("{}-{number}", self.name())
+            .parse()
+            .map_err(|error| Refusal::new(ErrorKind::Internal, format!("a name of the simulator: {error:?}")))?;
+        let spec = FormatSpec { pool, area, server: self.id, name: name.clone(), pieces: vec![piece.clone()], sparse: false };
+        Area::format(&running.doors, &spec).await.map_err(|error| error.refusal())?;
+        let entry = Entry { area, name, piece, capacity: bytes, offline: Some("it is being opened".to_owned()) };
+        self.kept.borrow_mut().entries.push(entry);
+        self.open_area(&running, area).await;
+        running.changed.notify();
+        Ok(())
+    }
+
+    async fn open_area(&self, running: &Rc<Running>, area: AreaId) {
+        let entry = self.kept.borrow().entries.iter().find(|entry| entry.area == area).cloned();
+        let Some(entry) = entry else { return };
+        let pool = self.kept.borrow().pool;
+        let boot = self.machine.boot.get();
+        let opened = Area::open(&running.doors, std::slice::from_ref(&entry.piece), pool, boot).await;
+        let offline = match opened {
+            Ok(open) if open.id() == area => {
+                running.areas.borrow_mut().insert(area, Rc::clone(&open));
+                running.agent.add_area(open, &entry.piece.to_string());
+                None
+            }
+            Ok(open) => Some(format!("another area ({}) lies there now", open.name())),
+            Err(error) => Some(error.to_string()),
+        };
+        self.sim.log(self.name().as_str(), || format!("area {}: {}", entry.name, offline.as_deref().unwrap_or("online")));
+        if let Some(reason) = &offline {
+            running.agent.set_offline(area, reason);
+        }
+        if let Some(entry) = self.kept.borrow_mut().entries.iter_mut().find(|entry| entry.area == area) {
+            entry.offline = offline;
+        }
+        running.poller.borrow_mut().areas_changed();
+        running.changed.notify();
+    }
+
+    async fn watch_areas(self: Rc<Self>, running: Rc<Running>) {
+        let mut told = Vec::new();
+        loop {
+            let offline: Vec<AreaId> =
+                self.kept.borrow().entries.iter().filter(|entry| entry.offline.is_some()).map(|entry| entry.area).collect();
+            for area in offline {
+                self.open_area(&running, area).await;
+            }
+            let summary: Vec<_> = self.reports(&running).into_iter().map(|r| (r.area, r.name, r.offline, r.open)).collect();
+            if summary != told {
+                told = summary;
+                running.poller.borrow_mut().areas_changed();
+                running.changed.notify();
+            }
+            running.doors.sleep(OPEN_RETRY).await;
+        }
+    }
+
+    /// All areas as the manager is told.
+    fn reports(&self, running: &Running) -> Vec<AreaReport> {
+        let mut online: BTreeMap<AreaId, AreaReport> =
+            running.agent.reports().into_iter().map(|report| (report.area, report)).collect();
+        let kept = self.kept.borrow();
+        let Some(pool) = kept.pool else { return Vec::new() };
+        let report = |entry: &Entry| {
+            online.remove(&entry.area).unwrap_or_else(|| AreaReport {
+                area: entry.area,
+                pool,
+                name: entry.name.clone(),
+                capacity: entry.capacity,
+                place: entry.piece.to_string(),
+                sparse: false,
+                offline: Some(entry.offline.clone().unwrap_or_else(|| "it is being opened".to_owned())),
+                open: None,
+                sequence: 0,
+                slices: Vec::new(),
+                history: Vec::new(),
+                quarantined: None,
+                failures: 0,
+                tombstones: Vec::new(),
+            })
+        };
+        kept.entries.iter().map(report).collect()
+    }
+
+    async fn register(&self, running: &Running) -> Result<(), Refusal> {
+        if running.poller.borrow().is_registered() {
+            return Ok(());
+        }
+        let (name, pool) = (self.name(), self.kept.borrow().pool);
+        let addresses = vec![address(self.machine.id, PORT)];
+        let version = "simulated".to_owned();
+        let register = Register { server: self.id, pool, name, zone: String::new(), addresses, version, run: running.run };
+        let answer = self.manager.call(&running.doors, Request::Register(register), Duration::ZERO).await?;
+        let Response::Registered(registered) = answer else { return Err(nonsense()) };
+        let mut kept = self.kept.borrow_mut();
+        kept.pool = Some(registered.pool);
+        kept.name = registered.name;
+        running.poller.borrow_mut().registered();
+        running.changed.notify();
+        Ok(())
+    }
+
+    async fn exchange(self: &Rc<Self>, running: &Rc<Running>, poll: Poll) -> Result<(), Refusal> {
+        let result = async {
+            self.register(running).await?;
+            let request = Request::Poll { server: self.id, poll };
+            match self.manager.call(&running.doors, request, POLL_INTERVAL).await? {
+                Response::Poll(answer) => Ok(answer),
+                _ => Err(nonsense()),
+            }
+        }
+        .await;
+        match result {
+            Ok(answer) => {
+                self.take(running, &answer);
+                self.register(running).await
+            }
+            Err(refusal) => {
+                running.poller.borrow_mut().failed();
+                Err(refusal)
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>, running: &Rc<Running>, answer: &PollAnswer) {
+        if let Some(name) = &answer.name {
+            self.kept.borrow_mut().name = name.clone();
+        }
+        let next = running.poller.borrow_mut().answered(answer);
+        match next {
+            Next::Leave => self.left.set(true),
+            Next::Carry(orders) => {
+                for order in orders {
+                    running.doors.spawn(Rc::clone(self).carry_out(Rc::clone(running), order));
+                }
+            }
+        }
+    }
+
+    async fn carry_out(self: Rc<Self>, running: Rc<Running>, order: NumberedOrder) {
+        let outcome = running.agent.execute(&order.order).await;
+        self.sim.log(self.name().as_str(), || format!("{:?} -> {outcome:?}", order.order));
+        if let (Order::ReleaseArea { area }, Outcome::Done) = (&order.order, &outcome) {
+            self.kept.borrow_mut().entries.retain(|entry| entry.area != *area);
+            running.areas.borrow_mut().remove(area);
+            running.poller.borrow_mut().areas_changed();
+        }
+        running.poller.borrow_mut().result(OrderResult { number: order.number, run: order.run, outcome });
+        running.changed.notify();
+    }
+
+    async fn poll(self: Rc<Self>, running: Rc<Running>) {
+        let opened = async {
+            while self.kept.borrow().entries.iter().any(|entry| entry.offline.as_deref() == Some("it is being opened")) {
+                running.doors.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // Patience over: they are told as being opened.
+        let _ = running.doors.timeout(AREAS_PATIENCE, opened).await;
+        loop {
+            let poll = Poll { run: running.run, results: Vec::new(), areas: None };
+            if self.exchange(&running, poll).await.is_err() {
+                running.doors.sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    async fn report(self: Rc<Self>, running: Rc<Running>) {
+        loop {
+            let seen = running.changed.version();
+            if !running.poller.borrow().is_waiting() {
+                let _ = running.doors.timeout(PROGRESS_INTERVAL, running.changed.changed(seen)).await;
+            }
+            if !running.poller.borrow().is_registered() {
+                running.doors.sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            let batch = running.poller.borrow_mut().take();
+            let mut results = batch.results.clone();
+            results.extend(running.poller.borrow_mut().progress(|area, slice| running.agent.wipe_progress(area, slice)));
+            if results.is_empty() && batch.areas.is_none() {
+                continue;
+            }
+            let areas = batch.areas.map(|_| self.reports(&running));
+            match self.exchange(&running, Poll { run: running.run, results, areas }).await {
+                Ok(()) => running.poller.borrow_mut().delivered(&batch),
+                Err(_) => {
+                    running.poller.borrow_mut().give_back(batch);
+                    running.doors.sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps it running: a supervisor starts it again when it died.
+    pub async fn supervise(self: Rc<Self>, pause: impl Fn() -> Time) {
+        loop {
+            self.sim.sleep(Duration::from_millis(100)).await;
+            if self.running().is_some() || !self.net.is_up(self.machine.id) {
+                continue;
+            }
+            self.sim.sleep(Duration::from_nanos(pause())).await;
+            if self.net.is_up(self.machine.id) {
+                self.start();
+            }
+        }
+    }
+}
+
+fn nonsense() -> Refusal {
+    Refusal::new(ErrorKind::Internal, "the manager answered something else")
+}
+
+async fn accept(running: Rc<Running>) {
+    let doors = &running.doors;
+    let listener = loop {
+        match doors.listen(&Endpoint::Tcp(address(doors.machine().id, PORT))).await {
+            Ok(listener) => break listener,
+            Err(_) => doors.sleep(Duration::from_millis(20)).await,
+        }
+    };
+    while let Ok(conn) = listener.accept().await {
+        let agent = Rc::clone(&running.agent);
+        doors.spawn(async move { agent.serve(conn).await });
+    }
+}
