@@ -13,7 +13,7 @@ use sublet_wire::message::Announce;
 
 use crate::coordinations::{Coordinate, Coordinations};
 use crate::gate::{Closing, Gate};
-use crate::limits::{COOL_INTERVAL, DRAIN_TIME_MAX};
+use crate::limits::{COOL_INTERVAL, COORDINATION_STOP_MAX, DRAIN_TIME_MAX};
 
 /// An area that is served.
 pub(crate) struct Served<D: Doors> {
@@ -236,7 +236,7 @@ impl<D: Doors> Agent<D> {
     pub async fn drain(&self) {
         self.draining.set(true);
         // First: a leg of theirs may be one of this server's.
-        if self.doors.timeout(DRAIN_TIME_MAX, self.coordinations.stop_all()).await.is_err() {
+        if self.doors.timeout(COORDINATION_STOP_MAX, self.coordinations.stop_all()).await.is_err() {
             tracing::warn!("volumes that are coordinated here could not be closed in time; stopping without that");
         }
         let gates = self.gates();

@@ -29,8 +29,14 @@ pub const SEARCH_STEP: u64 = 256 << 10;
 pub const SEARCH_STEP_FIRST: u64 = 16 << 10;
 /// The stretch for which a search asks the extents at once, in bytes.
 pub const SEARCH_WINDOW: u64 = 256 << 20;
+/// How long a stopping server waits for the coordinations that it closes.
+pub const COORDINATION_STOP_MAX: Duration = Duration::from_secs(3);
 /// Volumes that are not mounted and that one server coordinates at the same time (F5).
 pub const COORDINATIONS_MAX: usize = 64;
+/// How often a search reads blocks that do not fit their checksums, because they may be written at the same time ...
+pub const SEARCH_TRIES: u32 = 5;
+/// ... and the pause between two tries.
+pub const SEARCH_TRY_PAUSE: Duration = Duration::from_millis(10);
 /// Orders and questions of the control threads that wait for the data thread.
 pub const COMMANDS_MAX: usize = 256;
 /// Connections at the control socket at the same time.

@@ -145,7 +145,7 @@ impl<D: Doors> Work<D> {
                     pattern: &wanted.pattern,
                     count_only: frame.flags.has(Flags::COUNT),
                 };
-                let reply = search(&shared.served.area, session, &question).await?;
+                let reply = search(&shared.doors, &shared.served.area, session, &question).await?;
                 Ok(Answer::Small(reply.encode()))
             }
             (Op::SetState, Body::SetState(state)) => self.set_state(&state).await,

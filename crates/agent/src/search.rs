@@ -3,14 +3,15 @@
 use std::rc::Rc;
 
 use memchr::memmem::Finder;
-use sublet_area::{Area, AreaError};
+use sublet_area::Area;
 use sublet_doors::{Buffer, Doors};
 use sublet_types::limits::BLOCK_SIZE;
 use sublet_wire::Status;
+use sublet_wire::checksum::{first_mismatch, table_size};
 use sublet_wire::message::{MATCHES_PER_REPLY_MAX, SearchReply};
 
 use crate::gate::Session;
-use crate::limits::{SEARCH_BYTES_MAX, SEARCH_STEP, SEARCH_STEP_FIRST, SEARCH_WINDOW};
+use crate::limits::{SEARCH_BYTES_MAX, SEARCH_STEP, SEARCH_STEP_FIRST, SEARCH_TRIES, SEARCH_TRY_PAUSE, SEARCH_WINDOW};
 use crate::request::Failure;
 
 /// What is searched for.
@@ -28,6 +29,7 @@ pub(crate) struct Question<'a> {
 /// Finds all matches, overlapping ones too, that begin in the range and end in the segment. Answers for a shorter range when
 /// it has read [`SEARCH_BYTES_MAX`] or found [`MATCHES_PER_REPLY_MAX`].
 pub(crate) async fn search<D: Doors>(
+    doors: &D,
     area: &Rc<Area<D>>,
     session: &Session,
     question: &Question<'_>,
@@ -37,7 +39,7 @@ pub(crate) async fn search<D: Doors>(
         Failure::new(Status::OutOfRange, format!("{length} bytes at {offset} do not lie in the slice's {}", session.length))
     })?;
     let matches = Matches::new(pattern, question.count_only);
-    let mut scan = Scan { area, session, m: pattern.len() as u64, step: SEARCH_STEP_FIRST, read: 0, matches };
+    let mut scan = Scan { doors, area, session, m: pattern.len() as u64, step: SEARCH_STEP_FIRST, read: 0, matches };
     // Holes are zeroes: a pattern of nothing else matches in them.
     let skips_holes = pattern.iter().any(|byte| *byte != 0);
     let mut at = offset;
@@ -52,6 +54,7 @@ pub(crate) async fn search<D: Doors>(
 }
 
 struct Scan<'a, D: Doors> {
+    doors: &'a D,
     area: &'a Rc<Area<D>>,
     session: &'a Session,
     /// Length of the pattern.
@@ -65,7 +68,7 @@ struct Scan<'a, D: Doors> {
 
 impl<D: Doors> Scan<'_, D> {
     /// Scans `from..to` but for the beginnings whose whole match would lie in a hole. Returns how far it came.
-    async fn around_holes(&mut self, from: u64, to: u64) -> Result<u64, AreaError> {
+    async fn around_holes(&mut self, from: u64, to: u64) -> Result<u64, Failure> {
         let aligned = from / BLOCK_SIZE * BLOCK_SIZE;
         let length = (to - aligned).next_multiple_of(BLOCK_SIZE);
         let extents = self.area.extents(self.session.slice, aligned, length).await?;
@@ -89,8 +92,29 @@ impl<D: Doors> Scan<'_, D> {
         self.beginnings(at, to).await
     }
 
+    /// Reads blocks and compares them with their checksums: offsets found in damaged bytes would be as wrong as those bytes (K1).
+    async fn checked(&self, begin: u64, length: usize) -> Result<Buffer, Failure> {
+        let mut sums = vec![0; table_size(length)];
+        let mut tries = 0;
+        loop {
+            let (result, buffer) = self.area.read(self.session.slice, begin, Buffer::new(length), 0..length, &mut sums).await;
+            result?;
+            let Some(block) = first_mismatch(&buffer, &sums) else { return Ok(buffer) };
+            tries += 1;
+            if tries == SEARCH_TRIES {
+                let at = begin + block as u64 * BLOCK_SIZE;
+                let text = format!(
+                    "the block at {at} of the slice does not fit its checksum: it cannot be searched; a scrub repairs it"
+                );
+                return Err(Failure::new(Status::Io, text));
+            }
+            // It may have been written meanwhile.
+            self.doors.sleep(SEARCH_TRY_PAUSE).await;
+        }
+    }
+
     /// Scans for matches that begin in `from..to`. Returns how far it came.
-    async fn beginnings(&mut self, from: u64, to: u64) -> Result<u64, AreaError> {
+    async fn beginnings(&mut self, from: u64, to: u64) -> Result<u64, Failure> {
         let mut at = from;
         while at < to {
             if self.read >= SEARCH_BYTES_MAX || self.matches.is_full() || self.session.closing().is_some() {
@@ -101,8 +125,7 @@ impl<D: Doors> Scan<'_, D> {
             let step_end = to.min(begin + self.step);
             let read_end = (step_end + self.m - 1).next_multiple_of(BLOCK_SIZE).min(self.session.length);
             let length = (read_end - begin) as usize;
-            let (result, buffer) = self.area.read(self.session.slice, begin, Buffer::new(length), 0..length, &mut []).await;
-            result?;
+            let buffer = self.checked(begin, length).await?;
             self.read += length as u64;
             self.step = SEARCH_STEP.min(self.step * 2);
             let last_end = (step_end + self.m - 1).min(self.session.length);
