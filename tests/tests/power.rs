@@ -1,5 +1,5 @@
-//! Real power cuts: a virtual machine lends a disk with a volatile cache and is killed again and again, while a single and a
-//! doubled volume that lie on it are written and read.
+//! Real power cuts: two virtual machines lend disks with volatile caches and are killed again and again, one or both at a time,
+//! while volumes that lie on them are written and read.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,49 +17,63 @@ use sublet_tests::{MIB, holds_within, soak_time, wait_for};
 
 /// How long the emulated machine may take until it lends (again).
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
-/// The volumes; the first machine borrows them.
-const VOLUMES: [&str; 2] = ["single", "doubled"];
+/// The volumes; the first machine borrows them. "single" lies on the first guest (its area is shared, so its way is another),
+/// "doubled" on a real server and the first guest, "twins" on both guests.
+const VOLUMES: [&str; 3] = ["single", "doubled", "twins"];
 
-fn boot(guest: &mut Guest, timeline: &Timeline) {
-    let (before, begun) = (guest.boots(), Instant::now());
-    guest.start();
-    wait_for("the guest to lend", BOOT_LIMIT, || guest.boots() > before);
-    timeline.note(format!("the guest lends, {:.1?} after it was switched on", begun.elapsed()));
+/// Switches machines on, and waits until they lend.
+fn boot(guests: &mut [&mut Guest], timeline: &Timeline) {
+    let begun = Instant::now();
+    for guest in guests {
+        let before = guest.boots();
+        guest.start();
+        wait_for("the guest to lend", BOOT_LIMIT, || guest.boots() > before);
+    }
+    timeline.note(format!("the guests lend, {:.1?} after they were switched on", begun.elapsed()));
 }
 
 /// What happened until the time was over.
 #[derive(Default, Debug)]
 struct Sum {
     cuts: u32,
+    both: u32,
     with_client: u32,
     unflushed: u64,
     lost: u64,
 }
 
-/// Cuts the guest's power at random moments, now and then together with the clients.
-fn cut_power(site: &Site, load: &Load<'_>, guest: &mut Guest, random: &mut Random, time: Duration) -> Sum {
+/// Cuts the guests' power at random moments, now and then together with the clients.
+fn cut_power(site: &Site, load: &Load<'_>, guests: &mut [Guest], random: &mut Random, time: Duration) -> Sum {
     let begun = Instant::now();
     let mut sum = Sum::default();
     while begun.elapsed() < time && !load.over.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(500 + random.below(8000)));
-        let cut = [Cut::Lose, Cut::Tear, Cut::Tear, Cut::Keep][random.below(4) as usize];
         let with_client = random.below(3) == 0;
-        let clients: Vec<(&str, Process)> =
-            VOLUMES.iter().filter_map(|volume| Some((*volume, Process::of(&site.pool.mount_dir(0, volume))?))).collect();
+        let which: &[usize] = [&[0][..], &[1], &[0, 1], &[0, 1]][random.below(4) as usize];
         if with_client {
             // The client's kept writes are gone with it: a volume without another copy has what was flushed.
-            load.powerless.lock().unwrap().insert("single".to_owned());
-            load.killed.lock().unwrap().extend(clients.iter().map(|(volume, _)| (*volume).to_owned()));
-            clients.iter().for_each(|(_, client)| client.kill());
+            let powerless = [which.contains(&0).then_some("single"), (which.len() == 2).then_some("twins")];
+            load.powerless.lock().unwrap().extend(powerless.into_iter().flatten().map(str::to_owned));
+            for volume in VOLUMES {
+                let Some(client) = Process::of(&site.pool.mount_dir(0, volume)) else { continue };
+                load.killed.lock().unwrap().insert(volume.to_owned());
+                client.kill();
+            }
         }
-        let toll = guest.cut(cut, random);
-        load.timeline.note(format!("power cut {cut:?}, the clients too: {with_client}; sectors {toll:?}"));
+        for guest in which {
+            let cut = [Cut::Lose, Cut::Tear, Cut::Tear, Cut::Keep][random.below(4) as usize];
+            let toll = guests[*guest].cut(cut, random);
+            load.timeline.note(format!("power cut {cut:?} of guest {guest}, the clients too: {with_client}; sectors {toll:?}"));
+            sum.unflushed += toll.unflushed;
+            sum.lost += toll.lost;
+        }
         sum.cuts += 1;
+        sum.both += u32::from(which.len() == 2);
         sum.with_client += u32::from(with_client);
-        sum.unflushed += toll.unflushed;
-        sum.lost += toll.lost;
         std::thread::sleep(Duration::from_millis(random.below(3000)));
-        boot(guest, load.timeline);
+        let mut dark: Vec<&mut Guest> =
+            guests.iter_mut().enumerate().filter(|(guest, _)| which.contains(guest)).map(|(_, guest)| guest).collect();
+        boot(&mut dark, load.timeline);
     }
     sum
 }
@@ -88,15 +102,20 @@ fn w5_nothing_acknowledged_is_lost_when_a_lenders_power_is_cut() {
     let folder = site.pool.home(1).join("disk");
     std::fs::create_dir_all(&folder).unwrap();
     site.pool.ok(1, &format!("lend {} --size 64M --name b1 --sparse --keep-free 0%", folder.display()));
-    let dir = site.pool.dir().join("guest");
-    std::fs::create_dir_all(&dir).unwrap();
-    let mut guest = Guest::new(&dir, kernel, site.pool.nets().unwrap(), 3, "server-c", "c1", 96 * MIB);
-    boot(&mut guest, &timeline);
-    let listed = || site.pool.json(0, "area ls").as_array().unwrap().iter().any(|area| area["name"] == "c1");
-    assert!(holds_within(BOOT_LIMIT, listed), "the guest's area is not there");
-    // "divided" shares the area with the other volume; it is a single copy all the same.
+    let mut guests: Vec<Guest> = [("server-c", "c1", 3), ("server-d", "d1", 4)]
+        .into_iter()
+        .map(|(name, area, node)| {
+            let dir = site.pool.dir().join(format!("guest-{area}"));
+            std::fs::create_dir_all(&dir).unwrap();
+            Guest::new(&dir, kernel.clone(), site.pool.nets().unwrap(), node, name, area, 96 * MIB)
+        })
+        .collect();
+    boot(&mut guests.iter_mut().collect::<Vec<_>>(), &timeline);
+    let listed = || site.pool.json(0, "area ls").as_array().unwrap().len() == 3;
+    assert!(holds_within(BOOT_LIMIT, listed), "the areas of the guests are not there");
     site.pool.ok(0, "volume create single --way divided --on c1:12M");
     site.pool.ok(0, "volume create doubled --way doubled --on b1:16M,c1:16M");
+    site.pool.ok(0, "volume create twins --way doubled --on c1:16M,d1:16M");
     let mut writers: Vec<Writer> = VOLUMES
         .iter()
         .map(|volume| {
@@ -118,7 +137,7 @@ fn w5_nothing_acknowledged_is_lost_when_a_lenders_power_is_cut() {
             });
         }
         let _end = load.ends_all();
-        let sum = cut_power(&site, &load, &mut guest, &mut random, soak_time());
+        let sum = cut_power(&site, &load, &mut guests, &mut random, soak_time());
         load.over.store(true, Ordering::SeqCst);
         sum
     });
@@ -134,14 +153,18 @@ fn w5_nothing_acknowledged_is_lost_when_a_lenders_power_is_cut() {
     };
     heal(&site);
     check(&mut writers, "after healing");
-    // Each copy alone has everything: that of the other server, then that of the guest after a last power cut.
-    guest.cut(Cut::Lose, &mut random);
-    writers[1].check_all(&mut site.pool.nbd(0, "doubled"), "without the guest");
-    boot(&mut guest, &timeline);
-    heal(&site);
+    // Each copy alone has everything: that of the other server, then that of each guest after a last power cut.
+    for dark in [0, 1] {
+        guests[dark].cut(Cut::Lose, &mut random);
+        for volume in [1, 2] {
+            writers[volume].check_all(&mut site.pool.nbd(0, VOLUMES[volume]), &format!("without guest {dark}"));
+        }
+        boot(&mut [&mut guests[dark]], &timeline);
+        heal(&site);
+    }
     let lender = site.process(Daemon::Server(1)).expect("it runs");
     lender.kill();
-    check(&mut writers, "from the guest alone");
+    check(&mut writers, "from the guests alone");
     site.revive(Daemon::Server(1));
     heal(&site);
     for volume in VOLUMES {

@@ -1,4 +1,4 @@
-//! `cargo xtask demo | test | torture | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
+//! `cargo xtask demo | test | torture | figures | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
 
 mod packages;
 mod run;
@@ -17,6 +17,7 @@ usage: cargo xtask COMMAND
                     --bless renews the fingerprints after the documents were brought up to date
   sim ARGS          the simulator: --seeds N [--seed FIRST], or --seed S --trace
   soak [SECONDS]    the end-to-end tests that take long (default 600 seconds each)
+  figures           measure recovery, resync, first writes and memory with the release binary (docs/performance.md); as root
   torture SECONDS [--seed S]
                     manager, servers and clients are killed, frozen, restarted and cut off at random for so long, under
                     verified load, with the release binary; as root. The seed of a failed run repeats its faults
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["sim", rest @ ..] => run::sim(&top(), rest),
         ["soak"] => run::soak(&top(), "600"),
         ["soak", seconds] => run::soak(&top(), seconds),
+        ["figures"] => run::figures(&top()),
         ["torture", seconds] => run::torture(&top(), seconds, None),
         ["torture", seconds, "--seed", seed] => run::torture(&top(), seconds, Some(seed)),
         ["tidy"] => tidy::tidy(&top(), false),

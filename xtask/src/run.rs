@@ -89,6 +89,17 @@ pub fn sim(top: &Path, args: &[&str]) -> Result<(), String> {
     if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
+/// The table of figures of `docs/performance.md`.
+///
+/// # Errors
+/// The step that failed.
+pub fn figures(top: &Path) -> Result<(), String> {
+    packages::install(packages::TEST)?;
+    cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
+    let args = ["test", "--package", "sublet-tests", "--test", "figures", "--", "--ignored", "--test-threads=1", "--nocapture"];
+    cargo(top, &args, &[("SUBLET_TEST_PROFILE", "release")])
+}
+
 /// The end-to-end tests that are ignored otherwise, each for so many seconds.
 ///
 /// # Errors

@@ -140,7 +140,7 @@ impl Guest {
         sparse_file(&state, 64 << 20);
         sh("mkfs.ext4", &["-q", &state.to_string_lossy()]);
         let disks = [Disk::serve(&data, &dir.join("data.sock")), Disk::serve(&state, &dir.join("state.sock"))];
-        Self { dir: dir.to_owned(), kernel, prefix: nets.tap("tap0"), node, disks, process: None }
+        Self { dir: dir.to_owned(), kernel, prefix: nets.tap(&format!("tap{node}")), node, disks, process: None }
     }
 
     /// Switches it on.
@@ -162,7 +162,7 @@ impl Guest {
             command.args(["-drive", &disk(&self.disks[number], id), "-device", &format!("virtio-blk-pci,drive={id}")]);
         }
         let mac = format!("52:54:00:77:00:{:02x}", self.node);
-        command.args(["-netdev", "tap,id=net,ifname=tap0,script=no,downscript=no"]);
+        command.args(["-netdev", &format!("tap,id=net,ifname=tap{},script=no,downscript=no", self.node)]);
         command.args(["-device", &format!("virtio-net-pci,netdev=net,mac={mac}")]).args(["-device", "virtio-rng-pci"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         self.process = Some(command.spawn().unwrap());
