@@ -11,9 +11,10 @@ use sublet_doors::{Doors, Tick};
 use sublet_types::limits::{LENDER_SILENT_MAX, RECONNECT_GRACE};
 use sublet_types::{Generation, LeaseSecret, OpenId, SessionNumber};
 use sublet_wire::Status;
-use sublet_wire::message::{DiskIdentity, Open, OpenMode};
+use sublet_wire::message::{DiskIdentity, MapWhich, Open, OpenMode};
 
 use crate::connect::{ConnectError, open_session};
+use crate::maps::LegMap;
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
@@ -66,6 +67,13 @@ pub(crate) struct Leg<D: Doors> {
     pub(crate) open_since: Cell<Tick>,
     /// A generation that a return which failed has left in its label: ahead of the set's own.
     pub(crate) issued: Cell<Option<Generation>>,
+    /// The generation with which it left the in-sync set: survivors' maps for it begin there. None if that is not known, or if
+    /// it never held anything: then it is copied as a whole (S3).
+    pub(crate) stale_since: Cell<Option<Generation>>,
+    /// Its lender's marks and maps when it was opened as a member; none if it keeps none.
+    pub(crate) map: RefCell<Option<LegMap>>,
+    /// What its lender said of the area at the last OPEN: its opening, and its label's sequence (L2).
+    known: Cell<(OpenId, u64)>,
     /// Labels may still say the generation before.
     try_previous: Cell<bool>,
     /// Its *unclean* flag has been looked at in this mount.
@@ -93,6 +101,9 @@ impl<D: Doors> Leg<D> {
             earlier_leave_at: Cell::new(None),
             open_since: Cell::new(now),
             issued: Cell::new(None),
+            stale_since: Cell::new(None),
+            map: RefCell::new(None),
+            known: Cell::new((OpenId::from_u128(0), 0)),
             try_previous: Cell::new(false),
             judged: Cell::new(false),
             resync_after: Cell::new(Tick::default()),
@@ -196,7 +207,21 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                     session.kill(End::Unwanted);
                     continue;
                 }
-                if !accept(&segment, leg, index, &session) {
+                if mode == OpenMode::InSync {
+                    let marks = shared.doors.timeout(HUNG_MAX, session.map(MapWhich::All, segment.length)).await;
+                    let marks = match marks {
+                        Ok(Ok(marks)) => marks,
+                        failed => {
+                            tracing::info!(lender = %leg.facts.server_name, ?failed, "the lender does not tell its hot regions");
+                            session.kill(End::Unwanted);
+                            shared.pause(backoff).await;
+                            backoff = (backoff * 2).min(BACKOFF_MAX);
+                            continue;
+                        }
+                    };
+                    leg.map.replace(marks);
+                }
+                if session.is_dead() || segment.mode_wanted(index) != Some(mode) || !accept(&segment, leg, index, &session) {
                     session.kill(End::Unwanted);
                     continue;
                 }
@@ -254,8 +279,8 @@ async fn connect<D: Doors, M: ManagerDoor>(
             borrower: info.borrower,
             epoch: info.epoch,
             secret: info.secret.unwrap_or(LeaseSecret::from_u128(0)),
-            known_open: OpenId::from_u128(0),
-            known_sequence: 0,
+            known_open: leg.known.get().0,
+            known_sequence: leg.known.get().1,
         };
         match open_session(&segment.shared.doors, &address, leg.facts.server, &open).await {
             Err(ConnectError::NotHere(text)) => last = ConnectError::NotHere(text),
@@ -299,12 +324,12 @@ fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index
     let Some(opened) = session.opened() else { return false };
     let another_identity = leg.identity.get().is_some_and(|before| !opened.identity.kept_writes_of(&before));
     leg.identity.set(Some(opened.identity));
+    leg.known.set((opened.identity.open, opened.sequence));
     leg.try_previous.set(false);
     leg.refused.set(false);
     if session.mode() == OpenMode::Target {
         leg.forget();
     } else {
-        segment.note_unclean(index, opened.unclean);
         if another_identity && leg.has_unflushed() {
             leg.lost_writes.set(true);
         }
@@ -318,6 +343,9 @@ fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index
         segment.shared.changed.notify();
     } else {
         segment.install(index, session);
+    }
+    if session.mode() == OpenMode::InSync {
+        segment.note_opened(index, opened.unclean);
     }
     true
 }

@@ -14,12 +14,15 @@ mod connect;
 mod equal;
 mod error;
 mod extents;
+mod hot;
 mod idle;
 mod leg;
 mod log;
+mod maps;
 mod members;
 mod options;
 mod rangelock;
+mod read;
 mod replay;
 mod resync;
 mod search;
@@ -29,7 +32,9 @@ mod shared;
 mod stale;
 mod status;
 mod supervise;
+mod throttle;
 mod volume;
+mod work;
 
 #[cfg(test)]
 mod testing;

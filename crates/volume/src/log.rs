@@ -7,11 +7,10 @@
 use std::collections::BTreeMap;
 
 use sublet_doors::Buffer;
-#[cfg(test)]
-use sublet_types::limits::{MISSED_UNIT, REGION_SIZE};
 use sublet_wire::Flags;
 
 use crate::change::Change;
+use crate::maps::{Units, add_units};
 
 /// A segment keeps so many bytes of writes ...
 pub(crate) const KEPT_BYTES_MAX: u64 = 64 << 20;
@@ -139,10 +138,9 @@ impl Log {
     }
 
     /// Every unit (64 KiB) that a kept change touches, as bits of its region: what a leg that leaves now may have missed (S1).
-    #[cfg(test)]
-    pub(crate) fn units(&self) -> BTreeMap<u32, u64> {
-        let mut regions = BTreeMap::new();
-        for (start, length) in self.entries.values().map(|entry| entry.change.span()).filter(|(_, length)| *length > 0) {
+    pub(crate) fn units(&self) -> Units {
+        let mut regions = Units::new();
+        for (start, length) in self.entries.values().map(|entry| entry.change.span()) {
             add_units(&mut regions, start, length);
         }
         regions
@@ -151,15 +149,6 @@ impl Log {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-}
-
-/// Adds the units that a byte range of a segment touches.
-#[cfg(test)]
-pub(crate) fn add_units(regions: &mut BTreeMap<u32, u64>, start: u64, length: u64) {
-    const UNITS: u64 = REGION_SIZE / MISSED_UNIT;
-    for unit in start / MISSED_UNIT..(start + length).div_ceil(MISSED_UNIT) {
-        *regions.entry(u32::try_from(unit / UNITS).unwrap_or(u32::MAX)).or_insert(0) |= 1 << (unit % UNITS);
     }
 }
 

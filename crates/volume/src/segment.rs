@@ -5,14 +5,17 @@ use std::rc::Rc;
 
 use futures_util::future::join_all;
 use sublet_api::mount::MountSegment;
-use sublet_doors::{Chunk, Doors};
+use sublet_doors::Doors;
 use sublet_wire::message::{Message, OpenMode};
 use sublet_wire::{Flags, Op, Status};
 
 use crate::change::Change;
+use crate::equal::Unequal;
 use crate::error::{VolumeError, VolumeErrorKind};
+use crate::hot::Hot;
 use crate::leg::Leg;
 use crate::log::Log;
+use crate::maps::{Units, add_units, regions_of};
 use crate::members::{Members, Role};
 use crate::options::ManagerDoor;
 use crate::session::{End, Session, SessionError};
@@ -46,8 +49,33 @@ pub(crate) struct Segment<D: Doors, M: ManagerDoor> {
     pub(crate) log: RefCell<Log>,
     /// A flush is under way because the log is filling.
     pub(crate) flushing: Cell<bool>,
-    /// The copying that goes on: which leg, bytes done.
-    pub(crate) copying: Cell<Option<(usize, u64)>>,
+    /// Regions that were written and have not cooled (H2).
+    pub(crate) hot: RefCell<Hot>,
+    /// Regions are being ordered to cool.
+    pub(crate) cooling: Cell<bool>,
+    /// Changes that wait for a region to cool.
+    pub(crate) hot_waiters: Cell<usize>,
+    /// Regions in which the legs may differ (H3).
+    pub(crate) unequal: RefCell<Unequal>,
+    /// The log has all that a leg which leaves may lack: there is nothing of an earlier client that did not close cleanly.
+    pub(crate) exact: Cell<bool>,
+    /// The legs are being made equal: bytes done, and in all.
+    pub(crate) equalising: Cell<Option<(u64, u64)>>,
+    /// The copying that goes on.
+    pub(crate) copying: Cell<Option<Copying>>,
+    /// What was written since it began.
+    pub(crate) touched: RefCell<Option<Units>>,
+}
+
+/// A resync under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Copying {
+    /// The target.
+    pub(crate) leg: usize,
+    /// Bytes done.
+    pub(crate) done: u64,
+    /// Bytes to do; 0 while that is being found out.
+    pub(crate) total: u64,
 }
 
 /// What a leg did with a change.
@@ -81,7 +109,14 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             equalise_due: Cell::new(false),
             log,
             flushing: Cell::new(false),
+            hot: RefCell::default(),
+            cooling: Cell::new(false),
+            hot_waiters: Cell::new(0),
+            unequal: RefCell::default(),
+            exact: Cell::new(true),
+            equalising: Cell::new(None),
             copying: Cell::new(None),
+            touched: RefCell::new(None),
         }
     }
 
@@ -154,61 +189,6 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         VolumeError::new(VolumeErrorKind::LenderMissing, format!("volume {}: {what}", self.shared.info.name))
     }
 
-    /// Reads whole blocks from one leg of the in-sync set, checked end to end.
-    pub(crate) async fn read(&self, offset: u64, length: u32) -> Result<Chunk, VolumeError> {
-        // How often a leg delivered wrong checksums; and the legs that failed for good, with the reason.
-        let mut wrong = vec![0u8; self.legs.len()];
-        let mut failed: Vec<Option<VolumeError>> = vec![None; self.legs.len()];
-        loop {
-            let seen = self.shared.changed.version();
-            self.check()?;
-            let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
-            let (out, usable): (Vec<usize>, Vec<usize>) =
-                readable.into_iter().partition(|leg| failed.get(*leg).is_some_and(Option::is_some));
-            let last_error = out.first().filter(|_| usable.is_empty()).and_then(|leg| failed.get_mut(*leg)?.take());
-            if let Some(error) = last_error {
-                return Err(error);
-            }
-            let open = usable
-                .into_iter()
-                .filter(|leg| self.is_sound(*leg))
-                .filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?)));
-            let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
-                if self.reads_expired.get() {
-                    return Err(self.expired());
-                }
-                self.shared.changed.changed(seen).await;
-                continue;
-            };
-            let name = self.legs.get(leg).map(Leg::lender).unwrap_or_default();
-            let error = match session.read(offset, length).await {
-                Ok(Some(data)) => return Ok(data),
-                Ok(None) => {
-                    tracing::warn!(lender = name, segment = self.index, offset, "a read arrived with a wrong checksum");
-                    let Some(count) = wrong.get_mut(leg) else { continue };
-                    *count += 1;
-                    // Read again once, then from another leg; never wrong bytes (K1).
-                    if *count < 2 {
-                        continue;
-                    }
-                    let at = self.start + offset;
-                    VolumeError::new(
-                        VolumeErrorKind::Io,
-                        format!("server {name} delivers wrong bytes for {length} bytes at {at} of the volume"),
-                    )
-                }
-                Err(SessionError::Lost) => continue,
-                Err(SessionError::Refused(status, text)) => match self.judge(&session, status, &text, &name) {
-                    None => continue,
-                    Some(error) => error,
-                },
-            };
-            if let Some(slot) = failed.get_mut(leg) {
-                *slot = Some(error);
-            }
-        }
-    }
-
     /// Asks one readable leg about a range (EXTENTS, SEARCH).
     pub(crate) async fn ask_lender<T: Message>(
         &self,
@@ -222,6 +202,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
+            if op == Op::Search {
+                self.make_equal(offset, length.into(), false).await?;
+            }
             let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
             let open = readable.into_iter().filter(|leg| self.is_sound(*leg)).filter_map(|leg| self.legs.get(leg));
             let open = open.filter_map(|leg| Some((leg, leg.session()?)));
@@ -245,7 +228,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     }
 
     /// What a refusal means: nothing but the end of the session (to be tried again in the next one), or an error.
-    fn judge(&self, session: &Session<D>, status: Status, text: &str, name: &str) -> Option<VolumeError> {
+    pub(crate) fn judge(&self, session: &Session<D>, status: Status, text: &str, name: &str) -> Option<VolumeError> {
         let kind = match status {
             Status::Ok | Status::StaleEpoch => return None,
             Status::BadChecksum
@@ -272,6 +255,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     /// Carries a change out at every leg (W1). Runs to its end: it must not be dropped while the caller's range lock is held
     /// for it.
     pub(crate) async fn change(self: &Rc<Self>, change: &Change) -> Result<(), VolumeError> {
+        let (start, length) = change.span();
+        // With one leg the lender cools by itself (H2).
+        let regions = if self.legs.len() > 1 { regions_of(start, length) } else { 0..0 };
         // S1: no new change begins while a leg is leaving.
         loop {
             let seen = self.shared.changed.version();
@@ -280,10 +266,11 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 break;
             }
             if !self.members.borrow().paused() {
-                if !self.log.borrow().is_full() {
+                if self.log.borrow().is_full() {
+                    Box::pin(self.wait_for_room()).await?;
+                } else if Box::pin(self.admit(regions.clone())).await? {
                     break;
                 }
-                Box::pin(self.wait_for_room()).await?;
                 continue;
             }
             if self.changes_expired.get() {
@@ -292,14 +279,29 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             self.shared.changed.changed(seen).await;
         }
         // W5: kept before any leg is sent it.
-        let kept = match change {
-            Change::Flush => self.log.borrow_mut().mark(),
-            _ => self.log.borrow_mut().begin(change),
+        let (kept, hot_mark) = match change {
+            Change::Flush => (self.log.borrow_mut().mark(), self.hot.borrow_mut().mark()),
+            _ => {
+                if self.hot.borrow().len() == 0 && !regions.is_empty() {
+                    self.shared.changed.notify();
+                }
+                self.hot.borrow_mut().begin(regions.clone(), self.shared.doors.now());
+                if let Some(touched) = &mut *self.touched.borrow_mut() {
+                    add_units(touched, start, length);
+                }
+                (self.log.borrow_mut().begin(change), 0)
+            }
         };
         // Not a step of waiting between the look at the set and the sending: a target that is attached later finds these
         // blocks locked until this change has ended.
         let legs = self.members.borrow().which(|m| m.role.takes_writes());
         let outcomes = join_all(legs.iter().map(|leg| self.change_at(*leg, change))).await;
+        if !matches!(change, Change::Flush) {
+            self.hot.borrow_mut().end(regions, self.shared.doors.now());
+            if self.hot_waiters.get() > 0 {
+                self.shared.changed.notify();
+            }
+        }
         let mut refused = 0;
         let mut done = 0;
         let mut error = None;
@@ -318,6 +320,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         match change {
             Change::Flush => {
                 self.log.borrow_mut().flushed(kept);
+                self.hot.borrow_mut().flushed(hot_mark);
                 Ok(())
             }
             Change::Zero { .. } if refused > 0 && done == 0 => {

@@ -14,14 +14,18 @@ use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use sublet_doors::local::{Permit, Semaphore, Signal};
 use sublet_doors::{Buffer, Chunk, Conn, ConnReader, ConnWriter, Doors, Tick};
-use sublet_types::limits::{SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
+use sublet_types::limits::{BLOCK_SIZE, SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
 use sublet_types::{SessionNumber, SliceId};
 use sublet_wire::checksum::{first_mismatch, table_size};
+use sublet_wire::frame::READ_COMPUTED;
 use sublet_wire::message::{CONTROL_PAYLOAD_MAX, Close, DiskIdentity, Message, OpenMode, OpenReply, SetState};
 use sublet_wire::{FRAME_SIZE, Flags, Malformed, Op, ReplyFrame, RequestFrame, Status};
 
 use crate::change::Change;
+use crate::read::Blocks;
 
+/// One block, in bytes of memory.
+const BLOCK: usize = BLOCK_SIZE as usize;
 /// Room in the lender's bound that requests leave to the watchdog's PINGs.
 const PING_ROOM: u64 = 2;
 /// The receive buffer: many small replies, or the beginning of a large one.
@@ -59,7 +63,7 @@ enum Expect {
 struct Pending {
     frame: RequestFrame,
     expect: Expect,
-    reply: oneshot::Sender<Result<Chunk, SessionError>>,
+    reply: oneshot::Sender<Result<(Chunk, u32), SessionError>>,
     sent: Tick,
     /// Room in the session's bounds; given back with the reply, not earlier: a caller that went away frees nothing.
     _permits: Option<(Permit, Permit)>,
@@ -342,7 +346,11 @@ impl<D: Doors> Session<D> {
         if is_data(frame.op) {
             self.data_replied.set(self.doors.now());
         }
-        let answer = if frame.status == Status::Ok { Ok(payload) } else { Err(SessionError::Refused(frame.status, text())) };
+        let answer = if frame.status == Status::Ok {
+            Ok((payload, frame.result))
+        } else {
+            Err(SessionError::Refused(frame.status, text()))
+        };
         // The caller may have gone away; the reply was still awaited so that the bounds hold.
         let _ = pending.reply.send(answer);
         Ok(())
@@ -356,7 +364,7 @@ impl<D: Doors> Session<D> {
         data: Option<&Chunk>,
         expect: Expect,
         permits: Option<(Permit, Permit)>,
-    ) -> Option<oneshot::Receiver<Result<Chunk, SessionError>>> {
+    ) -> Option<oneshot::Receiver<Result<(Chunk, u32), SessionError>>> {
         let mut flow = self.flow.borrow_mut();
         if flow.end.is_some() {
             return None;
@@ -387,6 +395,17 @@ impl<D: Doors> Session<D> {
         data: Option<&Chunk>,
         expect: Expect,
     ) -> Result<Chunk, SessionError> {
+        self.exchange(frame, head, data, expect).await.map(|(payload, _)| payload)
+    }
+
+    /// One request and its reply: the payload, and the operation's own result.
+    async fn exchange(
+        &self,
+        frame: RequestFrame,
+        head: &[u8],
+        data: Option<&Chunk>,
+        expect: Expect,
+    ) -> Result<(Chunk, u32), SessionError> {
         let bytes = u64::try_from(head.len() + data.map_or(0, |d| d.len())).unwrap_or(SESSION_BYTES_MAX);
         let reply = match expect {
             Expect::Exactly(n) | Expect::AtMost(n) => n as u64,
@@ -401,15 +420,20 @@ impl<D: Doors> Session<D> {
         self.request(self.frame(op, Flags::default(), 0, 0), payload, None, Expect::AtMost(CONTROL_PAYLOAD_MAX)).await
     }
 
-    /// Reads whole blocks and checks them end to end; `None` if a checksum is wrong.
-    pub(crate) async fn read(&self, offset: u64, length: u32) -> Result<Option<Chunk>, SessionError> {
+    /// Reads whole blocks and checks them end to end.
+    pub(crate) async fn read(&self, offset: u64, length: u32) -> Result<Blocks, SessionError> {
         let size = length as usize;
         let table = table_size(size);
-        let payload = self
-            .request(self.frame(Op::Read, Flags::default(), offset, length), &[], None, Expect::Exactly(table + size))
-            .await?;
+        let expect = Expect::Exactly(table + size);
+        let (payload, result) = self.exchange(self.frame(Op::Read, Flags::default(), offset, length), &[], None, expect).await?;
         let (sums, data) = (payload.part(0..table), payload.part(table..table + size));
-        Ok(first_mismatch(&data, &sums).is_none().then_some(data))
+        let mut wrong = Vec::new();
+        let mut from = 0;
+        while let Some(block) = first_mismatch(&data.part(from * BLOCK..size), &sums.part(from * 4..table)) {
+            wrong.push(from + block);
+            from += block + 1;
+        }
+        Ok(Blocks { data, sums, computed: result & READ_COMPUTED != 0, wrong })
     }
 
     /// Writes whole blocks; `sums` is their checksum table, made once for all legs.

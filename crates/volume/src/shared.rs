@@ -14,6 +14,8 @@ use sublet_types::{Address, ServerId};
 use crate::error::{VolumeError, VolumeErrorKind};
 use crate::options::{ManagerDoor, VolumeOptions};
 use crate::rangelock::RangeLock;
+use crate::read::Findings;
+use crate::throttle::Throttle;
 
 /// Addresses are asked of the manager at most so often.
 const LENDERS_INTERVAL: Duration = Duration::from_secs(2);
@@ -54,6 +56,10 @@ pub(crate) struct Shared<D: Doors, M: ManagerDoor> {
     in_use: Cell<usize>,
     /// When the last one began or ended.
     last_use: Cell<Tick>,
+    /// The rate of resyncs.
+    pub(crate) throttle: Throttle,
+    /// What was found wrong (K1).
+    pub(crate) findings: RefCell<Findings>,
     lenders: RefCell<HashMap<ServerId, Vec<Address>>>,
     lenders_asked: Cell<Option<Tick>>,
 }
@@ -88,6 +94,8 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
             parting: Cell::new(false),
             in_use: Cell::new(0),
             last_use: Cell::new(now),
+            throttle: Throttle::default(),
+            findings: RefCell::default(),
             lenders: RefCell::new(lenders),
             lenders_asked: Cell::new(None),
         }
@@ -120,6 +128,11 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
     /// True if nothing will ever run again.
     pub(crate) fn is_over(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Closed | Phase::Fenced(_))
+    }
+
+    /// True while requests are served.
+    pub(crate) fn is_running(&self) -> bool {
+        *self.phase.borrow() == Phase::Running
     }
 
     /// True while sessions with the lenders are wanted.

@@ -4,7 +4,8 @@ use sublet_api::ErrorKind;
 use sublet_api::request::{ChangeLeg, LegAnswer, LegChange};
 use sublet_doors::Doors;
 use sublet_types::Generation;
-use sublet_wire::message::SetState;
+use sublet_wire::Status;
+use sublet_wire::message::{SetState, StaleMark};
 
 use crate::leg::HUNG_MAX;
 use crate::members::{Doubt, Role};
@@ -104,6 +105,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         if answer.in_sync.get(leg) != Some(&false) {
             tracing::error!(segment = self.index, leg, "the manager answers with a set that still has the leg that left");
         }
+        if let Some(leg) = self.legs.get(leg) {
+            leg.stale_since.set(Some(answer.generation));
+        }
         self.members.borrow_mut().has_left(leg, answer);
         if let Some(leg) = self.legs.get(leg) {
             leg.hang_up(End::Unwanted);
@@ -167,20 +171,39 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         }
     }
 
-    /// Writes the present generation into the labels of all in-sync legs; writes resume when all have it (S1, S5).
+    /// Writes the present generation into the labels of all in-sync legs, with the map of what a leg that has left may lack;
+    /// writes resume when all have it (S1, S5).
     pub(crate) async fn write_labels(&self) -> bool {
         let (state, due) = {
             let m = self.members.borrow();
-            let state =
-                SetState { generation: m.generation, in_sync: m.in_sync_flags(), equalised: m.all_equal(), stale: Vec::new() };
+            let stale = m.which(|m| m.role == Role::Left).into_iter().filter_map(|leg| self.mark(leg)).collect();
+            let state = SetState { generation: m.generation, in_sync: m.in_sync_flags(), equalised: m.all_equal(), stale };
             (state, m.which(|m| m.role == Role::InSync && !m.labelled))
         };
+        // Writes pause, so this is all: what was in flight is among it.
+        let mut lacking = self.log.borrow().units();
+        // An earlier client that did not close cleanly has written where the legs may differ (H3).
+        lacking.extend(self.unequal.borrow().units());
+        let lacking: Vec<(u32, u64)> = lacking.into_iter().collect();
         let mut ok = true;
         for index in due {
             let Some(leg) = self.legs.get(index) else { continue };
             let Some(session) = leg.session() else { continue };
-            let set = self.shared.doors.timeout(HUNG_MAX, session.set_state(&state)).await;
-            match set {
+            let work = async {
+                let mut state = state.clone();
+                for mark in &state.stale {
+                    match session.seed(mark.leg, mark.since, &lacking).await {
+                        // It keeps no maps (an area of an older format): the leg will be copied as a whole.
+                        Err(SessionError::Refused(Status::Unsupported, _)) => {
+                            state.stale.clear();
+                            break;
+                        }
+                        seeded => seeded?,
+                    }
+                }
+                session.set_state(&state).await
+            };
+            match self.shared.doors.timeout(HUNG_MAX, work).await {
                 Ok(Ok(())) => {
                     self.members.borrow_mut().label_written(index, state.generation);
                 }
@@ -196,7 +219,18 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 Ok(Err(SessionError::Lost)) | Err(_) => ok = false,
             }
         }
+        let alone = self.members.borrow().which(|m| m.role == Role::InSync).len() == 1;
+        if ok && alone && !self.exact.get() {
+            // The others have left: their maps have all in which they may differ.
+            self.all_equal();
+        }
         ok
+    }
+
+    /// What survivors are told of a leg that has left: since which generation, and whether the seed is all that it may lack.
+    fn mark(&self, leg: usize) -> Option<StaleMark> {
+        let since = self.legs.get(leg)?.stale_since.get()?;
+        Some(StaleMark { leg: u8::try_from(leg).ok()?, since, seeded: self.exact.get() })
     }
 
     /// Every leg has lost acknowledged writes, and they cannot be written again: never silently on (W5).

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use sublet_api::view::PathState;
-use sublet_api::work::{WorkKind, WorkReport, WorkState};
+use sublet_api::work::{Finding, WorkKind, WorkReport, WorkState};
 use sublet_doors::Doors;
 
 use crate::members::Role;
@@ -21,6 +21,8 @@ pub struct PathStatus {
     pub reason: String,
     /// Lenders that do not answer, by name.
     pub missing: Vec<String>,
+    /// What was found wrong and is not recorded by the manager yet ([`crate::Volume::findings_seen`]).
+    pub findings: Vec<Finding>,
     /// Background work that is going on.
     pub work: Vec<WorkReport>,
 }
@@ -42,6 +44,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         }
         reasons.dedup();
         status.reason = reasons.join("; ");
+        status.findings = self.shared.findings.borrow().untold();
         status.missing.sort();
         status.missing.dedup();
         status
@@ -54,7 +57,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             let seen = self.shared.changed.version();
             let mut status = self.status();
             for work in &mut status.work {
-                work.done = 0;
+                (work.done, work.rate_bytes_per_s) = (0, 0);
             }
             if status != told {
                 told = status;
@@ -110,16 +113,25 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let paused = if members.paused() { "writes wait: " } else { "" };
             reasons.push(format!("{paused}{problem}"));
         }
-        let copying = self.copying.get().and_then(|(leg, done)| Some((self.legs.get(leg)?, done)));
-        status.work.extend(copying.map(|(leg, done)| WorkReport {
+        let work = |kind, slice, done, total, state| WorkReport {
             work: None,
-            kind: WorkKind::Resync,
-            slice: Some(leg.facts.slice),
+            kind,
+            slice,
             done,
-            total: self.length,
-            rate_bytes_per_s: 0,
-            state: WorkState::Running,
+            total,
+            rate_bytes_per_s: self.shared.throttle.rate(),
+            state,
             reason: String::new(),
-        }));
+        };
+        let state = if self.shared.throttle.is_paused() { WorkState::Paused } else { WorkState::Running };
+        if let Some((copying, leg)) = self.copying.get().and_then(|copying| Some((copying, self.legs.get(copying.leg)?))) {
+            status.work.push(work(WorkKind::Resync, Some(leg.facts.slice), copying.done, copying.total, state));
+        }
+        if !members.all_equal() || self.equalise_due.get() {
+            let going_on = self.equalising.get();
+            let (done, total) = going_on.unwrap_or_default();
+            let state = if going_on.is_some() { state } else { WorkState::Waiting };
+            status.work.push(work(WorkKind::Equalise, None, done, total, state));
+        }
     }
 }

@@ -38,9 +38,9 @@ pub enum Step {
     Replay,
     /// The segment cannot be served any more.
     Fail(usize),
-    /// Copy everything to a stale leg.
+    /// Copy to a stale leg what it has missed (S4).
     Resync(usize),
-    /// Copy everything to an in-sync leg that may differ.
+    /// Make an in-sync leg that may differ equal to the others (H3).
     Equalise(usize),
     /// All legs are equal: say so in the labels.
     AllEqual,
@@ -185,7 +185,8 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>) {
             Step::Wait
         } else {
             let views: Vec<LegView> = (0..segment.legs.len()).map(|leg| view(&segment, leg)).collect();
-            decide(&segment.members.borrow(), &views, now, retry_at, segment.equalise_due.get(), segment.copying.get().is_some())
+            let busy = segment.copying.get().is_some() || segment.equalising.get().is_some();
+            decide(&segment.members.borrow(), &views, now, retry_at, segment.equalise_due.get(), busy)
         };
         let ok = match step {
             Step::Wait | Step::Until(_) => {
@@ -206,9 +207,13 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>) {
             Step::Labels => segment.write_labels().await,
             Step::Replay => segment.replay().await,
             Step::Fail(leg) => segment.fail(leg),
-            Step::Resync(leg) => segment.start_copy(leg, false),
-            Step::Equalise(leg) => segment.start_copy(leg, true),
-            Step::AllEqual => segment.all_equal(),
+            Step::Resync(leg) => segment.start_copy(leg),
+            Step::Equalise(_) => segment.start_equalising(),
+            Step::AllEqual => {
+                segment.equalise_due.set(false);
+                segment.members.borrow_mut().became_equal();
+                true
+            }
             Step::Return(leg) => segment.return_leg(leg).await,
             Step::Commit(leg) => segment.commit(leg).await,
         };

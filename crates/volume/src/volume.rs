@@ -103,6 +103,9 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
             inner.shared.doors.spawn(supervise::run(Rc::clone(segment)));
         }
         inner.shared.doors.spawn(Rc::clone(inner).watch_status());
+        if !inner.shared.info.read_only {
+            inner.shared.doors.spawn(Rc::clone(inner).watch_hot());
+        }
         if let Some(idle_close) = options.idle_close {
             inner.shared.doors.spawn(Rc::clone(inner).watch_idle(idle_close));
         }
@@ -128,7 +131,7 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
             let into = buffer.get_mut(range).ok_or_else(|| protocol("the range does not lie in the buffer"))?;
             self.inner.check_range(offset, into.len() as u64)?;
             let _in_use = self.inner.shared.begin().await?;
-            self.inner.read(offset, into).await
+            self.inner.read(offset, into, false).await
         }
         .await;
         (result, buffer)
@@ -315,8 +318,8 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         }
     }
 
-    /// Reads any range; the caller has checked it.
-    pub(crate) async fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), VolumeError> {
+    /// Reads any range; the caller has checked it, and with `held` has its range lock.
+    pub(crate) async fn read(&self, offset: u64, into: &mut [u8], held: bool) -> Result<(), VolumeError> {
         let blocks = BlockRange::covering(offset, into.len() as u64);
         let start = blocks.start * BLOCK_SIZE;
         let pieces = self.map.pieces(start, (blocks.end - blocks.start) * BLOCK_SIZE, REQUEST_SIZE_MAX);
@@ -324,7 +327,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             .filter_map(|piece| Some((piece, self.segments.get(piece.segment)?)))
             .map(|(piece, segment)| async move {
                 let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
-                segment.read(piece.offset, length).await.map(|data| (start + piece.at, data))
+                segment.read(piece.offset, length, held).await.map(|data| (start + piece.at, data))
             })
             .collect();
         while let Some(read) = reads.next().await {
@@ -361,11 +364,11 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             let edge = BLOCK_SIZE as usize;
             let size = whole.len();
             if offset > start {
-                self.read(start, whole.get_mut(..edge).unwrap_or(&mut [])).await?;
+                self.read(start, whole.get_mut(..edge).unwrap_or(&mut []), true).await?;
             }
             let tail_is_partial = offset + (data.len() as u64) < end;
             if tail_is_partial && (size > edge || offset == start) {
-                self.read(end - BLOCK_SIZE, whole.get_mut(size - edge..).unwrap_or(&mut [])).await?;
+                self.read(end - BLOCK_SIZE, whole.get_mut(size - edge..).unwrap_or(&mut []), true).await?;
             }
             let at = (offset - start) as usize;
             if let Some(middle) = whole.get_mut(at..at + data.len()) {

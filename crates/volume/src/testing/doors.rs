@@ -266,9 +266,13 @@ impl ConnReader for MemReader {
                 // Sometimes in small parts: a stream keeps no borders.
                 let part = if self.doors.below(4) == 0 { 1 + self.doors.below(200) as usize } else { usize::MAX };
                 let n = waiting.min(range.len()).min(part);
-                for (to, from) in buffer[range.start..range.start + n].iter_mut().zip(self.pipe.bytes.borrow_mut().drain(..n)) {
-                    *to = from;
-                }
+                let mut bytes = self.pipe.bytes.borrow_mut();
+                let (front, back) = bytes.as_slices();
+                let first = n.min(front.len());
+                buffer[range.start..range.start + first].copy_from_slice(&front[..first]);
+                buffer[range.start + first..range.start + n].copy_from_slice(&back[..n - first]);
+                bytes.drain(..n);
+                drop(bytes);
                 return (Ok(n), buffer);
             }
             if self.pipe.closed.get() || range.is_empty() {

@@ -8,15 +8,18 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use sublet_doors::local::Signal;
 use sublet_doors::{Buffer, Chunk, Clock, Conn, ConnReader, ConnWriter, Doors, Endpoint, Listener, Net, Rng};
+use sublet_types::limits::REGION_SIZE;
 use sublet_types::{Address, Generation, OpenId, ServerId, SliceId};
-use sublet_wire::checksum::{first_mismatch, table_size, write_table};
+use sublet_wire::checksum::{first_mismatch, table_size};
 use sublet_wire::frame::PROTOCOL_VERSION;
 use sublet_wire::message::{
-    Close, DiskIdentity, Extent, ExtentsReply, HelloReply, Message, Open, OpenMode, OpenReply, Search, SearchReply, SetState,
+    Clear, Close, Cool, DiskIdentity, Extent, ExtentsReply, HelloReply, MapRequest, Message, Open, OpenMode, OpenReply, Search,
+    SearchReply, Seed, SetState, VerifyReply,
 };
 use sublet_wire::{FRAME_SIZE, Flags, Op, RequestFrame, Status};
 
 use super::doors::{MemDoors, MemWriter};
+use super::regions::Regions;
 
 /// A lie of a lender.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +59,17 @@ pub(crate) struct Slice {
     /// What survives a reboot.
     pub(crate) durable: Vec<u8>,
     pub(crate) session: u64,
+    pub(crate) mode: OpenMode,
     pub(crate) reads: usize,
+    pub(crate) regions: Regions,
+}
+
+impl Slice {
+    pub(crate) fn new(label: Label, length: usize) -> Self {
+        let zeroes = vec![0; length];
+        let regions = Regions::new(&zeroes);
+        Self { label, bytes: zeroes.clone(), durable: zeroes, session: 0, mode: OpenMode::InSync, reads: 0, regions }
+    }
 }
 
 pub(crate) struct Lender {
@@ -86,6 +99,7 @@ pub(crate) struct Lender {
     /// So many writes more are carried out, but the connection breaks before the answer.
     pub(crate) swallow: Cell<usize>,
     pub(crate) no_fast: Cell<bool>,
+    pub(crate) hot_max: Cell<u32>,
     /// Ends all connections (and the listener, if `down`).
     cut: Signal,
     pub(crate) down: Cell<bool>,
@@ -114,6 +128,7 @@ impl Lender {
             io_errors: Cell::new(0),
             swallow: Cell::new(0),
             no_fast: Cell::new(false),
+            hot_max: Cell::new(1024),
             cut: Signal::new(),
             down: Cell::new(false),
             connections: Cell::new(0),
@@ -147,6 +162,7 @@ impl Lender {
 
     /// The agent starts again; what the kernel had is still there.
     pub(crate) fn start(self: &Rc<Self>) {
+        self.slices.borrow_mut().values_mut().for_each(|slice| slice.regions.crash());
         self.down.set(false);
         self.hang.set(false);
         let open = OpenId::from_u128(self.doors.random_u128());
@@ -252,15 +268,16 @@ impl Lender {
         if hangs || (self.hang_flushes.get() && frame.op == Op::Flush) {
             std::future::pending::<()>().await;
         }
-        let (status, data) = match self.carry_out(&frame, &payload) {
-            Ok(data) => (Status::Ok, data),
-            Err((status, text)) => (status, text.as_bytes().to_vec()),
+        let (status, data, result) = match self.carry_out(&frame, &payload) {
+            Ok((data, result)) => (Status::Ok, data, result),
+            Err((status, text)) => (status, text.as_bytes().to_vec(), 0),
         };
         if frame.op == Op::Write && status == Status::Ok && self.swallow.get() > 0 {
             self.swallow.set(self.swallow.get() - 1);
             return false;
         }
         let mut reply = frame.reply(status, data.len() as u32);
+        reply.result = result;
         let lie = self.lie.get().filter(|_| frame.op == Op::Read);
         let mut bytes = Vec::new();
         match lie {
@@ -287,7 +304,7 @@ impl Lender {
         self.history.borrow_mut().push(format!("{} {what}", self.name));
     }
 
-    fn carry_out(&self, frame: &RequestFrame, payload: &[u8]) -> Result<Vec<u8>, (Status, &'static str)> {
+    fn carry_out(&self, frame: &RequestFrame, payload: &[u8]) -> Result<(Vec<u8>, u32), (Status, &'static str)> {
         if frame.op == Op::Hello {
             let reply = HelloReply {
                 version: PROTOCOL_VERSION,
@@ -297,7 +314,7 @@ impl Lender {
                 depth_max: 256,
                 request_max: 1 << 20,
             };
-            return Ok(reply.encode());
+            return Ok((reply.encode(), 0));
         }
         let mut slices = self.slices.borrow_mut();
         let slice = slices.get_mut(&frame.slice.to_u128()).ok_or((Status::NoSlice, "no such slice"))?;
@@ -320,6 +337,7 @@ impl Lender {
                 return Err((Status::Disagreement, "the label says something else"));
             }
             slice.session = open.session.0;
+            slice.mode = open.mode;
             slice.label.unclean |= slice.label.open_epoch.is_some_and(|epoch| epoch != open.epoch.number);
             slice.label.open_epoch = Some(open.epoch.number);
             self.note(&format!("open {:?}", open.mode));
@@ -328,10 +346,10 @@ impl Lender {
                 generation: label,
                 unclean: slice.label.unclean,
                 sequence: 1,
-                hot_max: 1024,
-                missed_since: vec![None; slice.label.in_sync.len()],
+                hot_max: self.hot_max.get(),
+                missed_since: (0..slice.label.in_sync.len() as u8).map(|leg| Some(slice.regions.maps.get(&leg)?.since)).collect(),
             };
-            return Ok(reply.encode());
+            return Ok((reply.encode(), 0));
         }
         if self.epoch.get() > 1 {
             return Err((Status::StaleEpoch, "a newer epoch is here"));
@@ -343,7 +361,8 @@ impl Lender {
         let range = at..at + length;
         // SEARCH takes any alignment.
         let aligned = frame.op == Op::Search || (at % 4096 == 0 && length % 4096 == 0);
-        if range.end > slice.bytes.len() || !aligned {
+        let end = if frame.op == Op::Map { slice.bytes.len().next_multiple_of(REGION_SIZE as usize) } else { slice.bytes.len() };
+        if range.end > end || !aligned {
             return Err((Status::OutOfRange, "out of range"));
         }
         let fails = matches!(frame.op, Op::Write | Op::Flush | Op::WriteZeroes) && self.io_errors.get() > 0;
@@ -351,53 +370,80 @@ impl Lender {
             self.io_errors.set(self.io_errors.get() - 1);
             return Err((Status::Io, "the disk has failed"));
         }
+        let done = |payload| Ok((payload, 0));
         match frame.op {
             Op::Read => {
+                assert_eq!(slice.mode, OpenMode::InSync, "S5: a stale leg is never read");
                 slice.reads += 1;
                 let data = &slice.bytes[range];
-                let mut reply = vec![0; table_size(length)];
-                write_table(data, &mut reply);
+                let (mut reply, computed) = slice.regions.table(at, data);
                 reply.extend_from_slice(data);
                 if self.flips.get() > 0 {
                     self.flips.set(self.flips.get() - 1);
                     let last = reply.len() - 1;
                     reply[last] ^= 1;
                 }
-                Ok(reply)
+                Ok((reply, u32::from(computed)))
             }
             Op::Write => {
                 let (table, data) = payload.split_at(table_size(length));
                 assert_eq!(first_mismatch(data, table), None);
                 slice.bytes[range.clone()].copy_from_slice(data);
+                slice.regions.written(at, data);
                 if frame.flags.has(Flags::FUA) {
                     slice.durable[range].copy_from_slice(data);
                 }
                 self.note("write");
-                Ok(Vec::new())
+                done(Vec::new())
             }
             Op::WriteZeroes => {
                 if frame.flags.has(Flags::FAST) && self.no_fast.get() {
                     return Err((Status::Unsupported, "not fast"));
                 }
                 slice.bytes[range.clone()].fill(0);
+                slice.regions.written(at, &slice.bytes[range.clone()]);
                 if frame.flags.has(Flags::FUA) {
                     slice.durable[range].fill(0);
                 }
                 self.note("zero");
-                Ok(Vec::new())
+                done(Vec::new())
             }
             Op::Flush => {
-                slice.durable = slice.bytes.clone();
+                slice.durable.clone_from(&slice.bytes);
                 self.note("flush");
-                Ok(Vec::new())
+                done(Vec::new())
             }
+            Op::Map => {
+                let which = MapRequest::decode(payload).unwrap().which;
+                let end = u32::try_from((at + length).div_ceil(REGION_SIZE as usize)).unwrap();
+                done(slice.regions.map(which, (at / REGION_SIZE as usize) as u32, end).encode())
+            }
+            Op::Seed => {
+                slice.regions.seed(&Seed::decode(payload).unwrap());
+                self.note("seed");
+                done(Vec::new())
+            }
+            Op::Clear => {
+                assert_eq!(slice.mode, OpenMode::InSync);
+                let clear = Clear::decode(payload).unwrap();
+                slice.regions.clear(clear.leg, &clear.entries);
+                self.note("clear");
+                done(Vec::new())
+            }
+            Op::Cool => {
+                let regions = Cool::decode(payload).unwrap().regions;
+                slice.regions.cool(&regions, &slice.bytes, &slice.durable);
+                self.note("cool");
+                done(Vec::new())
+            }
+            Op::Verify => done(VerifyReply { blocks: slice.regions.verify(at, &slice.bytes[range]) }.encode()),
             Op::Extents => {
                 let mut extents: Vec<Extent> = Vec::new();
                 for block in slice.bytes[range].chunks(4096) {
                     extents.push(Extent { length: 4096, data: block.iter().any(|b| *b != 0) });
                 }
                 extents.truncate(5);
-                Ok(ExtentsReply { extents }.encode())
+                done(ExtentsReply { extents }.encode())
             }
             Op::Search => {
                 let wanted = Search::decode(payload).unwrap().pattern;
@@ -408,7 +454,7 @@ impl Lender {
                 if frame.flags.has(Flags::COUNT) {
                     matches.clear();
                 }
-                Ok(SearchReply { scanned: scanned as u64, count, matches }.encode())
+                done(SearchReply { scanned: scanned as u64, count, matches }.encode())
             }
             Op::SetState => {
                 let state = SetState::decode(payload).unwrap();
@@ -416,24 +462,27 @@ impl Lender {
                     state.generation.number >= slice.label.generation.number
                         && !state.generation.is_split_from(slice.label.generation)
                 );
+                slice.regions.set_state(&state.in_sync, &state.stale);
                 slice.label.generation = state.generation;
                 slice.label.in_sync = state.in_sync;
                 slice.label.unclean &= !state.equalised;
                 self.note(&format!("label {}", state.generation.number));
-                Ok(self.identity.get().encode())
+                done(self.identity.get().encode())
             }
             Op::Ping => {
                 self.note("ping");
-                Ok(self.identity.get().encode())
+                done(self.identity.get().encode())
             }
             Op::Close => {
-                slice.durable = slice.bytes.clone();
+                slice.durable.clone_from(&slice.bytes);
                 let clean = Close::decode(payload).unwrap().clean;
                 if clean {
                     slice.label.open_epoch = None;
+                    let all: Vec<u32> = slice.regions.hot.iter().copied().collect();
+                    slice.regions.cool(&all, &slice.bytes, &slice.durable);
                 }
                 self.note(if clean { "close clean" } else { "close" });
-                Ok(Vec::new())
+                done(Vec::new())
             }
             _ => Err((Status::Unsupported, "unsupported")),
         }

@@ -4,4 +4,5 @@
 pub(crate) mod doors;
 pub(crate) mod lender;
 pub(crate) mod manager;
+pub(crate) mod regions;
 pub(crate) mod world;

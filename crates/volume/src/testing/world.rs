@@ -35,9 +35,7 @@ impl World {
                 let lender = Lender::new(doors, lenders.len() as u16, &history);
                 let slice = SliceId::from_u128(doors.random_u128());
                 let label = Label { generation, in_sync: vec![true; copies], unclean: false, open_epoch: None };
-                let zeroes = vec![0; *length as usize];
-                let kept = Slice { label, bytes: zeroes.clone(), durable: zeroes, session: 0, reads: 0 };
-                lender.slices.borrow_mut().insert(slice.to_u128(), kept);
+                lender.slices.borrow_mut().insert(slice.to_u128(), Slice::new(label, *length as usize));
                 legs.push(MountLeg {
                     slice,
                     area: AreaId::from_u128(5),

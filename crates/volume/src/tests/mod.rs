@@ -4,5 +4,6 @@ mod bytes;
 mod fence;
 mod kept;
 mod lost;
+mod maps;
 mod resync;
 mod search;

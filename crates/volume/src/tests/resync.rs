@@ -104,6 +104,7 @@ fn crashed(doors: &MemDoors, size: u64, copies: usize) -> World {
         let mut slices = lender.slices.borrow_mut();
         let slice = slices.values_mut().next().unwrap();
         slice.bytes[8192..12288].fill(10 + i as u8);
+        slice.regions.written(8192, &[10 + i as u8; 4096]);
         slice.label.open_epoch = Some(0);
     }
     world.info.epoch.number = 1;

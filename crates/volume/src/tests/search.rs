@@ -70,7 +70,10 @@ fn nothing_behind_the_end_of_the_volume_is_found() {
     MemDoors::run(1, |doors| async move {
         let mut world = World::new(&doors, &[8192], 1);
         world.info.size = 4096 + 100;
-        world.lenders[0].slices.borrow_mut().values_mut().for_each(|slice| slice.bytes.fill(b'z'));
+        world.lenders[0].slices.borrow_mut().values_mut().for_each(|slice| {
+            slice.bytes.fill(b'z');
+            slice.regions.written(0, &[b'z'; 8192]);
+        });
         let volume = world.open().await;
         for count_only in [true, false] {
             let wanted = Wanted { pattern: b"zz", limit: None, count_only };

@@ -1,0 +1,217 @@
+//! Reading whole blocks from one leg, checked end to end, and repairing what does not fit its checksum (K1).
+
+use std::collections::BTreeSet;
+
+use sublet_api::work::{Finding, FindingKind};
+use sublet_doors::{Chunk, Doors};
+use sublet_types::limits::BLOCK_SIZE;
+use sublet_types::{BlockRange, SliceId};
+
+use crate::change::Change;
+use crate::error::{VolumeError, VolumeErrorKind};
+use crate::leg::Leg;
+use crate::maps::regions_of;
+use crate::members::Role;
+use crate::options::ManagerDoor;
+use crate::segment::Segment;
+use crate::session::SessionError;
+
+/// So many findings are remembered so that the same place is told once.
+const KNOWN_MAX: usize = 4096;
+
+/// Blocks as a lender delivered them.
+pub(crate) struct Blocks {
+    pub(crate) data: Chunk,
+    /// Their checksums as the lender keeps them.
+    pub(crate) sums: Chunk,
+    /// One of them was not kept but computed for this answer: it proves nothing about what was written (K2).
+    pub(crate) computed: bool,
+    /// Blocks that do not fit, by number.
+    pub(crate) wrong: Vec<usize>,
+}
+
+impl Blocks {
+    /// The data, if all of it fits.
+    pub(crate) fn sound(self) -> Option<Chunk> {
+        self.wrong.is_empty().then_some(self.data)
+    }
+
+    fn sum(&self, block: usize) -> Option<&[u8]> {
+        self.sums.get(block * 4..block * 4 + 4)
+    }
+}
+
+/// What was found wrong, for the manager's events. Each place once.
+#[derive(Default)]
+pub(crate) struct Findings {
+    count: u64,
+    untold: Vec<Finding>,
+    known: BTreeSet<(SliceId, u64, u64)>,
+}
+
+impl Findings {
+    /// Those that the manager has not recorded yet.
+    pub(crate) fn untold(&self) -> Vec<Finding> {
+        self.untold.clone()
+    }
+
+    /// The manager has recorded those up to this number.
+    pub(crate) fn seen(&mut self, number: u64) {
+        self.untold.retain(|finding| finding.number > number);
+    }
+
+    fn add(&mut self, mut finding: Finding) {
+        let place = (finding.slice, finding.offset, finding.length);
+        if finding.kind == FindingKind::Unrepairable {
+            if self.known.contains(&place) || self.known.len() >= KNOWN_MAX {
+                return;
+            }
+            self.known.insert(place);
+        } else {
+            // Should it go wrong again, that is news.
+            self.known.remove(&place);
+        }
+        self.count += 1;
+        finding.number = self.count;
+        self.untold.push(finding);
+        let excess = self.untold.len().saturating_sub(KNOWN_MAX);
+        self.untold.drain(..excess);
+    }
+}
+
+/// Stretches of neighbouring blocks, in bytes from the first block of a request.
+pub(crate) fn spans(blocks: &[usize]) -> Vec<(u64, u64)> {
+    let mut spans: Vec<(u64, u64)> = Vec::new();
+    for block in blocks {
+        let at = *block as u64 * BLOCK_SIZE;
+        match spans.last_mut() {
+            Some((start, length)) if *start + *length == at => *length += BLOCK_SIZE,
+            _ => spans.push((at, BLOCK_SIZE)),
+        }
+    }
+    spans
+}
+
+impl<D: Doors, M: ManagerDoor> Segment<D, M> {
+    /// Reads whole blocks from one leg of the in-sync set, checked end to end. With `held` the caller has their range lock.
+    pub(crate) async fn read(&self, offset: u64, length: u32, held: bool) -> Result<Chunk, VolumeError> {
+        let mut guard = None;
+        // How often a leg delivered what does not fit; and the legs that failed for good, with what they delivered.
+        let mut wrong = vec![0u8; self.legs.len()];
+        let mut suspects: Vec<(usize, Blocks)> = Vec::new();
+        let mut failed: Vec<Option<VolumeError>> = vec![None; self.legs.len()];
+        loop {
+            let seen = self.shared.changed.version();
+            self.check()?;
+            // H3: what may differ is made equal before it is read.
+            self.make_equal(offset, length.into(), held || guard.is_some()).await?;
+            let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
+            let (out, usable): (Vec<usize>, Vec<usize>) =
+                readable.into_iter().partition(|leg| failed.get(*leg).is_some_and(Option::is_some));
+            let last_error = out.first().filter(|_| usable.is_empty()).and_then(|leg| failed.get_mut(*leg)?.take());
+            if let Some(error) = last_error {
+                for (leg, blocks) in &suspects {
+                    self.found(*leg, offset, &blocks.wrong, FindingKind::Unrepairable, "no other copy has it");
+                }
+                return Err(error);
+            }
+            let open = usable
+                .into_iter()
+                .filter(|leg| self.is_sound(*leg))
+                .filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?)));
+            let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
+                if self.reads_expired.get() {
+                    return Err(self.expired());
+                }
+                self.shared.changed.changed(seen).await;
+                continue;
+            };
+            let name = self.legs.get(leg).map(Leg::lender).unwrap_or_default();
+            let error = match session.read(offset, length).await {
+                Ok(blocks) if blocks.wrong.is_empty() => {
+                    if !suspects.iter().all(|(_, suspect)| may_replace(&blocks, suspect)) {
+                        // K2: computed checksums never win over kept ones.
+                        self.wrong_bytes(&name, offset, length)
+                    } else {
+                        for (suspect, bad) in &suspects {
+                            self.repair(*suspect, offset, &bad.wrong, &blocks.data).await;
+                        }
+                        return Ok(blocks.data);
+                    }
+                }
+                Ok(blocks) => {
+                    tracing::warn!(lender = name, segment = self.index, offset, "a read does not fit its checksum");
+                    let Some(count) = wrong.get_mut(leg) else { continue };
+                    *count += 1;
+                    if *count < 2 {
+                        // Read again under the range lock before it counts (K1).
+                        if !held && guard.is_none() {
+                            let blocks = BlockRange::covering(self.start + offset, length.into());
+                            guard = Some(self.shared.ranges.lock(blocks).await);
+                        }
+                        continue;
+                    }
+                    suspects.push((leg, blocks));
+                    self.wrong_bytes(&name, offset, length)
+                }
+                Err(SessionError::Lost) => continue,
+                Err(SessionError::Refused(status, text)) => match self.judge(&session, status, &text, &name) {
+                    None => continue,
+                    Some(error) => error,
+                },
+            };
+            if let Some(slot) = failed.get_mut(leg) {
+                *slot = Some(error);
+            }
+        }
+    }
+
+    fn wrong_bytes(&self, name: &str, offset: u64, length: u32) -> VolumeError {
+        let at = self.start + offset;
+        let text = format!("server {name} delivers wrong bytes for {length} bytes at {at} of the volume");
+        VolumeError::new(VolumeErrorKind::Io, text)
+    }
+
+    /// Writes the right bytes of these blocks (counted from `offset`) to a leg that holds wrong ones; the caller has their range
+    /// lock.
+    pub(crate) async fn repair(&self, index: usize, offset: u64, blocks: &[usize], data: &Chunk) {
+        let Some(leg) = self.legs.get(index) else { return };
+        let Some(session) = leg.session().filter(|_| self.role(index) == Role::InSync) else { return };
+        for (at, length) in spans(blocks) {
+            let change = Change::write(offset + at, data.part(at as usize..(at + length) as usize), false);
+            if let Err(error) = session.send_change(&change).await {
+                // The next read of it finds it again.
+                tracing::warn!(lender = %leg.facts.server_name, ?error, "wrong blocks were not repaired");
+                return;
+            }
+            leg.count_write(false);
+            self.adopt_hot(regions_of(offset + at, length));
+        }
+        self.found(index, offset, blocks, FindingKind::Repaired, "rewritten from another copy");
+    }
+
+    /// Records what was found at blocks counted from `offset`.
+    pub(crate) fn found(&self, index: usize, offset: u64, blocks: &[usize], kind: FindingKind, text: &str) {
+        let Some(leg) = self.legs.get(index) else { return };
+        for (at, length) in spans(blocks) {
+            let place = leg.facts.offset + offset + at;
+            tracing::error!(lender = %leg.facts.server_name, area = %leg.facts.area_name, place, length, ?kind, text, "a block is wrong");
+            self.shared.findings.borrow_mut().add(Finding {
+                number: 0,
+                slice: leg.facts.slice,
+                server: leg.facts.server,
+                area: leg.facts.area,
+                offset: place,
+                length,
+                kind,
+                text: text.to_owned(),
+            });
+        }
+        self.shared.changed.notify();
+    }
+}
+
+/// May these blocks replace what the suspect holds? Not if their checksums are computed ones and the suspect's kept ones differ.
+fn may_replace(good: &Blocks, suspect: &Blocks) -> bool {
+    !good.computed || suspect.computed || suspect.wrong.iter().all(|block| good.sum(*block) == suspect.sum(*block))
+}
