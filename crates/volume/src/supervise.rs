@@ -83,12 +83,14 @@ pub fn decide(m: &Members, legs: &[LegView], now: Tick, retry_at: Tick, equalise
     let mut at = |tick: Tick| soonest = Some(soonest.map_or(tick, |t: Tick| t.min(tick)));
     let in_sync = m.which(|m| matches!(m.role, Role::InSync | Role::Leaving));
     let lost = in_sync.iter().copied().find(|leg| view(*leg).lost_writes);
-    if let Some(leg) = lost.filter(|_| in_sync.iter().all(|leg| !view(*leg).sound)) {
+    // A leg that may differ is no survivor: it lacks what only the source had.
+    let is_survivor = |leg: &usize| view(*leg).sound && m.legs.get(*leg).is_some_and(|m| m.equal);
+    if let Some(leg) = lost.filter(|_| !in_sync.iter().any(is_survivor)) {
         // W5: no proven survivor. One that is away may be one: it has its time to come back.
         if in_sync.iter().all(|leg| view(*leg).broken) {
             return Step::Fail(leg);
         }
-        let absent = in_sync.iter().map(|leg| view(*leg)).filter(|v| !v.broken && !v.can_replay);
+        let absent = in_sync.iter().map(|leg| view(*leg)).filter(|v| !v.broken && !v.can_replay && !v.sound);
         // Without a time: its session has just ended, and its own task says in a moment since when it is lost.
         let back_by = absent.map(|v| v.leave_at).try_fold(retry_at, |latest, leave_at| Some(latest.max(leave_at?)));
         if let Some(back_by) = back_by.filter(|_| in_sync.iter().any(|leg| view(*leg).can_replay)) {

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["area", "table", "volume"],
     &["coordinator"],
     &["agent", "client", "manager"],
-    &["cli", "sim"],
+    &["cli", "sim", "model"],
 ];
 
 fn layer(name: &str) -> Option<usize> {
