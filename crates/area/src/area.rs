@@ -34,8 +34,8 @@ pub(crate) struct OpenPiece<D: Doors> {
     pub file: Held<<D as Disk>::File>,
     /// Where its data begins in the file, in bytes.
     pub data_at: u64,
-    /// Only on devices (P1).
-    pub regions: Option<Regions>,
+    /// A blank region does not read as zero by itself (devices, P1).
+    pub tracked: bool,
 }
 
 /// What tasks share with the area.
@@ -44,6 +44,7 @@ pub(crate) struct Inner<D: Doors> {
     pub boot: u128,
     pub map: PieceMap,
     pub pieces: Vec<OpenPiece<D>>,
+    pub regions: Regions,
     /// What both copies on the disk hold.
     pub label: RefCell<Rc<AreaLabel>>,
     /// Held during a label change.
@@ -140,7 +141,7 @@ impl<D: Doors> Inner<D> {
 
     /// Makes a label change: edits a copy, writes it with the next sequence (L1), and only then takes it over. Nothing is
     /// written if the edit changed nothing.
-    async fn change_here<R>(&self, edit: impl FnOnce(&mut AreaLabel) -> Result<R, AreaError>) -> Result<R, AreaError> {
+    pub async fn change_here<R>(&self, edit: impl FnOnce(&mut AreaLabel) -> Result<R, AreaError>) -> Result<R, AreaError> {
         let _one_at_a_time = self.changing.lock().await;
         self.check_writable()?;
         let old = self.label();
@@ -230,7 +231,7 @@ impl<D: Doors> Area<D> {
             offline: offline.or_else(|| self.inner.failed.borrow().clone()),
             open: Some(label.opening.open),
             sequence: label.sequence,
-            slices: label.slices.iter().map(crate::record::SliceRecord::report).collect(),
+            slices: label.slices.iter().map(|record| record.report(self.hot_count(record.facts.slice))).collect(),
             history: label.history.clone(),
             quarantined: label.quarantine.clone(),
             failures: label.failures,

@@ -8,36 +8,18 @@ use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, Chunk, DiskFile, Doors};
 use sublet_types::SliceId;
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
-use sublet_wire::checksum::{table_size, write_table};
+use sublet_wire::checksum::table_size;
 use sublet_wire::message::{EXTENTS_PER_REPLY_MAX, Extent};
 
 use crate::area::{Area, Inner, OpenPiece, to_the_end};
 use crate::error::{AreaError, AreaErrorKind};
-use crate::keep::ReadInfo;
+use crate::heat::{NewSums, regions_in};
+use crate::kept::ReadInfo;
 use crate::layout::Stretch;
 use crate::lease::no_slice;
 
-/// The regions that a stretch of a piece's data touches.
-fn regions_of(stretch: Stretch) -> Range<usize> {
-    (stretch.offset / REGION_SIZE) as usize..(stretch.offset + stretch.length).div_ceil(REGION_SIZE) as usize
-}
-
-/// Runs of a stretch that are blank or not, in order: (length, blank).
-fn runs<D: Doors>(piece: &OpenPiece<D>, stretch: Stretch) -> Vec<(u64, bool)> {
-    let Some(regions) = &piece.regions else { return vec![(stretch.length, false)] };
-    let mut runs: Vec<(u64, bool)> = Vec::new();
-    let mut at = stretch.offset;
-    for region in regions_of(stretch) {
-        let end = ((region as u64 + 1) * REGION_SIZE).min(stretch.offset + stretch.length);
-        let (length, blank) = (end - at, regions.is_blank(region));
-        match runs.last_mut() {
-            Some((last, same)) if *same == blank => *last += length,
-            _ => runs.push((length, blank)),
-        }
-        at = end;
-    }
-    runs
-}
+/// Regions that one step of zeroing a long range makes hot.
+const ZEROED_AT_ONCE: u64 = 4;
 
 impl<D: Doors> Inner<D> {
     /// The area offset of a slice's range.
@@ -62,55 +44,78 @@ impl<D: Doors> Inner<D> {
     }
 
     /// The disk reported an error on a read or write.
-    fn disk_error(&self, what: &str, piece: &OpenPiece<D>, error: &io::Error) -> AreaError {
+    pub fn disk_error(&self, what: &str, piece: &OpenPiece<D>, error: &io::Error) -> AreaError {
         let error = AreaError::io(format!("{what} {}", piece.spec), error);
         tracing::warn!("area {}: {error}", self.label.borrow().name);
         error
     }
 
-    /// Makes every blank region of the stretch zero on the disk and marked, before its first data is written (P1).
-    async fn fill_blank(self: &Rc<Self>, stretch: Stretch) -> Result<(), AreaError> {
-        let Some(regions) = &self.piece(stretch)?.regions else { return Ok(()) };
-        for region in regions_of(stretch) {
-            if !regions.is_blank(region) {
-                continue;
+    /// Runs of a range of the area that are blank or not, in order: (length, blank).
+    pub fn runs(&self, at: u64, length: u64) -> Vec<(u64, bool)> {
+        let mut runs: Vec<(u64, bool)> = Vec::new();
+        let mut from = at;
+        for region in regions_in(at, length) {
+            let end = ((region as u64 + 1) * REGION_SIZE).min(at + length);
+            let (length, blank) = (end - from, self.regions.is_blank(region));
+            match runs.last_mut() {
+                Some((last, same)) if *same == blank => *last += length,
+                _ => runs.push((length, blank)),
             }
-            let (first, ready) = regions.wait(region);
-            if first {
-                let own = Rc::clone(self);
-                self.doors.spawn(async move {
-                    let result = own.fill_region(stretch.piece, region).await;
-                    if own.failed.borrow().is_some() {
-                        own.note_failure().await;
-                    }
-                    if let Some(regions) = own.pieces.get(stretch.piece).and_then(|piece| piece.regions.as_ref()) {
-                        regions.done(region, &result);
-                    }
-                });
-            }
-            ready.await.unwrap_or_else(|_| Err(AreaError::new(AreaErrorKind::Offline, "the server is stopping")))?;
+            from = end;
+        }
+        runs
+    }
+
+    async fn write_data(&self, at: u64, data: Chunk) -> Result<(), AreaError> {
+        let mut taken = 0;
+        for stretch in self.map.split(at, data.len() as u64) {
+            let piece = self.piece(stretch)?;
+            let part = data.part(taken..taken + stretch.length as usize);
+            taken += part.len();
+            let written = piece.file.write_at(piece.data_at + stretch.offset, part).await;
+            written.map_err(|error| self.disk_error("writing to", piece, &error))?;
         }
         Ok(())
     }
 
-    /// P1, in this order: zero the region, make the zeroes durable, make the mark durable.
-    async fn fill_region(&self, piece: usize, region: usize) -> Result<(), AreaError> {
-        let Some((piece, regions)) = self.pieces.get(piece).and_then(|piece| Some((piece, piece.regions.as_ref()?))) else {
-            return Ok(());
-        };
-        let at = piece.data_at + region as u64 * REGION_SIZE;
-        piece
-            .file
-            .zero(at, REGION_SIZE, Zero::Keep)
-            .await
-            .map_err(|error| self.disk_error("zeroing a region of", piece, &error))?;
-        let what = format!("marking a region of {}", piece.spec);
-        piece.file.sync().await.map_err(|error| self.fail(&what, &error))?;
-        regions.mark(&*piece.file, piece.spec.offset, region).await.map_err(|error| self.fail(&what, &error))
+    async fn zero_data(&self, at: u64, length: u64, how: Zero) -> Result<(), AreaError> {
+        for stretch in self.map.split(at, length) {
+            let piece = self.piece(stretch)?;
+            let zeroed = piece.file.zero(piece.data_at + stretch.offset, stretch.length, how).await;
+            zeroed.map_err(|error| self.disk_error("zeroing", piece, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a range of the area into `buffer[range]`. A blank region is not looked for on the disk (P1).
+    pub async fn read_data(&self, at: u64, mut buffer: Buffer, range: Range<usize>) -> (Result<(), AreaError>, Buffer) {
+        let (mut at, mut filled) = (at, range.start);
+        for (length, blank) in self.runs(at, range.len() as u64) {
+            if blank {
+                buffer.get_mut(filled..filled + length as usize).unwrap_or(&mut []).fill(0);
+                filled += length as usize;
+            } else {
+                for stretch in self.map.split(at, length) {
+                    let piece = match self.piece(stretch) {
+                        Ok(piece) => piece,
+                        Err(error) => return (Err(error), buffer),
+                    };
+                    let part = filled..filled + stretch.length as usize;
+                    filled = part.end;
+                    let (result, back) = piece.file.read_at(piece.data_at + stretch.offset, buffer, part).await;
+                    buffer = back;
+                    if let Err(error) = result {
+                        return (Err(self.disk_error("reading", piece, &error)), buffer);
+                    }
+                }
+            }
+            at += length;
+        }
+        (Ok(()), buffer)
     }
 
     /// Syncs every piece, once for all who wait.
-    async fn sync_all(&self) -> Result<(), AreaError> {
+    pub async fn sync_all(&self) -> Result<(), AreaError> {
         let asked = self.flush_asked.get() + 1;
         self.flush_asked.set(asked);
         let _one_at_a_time = self.syncing.lock().await;
@@ -120,6 +125,7 @@ impl<D: Doors> Inner<D> {
             return Ok(());
         }
         let covers = self.flush_asked.get();
+        let ended = self.regions.ended.get();
         let syncs = self.pieces.iter().map(async |piece| (piece, piece.file.sync().await));
         let mut result = Ok(());
         for (piece, synced) in futures_util::future::join_all(syncs).await {
@@ -132,20 +138,23 @@ impl<D: Doors> Inner<D> {
         }
         result?;
         self.flush_done.set(covers);
+        self.regions.flushed.set(ended);
         Ok(())
     }
 
     /// The stretches of an area range that may hold something else than zeroes, as (length, data).
-    pub async fn extents_of(&self, stretch: Stretch) -> Result<Vec<(u64, bool)>, AreaError> {
-        let piece = self.piece(stretch)?;
+    pub async fn extents_of(&self, at: u64, length: u64) -> Result<Vec<(u64, bool)>, AreaError> {
         let mut extents = Vec::new();
-        let mut at = stretch.offset;
-        for (length, blank) in runs(piece, stretch) {
+        let mut at = at;
+        for (length, blank) in self.runs(at, length) {
             if blank {
                 extents.push((length, false));
             } else {
-                let found = piece.file.extents(piece.data_at + at, length).await;
-                extents.extend(found.map_err(|error| self.disk_error("reading the extents of", piece, &error))?);
+                for stretch in self.map.split(at, length) {
+                    let piece = self.piece(stretch)?;
+                    let found = piece.file.extents(piece.data_at + stretch.offset, stretch.length).await;
+                    extents.extend(found.map_err(|error| self.disk_error("reading the extents of", piece, &error))?);
+                }
             }
             at += length;
         }
@@ -154,7 +163,8 @@ impl<D: Doors> Inner<D> {
 }
 
 impl<D: Doors> Area<D> {
-    /// Reads `buffer[range]` from the slice.
+    /// Reads `buffer[range]` from the slice, and fills `sums` with the checksums of its blocks, four bytes each (or none at
+    /// all if it is empty): the kept ones, which the data need not fit (K1); computed ones where none are kept.
     ///
     /// # Errors
     /// With the buffer either way; its content is undefined then.
@@ -171,34 +181,15 @@ impl<D: Doors> Area<D> {
             Ok(at) => at,
             Err(error) => return (Err(error), buffer),
         };
-        let mut buffer = buffer;
-        let mut filled = range.start;
-        for stretch in inner.map.split(at, range.len() as u64) {
-            let piece = match inner.piece(stretch) {
-                Ok(piece) => piece,
-                Err(error) => return (Err(error), buffer),
-            };
-            let mut from = piece.data_at + stretch.offset;
-            for (length, blank) in runs(piece, stretch) {
-                let part = filled..filled + length as usize;
-                if blank {
-                    // P1: without touching the disk.
-                    buffer.get_mut(part.clone()).unwrap_or(&mut []).fill(0);
-                } else {
-                    let (result, back) = piece.file.read_at(from, buffer, part.clone()).await;
-                    buffer = back;
-                    if let Err(error) = result {
-                        return (Err(inner.disk_error("reading", piece, &error)), buffer);
-                    }
-                }
-                filled = part.end;
-                from += length;
-            }
+        if sums.is_empty() {
+            let (result, buffer) = inner.read_data(at, buffer, range).await;
+            return (result.map(|()| ReadInfo { recomputed: false }), buffer);
         }
-        if !sums.is_empty() {
-            write_table(buffer.get(range).unwrap_or(&[]), sums);
+        if sums.len() != table_size(range.len()) {
+            return (Err(AreaError::new(AreaErrorKind::OutOfRange, "a read takes a checksum for each of its blocks")), buffer);
         }
-        (Ok(ReadInfo { recomputed: true }), buffer)
+        let (result, buffer) = inner.read_summed(at, buffer, range, sums).await;
+        (result.map(|computed| ReadInfo { recomputed: !computed.is_empty() }), buffer)
     }
 
     /// Writes to the slice; accepted, not yet durable. `sums` are the CRC32C of its blocks, four bytes each, which the caller
@@ -213,15 +204,10 @@ impl<D: Doors> Area<D> {
             return Err(AreaError::new(AreaErrorKind::OutOfRange, "a write brings a checksum for each of its blocks"));
         }
         let at = inner.locate(slice, offset, data.len() as u64)?;
-        let mut taken = 0;
-        for stretch in inner.map.split(at, data.len() as u64) {
-            inner.fill_blank(stretch).await?;
-            let piece = inner.piece(stretch)?;
-            let part = data.part(taken..taken + stretch.length as usize);
-            taken += part.len();
-            let written = piece.file.write_at(piece.data_at + stretch.offset, part).await;
-            written.map_err(|error| inner.disk_error("writing to", piece, &error))?;
-        }
+        let writing = inner.begin_write(slice, at, data.len() as u64).await?;
+        let written = inner.write_data(at, data).await;
+        writing.end(written.is_ok().then_some(NewSums::Table(sums)));
+        written?;
         // A sync that failed meanwhile may have been about this write.
         inner.check_writable()
     }
@@ -234,19 +220,25 @@ impl<D: Doors> Area<D> {
     pub async fn write_zeroes(&self, slice: SliceId, offset: u64, length: u64, keep_allocated: bool) -> Result<(), AreaError> {
         let inner = &self.inner;
         inner.check_writable()?;
-        let at = inner.locate(slice, offset, length)?;
+        let begin = inner.locate(slice, offset, length)?;
         let how = if keep_allocated || !self.sparse() { Zero::Keep } else { Zero::Punch };
-        for stretch in inner.map.split(at, length) {
-            let piece = inner.piece(stretch)?;
-            let mut from = piece.data_at + stretch.offset;
-            for (length, blank) in runs(piece, stretch) {
+        let end = begin + length;
+        let mut at = begin;
+        while at < end {
+            // Region by region, so that not more become hot at once than may be.
+            let next = ((at / REGION_SIZE + ZEROED_AT_ONCE) * REGION_SIZE).min(end);
+            let mut from = at;
+            for (length, blank) in inner.runs(at, next - at) {
                 // A blank region reads as zero already.
                 if !blank {
-                    let zeroed = piece.file.zero(from, length, how).await;
-                    zeroed.map_err(|error| inner.disk_error("zeroing", piece, &error))?;
+                    let writing = inner.begin_write(slice, from, length).await?;
+                    let zeroed = inner.zero_data(from, length, how).await;
+                    writing.end(zeroed.is_ok().then_some(NewSums::Zeroes));
+                    zeroed?;
                 }
                 from += length;
             }
+            at = next;
         }
         inner.check_writable()
     }
@@ -270,12 +262,10 @@ impl<D: Doors> Area<D> {
         let inner = &self.inner;
         let at = inner.locate(slice, offset, length)?;
         let mut extents: Vec<Extent> = Vec::new();
-        for stretch in inner.map.split(at, length) {
-            for (length, data) in inner.extents_of(stretch).await? {
-                match extents.last_mut() {
-                    Some(last) if last.data == data => last.length += length,
-                    _ => extents.push(Extent { length, data }),
-                }
+        for (length, data) in inner.extents_of(at, length).await? {
+            match extents.last_mut() {
+                Some(last) if last.data == data => last.length += length,
+                _ => extents.push(Extent { length, data }),
             }
         }
         extents.truncate(EXTENTS_PER_REPLY_MAX);

@@ -3,8 +3,10 @@
 
 use crate::bytes::{Get, Put};
 
-/// The version that this software writes and reads.
-pub(crate) const VERSION: u32 = 1;
+/// The version that this software writes.
+pub(crate) const VERSION: u32 = 2;
+/// The oldest version that it reads.
+pub(crate) const VERSION_MIN: u32 = 1;
 /// Length of the envelope in bytes; the structure's own fields follow.
 pub(crate) const ENVELOPE_SIZE: usize = 40;
 
@@ -23,8 +25,10 @@ pub(crate) struct Kind {
 pub(crate) const PIECE: Kind = Kind { magic: *b"SUBLETPC", what: "piece label", length_max: 4096 };
 /// The label of the whole area, in piece 0.
 pub(crate) const AREA: Kind = Kind { magic: *b"SUBLETAR", what: "area label", length_max: 1 << 20 };
-/// A page of region states.
-pub(crate) const REGIONS: Kind = Kind { magic: *b"SUBLETRG", what: "page of region states", length_max: 4096 };
+/// A page of region states of format 1.
+pub(crate) const STATES: Kind = Kind { magic: *b"SUBLETRG", what: "page of region states", length_max: 4096 };
+/// A region page.
+pub(crate) const REGIONS: Kind = Kind { magic: *b"SUBLETRT", what: "region page", length_max: 4096 };
 
 /// What some bytes turned out to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +51,11 @@ pub(crate) fn seal(bytes: &mut [u8], kind: Kind, sequence: u64) {
     Put(bytes).u32(12, sum);
 }
 
+/// The version of a structure that is whole.
+pub(crate) fn version_of(bytes: &[u8]) -> u32 {
+    Get(bytes).u32(8)
+}
+
 /// The length that the envelope names, if it is a possible one.
 pub(crate) fn length_of(head: &[u8], kind: Kind) -> Option<usize> {
     let length = Get(head).u32(16) as usize;
@@ -67,7 +76,7 @@ pub(crate) fn judge(bytes: &[u8], kind: Kind) -> Sealed {
     let sum = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after);
     match (sum == get.u32(12), get.u32(8), get.u64(32)) {
         (false, _, _) => Sealed::Damaged,
-        (true, VERSION, 0) => Sealed::Whole(get.u64(24)),
+        (true, VERSION_MIN..=VERSION, 0) => Sealed::Whole(get.u64(24)),
         (true, version, _) => Sealed::Newer(version),
     }
 }
@@ -90,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_newer_version_and_an_unknown_feature_are_told_from_damage() {
-        for (at, value) in [(8, 2), (32, 1)] {
+        for (at, value) in [(8, 3), (8, 0), (32, 1)] {
             let mut bytes = vec![0; 4096];
             seal(&mut bytes, PIECE, 1);
             Put(&mut bytes).u8(at, value).u32(12, 0);

@@ -2,7 +2,7 @@
 
 use sublet_doors::{Buffer, DiskFile, Doors, disk::Zero};
 use sublet_types::OpenId;
-use sublet_types::limits::{AREA_SIZE_MIN, BLOCK_SIZE, PIECES_MAX, REGION_SIZE, SIZE_MAX};
+use sublet_types::limits::{AREA_SIZE_MIN, BLOCK_SIZE, PIECES_MAX, SIZE_MAX};
 use sublet_types::size::ByteSize;
 
 use crate::area::Area;
@@ -11,9 +11,10 @@ use crate::envelope::PIECE;
 use crate::error::{AreaError, AreaErrorKind};
 use crate::files::{Held, hold, look};
 use crate::label::{AreaLabel, Opening, PieceLabel};
-use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, data_size, metadata_size};
-use crate::regions::Regions;
+use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, Reserve, data_size, metadata_size};
+use crate::pages;
 use crate::spec::{FormatSpec, PieceIdentity, PieceSpec};
+use crate::table::Record;
 
 /// The pieces are aligned, do not overlap, and leave room for an area; the answer is its capacity.
 pub(crate) fn check_place(pieces: &[PieceSpec]) -> Result<u64, AreaError> {
@@ -88,10 +89,9 @@ impl<D: Doors> Area<D> {
         for (piece, file) in spec.pieces.iter().zip(&files) {
             let failed = |error| AreaError::io(format!("cannot write to {piece}"), &error);
             clean(&**file, piece, spec.sparse).await.map_err(failed)?;
-            if file.facts().device {
-                let regions = (data_size(piece.length) / REGION_SIZE) as usize;
-                Regions::format(&**file, piece.offset, regions).await.map_err(failed)?;
-            }
+            let reserve = Reserve::of(piece.length);
+            let blank = vec![Record::default(); reserve.regions as usize];
+            pages::format(&**file, piece.offset, reserve, &blank).await.map_err(failed)?;
         }
         write_labels(spec, capacity, opening, &files).await
     }

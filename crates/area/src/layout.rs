@@ -3,6 +3,8 @@
 use sublet_types::limits::REGION_SIZE;
 use sublet_types::size::{KIB, MIB};
 
+use crate::table::RECORDS_PER_PAGE;
+
 /// The header room at the beginning of each piece, in bytes: piece labels and, in piece 0, area labels.
 pub const HEADER_SIZE: u64 = REGION_SIZE;
 /// Where the two copies of the piece label lie in each piece.
@@ -33,6 +35,60 @@ pub const fn file_size_for(data_bytes: u64) -> u64 {
             return length;
         }
         length = next;
+    }
+}
+
+/// Length of every page of the metadata reserve, in bytes.
+pub(crate) const PAGE_SIZE: u64 = 4 * KIB;
+/// Length of one entry of missed maps, in bytes: a whole sector, so that a torn write spoils no neighbour.
+pub(crate) const MAP_ENTRY_SIZE: u64 = 512;
+/// Format 1: states in one page, a byte each.
+pub(crate) const STATES_PER_PAGE: u64 = PAGE_SIZE - 64;
+
+/// Where everything lies in the metadata reserve of a piece, relative to the piece. In this order: the region states of
+/// format 1 (only read, at a conversion), region pages A, region pages B, missed maps, checksum pages; the rest is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reserve {
+    /// Regions of the piece.
+    pub regions: u64,
+}
+
+impl Reserve {
+    /// The reserve of a piece of that length.
+    pub const fn of(piece_length: u64) -> Self {
+        Self { regions: data_size(piece_length) / REGION_SIZE }
+    }
+
+    /// Pages of region states of format 1, in each copy.
+    pub const fn states_pages(self) -> u64 {
+        self.regions.div_ceil(STATES_PER_PAGE)
+    }
+
+    /// Both copies of a page of region states of format 1.
+    pub const fn states_page(self, page: u64) -> [u64; 2] {
+        [HEADER_SIZE + page * PAGE_SIZE, HEADER_SIZE + (self.states_pages() + page) * PAGE_SIZE]
+    }
+
+    /// Region pages, in each copy.
+    pub const fn pages(self) -> u64 {
+        self.regions.div_ceil(RECORDS_PER_PAGE as u64)
+    }
+
+    /// Both copies of a region page.
+    pub const fn page(self, page: u64) -> [u64; 2] {
+        let begin = HEADER_SIZE + 2 * self.states_pages() * PAGE_SIZE;
+        [begin + page * PAGE_SIZE, begin + (self.pages() + page) * PAGE_SIZE]
+    }
+
+    /// The entry of a region in the missed maps.
+    pub const fn map_entry(self, region: u64) -> u64 {
+        self.page(self.pages())[1] + region * MAP_ENTRY_SIZE
+    }
+
+    /// The checksum page of a region.
+    pub const fn sums(self, region: u64) -> u64 {
+        let begin = self.map_entry(0) + (self.regions * MAP_ENTRY_SIZE).next_multiple_of(PAGE_SIZE);
+        begin + region * PAGE_SIZE
     }
 }
 
@@ -128,6 +184,21 @@ mod tests {
             let data = data_size(length);
             assert!(data == 0 || HEADER_SIZE + metadata_size(length) + data <= length, "{length}");
             assert!(data == 0 || metadata_size(length) >= data / 512, "8 bytes per block are reserved");
+            if data > 0 {
+                let reserve = Reserve::of(length);
+                let [a, b] = reserve.page(0);
+                assert!(reserve.states_page(reserve.states_pages())[1] <= a, "{length}");
+                assert_eq!(a + reserve.pages() * PAGE_SIZE, b);
+                assert_eq!(b + reserve.pages() * PAGE_SIZE, reserve.map_entry(0));
+                assert!(
+                    reserve.map_entry(reserve.regions) <= reserve.sums(0) && reserve.sums(0).is_multiple_of(PAGE_SIZE),
+                    "{length}"
+                );
+                let end = reserve.sums(reserve.regions);
+                assert!(end <= HEADER_SIZE + metadata_size(length), "everything fits: {length}");
+                let views = HEADER_SIZE + metadata_size(length) - end;
+                assert!(views >= reserve.regions * 3 * KIB, "3 KiB per region are left for views: {length}");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use sublet_api::order::{Lease, SliceFacts};
 use sublet_doors::{DiskFile, Doors};
 use sublet_types::limits::{BLOCK_SIZE, COPIES_MAX, REGION_SIZE, SLICES_PER_AREA_MAX};
 use sublet_types::{Epoch, Generation, Name, SliceId};
-use sublet_wire::message::{Open, OpenMode, SetState};
+use sublet_wire::message::{Open, OpenMode};
 
 use crate::area::{Area, to_the_end};
 use crate::error::{AreaError, AreaErrorKind as Kind};
@@ -14,7 +14,7 @@ use crate::format::clear;
 use crate::label::AreaLabel;
 use crate::record::{LeaseRecord, SliceRecord};
 
-fn refuse<T>(kind: Kind, message: String) -> Result<T, AreaError> {
+pub(crate) fn refuse<T>(kind: Kind, message: String) -> Result<T, AreaError> {
     Err(AreaError::new(kind, message))
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn no_slice(slice: SliceId, area: &Name) -> AreaError {
     AreaError::new(Kind::NoSlice, format!("area {area} holds no slice {}", slice.short()))
 }
 
-fn record_mut(label: &mut AreaLabel, slice: SliceId) -> Result<&mut SliceRecord, AreaError> {
+pub(crate) fn record_mut(label: &mut AreaLabel, slice: SliceId) -> Result<&mut SliceRecord, AreaError> {
     let name = label.name.clone();
     label.find_mut(slice).ok_or_else(|| no_slice(slice, &name))
 }
@@ -43,7 +43,7 @@ fn check_epoch(record: &SliceRecord, epoch: Epoch) -> Result<(), AreaError> {
 }
 
 /// The epoch is the present one, and admitted.
-fn check_holder(record: &SliceRecord, epoch: Epoch) -> Result<(), AreaError> {
+pub(crate) fn check_holder(record: &SliceRecord, epoch: Epoch) -> Result<(), AreaError> {
     check_epoch(record, epoch)?;
     if epoch.number > record.epoch.number {
         return refuse(Kind::NotYours, format!("no lease of epoch {epoch} was opened for slice {}", record.facts.slice.short()));
@@ -54,7 +54,7 @@ fn check_holder(record: &SliceRecord, epoch: Epoch) -> Result<(), AreaError> {
     Ok(())
 }
 
-fn check_generation(record: &SliceRecord, new: Generation) -> Result<(), AreaError> {
+pub(crate) fn check_generation(record: &SliceRecord, new: Generation) -> Result<(), AreaError> {
     let (slice, old) = (record.facts.slice.short(), record.facts.generation);
     if new.is_split_from(old) {
         return refuse(
@@ -147,7 +147,7 @@ impl<D: Doors> Area<D> {
     /// If it overlaps another one, does not fit, or has another place in the label.
     pub async fn prepare_slice(&self, facts: &SliceFacts) -> Result<(), AreaError> {
         let facts = facts.clone();
-        self.change(move |label| {
+        self.with_facts(facts.clone(), move |label| {
             if facts.area != label.area {
                 return refuse(
                     Kind::Disagreement,
@@ -171,7 +171,7 @@ impl<D: Doors> Area<D> {
     /// `StaleEpoch` below the newest persisted epoch; or if the slice is not there, is being wiped, or lies elsewhere.
     pub async fn open_lease(&self, slice: SliceId, lease: &Lease, facts: &SliceFacts) -> Result<(), AreaError> {
         let (lease, facts) = (lease.clone(), facts.clone());
-        self.change(move |label| {
+        self.with_facts(facts.clone(), move |label| {
             let record = record_mut(label, slice)?;
             check_not_wiping(record)?;
             check_epoch(record, lease.epoch)?;
@@ -236,59 +236,52 @@ impl<D: Doors> Area<D> {
             .change(move |label| {
                 let record = record_mut(label, slice)?;
                 check_holder(record, epoch)?;
-                record.unclean |= record.open.is_some_and(|open| open != epoch.number);
+                let another = record.open.is_some_and(|open| open != epoch.number);
+                record.unclean |= another;
                 record.open = Some(epoch.number);
-                Ok(record.unclean)
+                Ok((record.unclean, another))
             })
             .await?;
+        let (unclean, another) = unclean;
+        if another {
+            // What is hot now was written by another epoch.
+            self.inner.regions.hot_of(slice, |hot| hot.inherited = true);
+        }
         if unclean {
             self.flush().await?;
         }
         Ok(unclean)
     }
 
-    /// Clears the *open* flag: everything of this epoch is durable on all legs.
+    /// Clears the *open* flag: everything of this epoch is durable on all legs. So its regions cool; only those stay hot that
+    /// an earlier epoch left behind and that nobody made equal yet (H3).
     ///
     /// # Errors
     /// If the epoch is not admitted any more.
     pub async fn close_clean(&self, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> {
+        let (unequal, several) = {
+            let label = self.inner.label();
+            let record = label.find(slice).ok_or_else(|| no_slice(slice, &label.name))?;
+            check_holder(record, epoch)?;
+            (record.unclean, record.facts.legs > 1)
+        };
+        let inner = Rc::clone(&self.inner);
+        to_the_end(&self.inner.doors, async move {
+            let Some((own, _)) = inner.regions_of(slice) else { return Ok(()) };
+            let mut regions = inner.regions.hot_in(&own);
+            let inherited = |region: &usize| inner.regions.hot.borrow().get(region).is_some_and(|hot| hot.inherited);
+            regions.retain(|region| !(unequal && several && inherited(region)));
+            inner.cool_regions(slice, &regions).await?;
+            // So that the marks that were cleared are not found again.
+            inner.sync_all().await
+        })
+        .await?;
         self.change(move |label| {
             let record = record_mut(label, slice)?;
             check_holder(record, epoch)?;
             if record.open == Some(epoch.number) {
                 record.open = None;
             }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Persists a state of the segment's in-sync set (S1, S5).
-    ///
-    /// # Errors
-    /// If the epoch is not admitted, or the generation is older or of another history.
-    pub async fn set_state(&self, slice: SliceId, epoch: Epoch, state: &SetState) -> Result<(), AreaError> {
-        let state = state.clone();
-        self.change(move |label| {
-            let record = record_mut(label, slice)?;
-            check_holder(record, epoch)?;
-            check_generation(record, state.generation)?;
-            let known = record.facts.generation;
-            if state.generation.number < known.number {
-                return refuse(
-                    Kind::Disagreement,
-                    format!("generation {} of slice {} is older than the label's {known}", state.generation, slice.short()),
-                );
-            }
-            if state.in_sync.len() != record.facts.in_sync.len() {
-                return refuse(
-                    Kind::Disagreement,
-                    format!("slice {} has {} legs, not {}", slice.short(), record.facts.in_sync.len(), state.in_sync.len()),
-                );
-            }
-            record.facts.generation = state.generation;
-            record.facts.in_sync.clone_from(&state.in_sync);
-            record.unclean &= !state.equalised;
             Ok(())
         })
         .await

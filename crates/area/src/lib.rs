@@ -7,31 +7,41 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod active;
 mod area;
 mod bytes;
+mod cool;
 mod copies;
 mod data;
 mod envelope;
 mod error;
 mod files;
 mod format;
+mod heat;
 mod join;
-mod keep;
+mod kept;
 mod label;
 pub mod layout;
 mod lease;
 mod ledger;
+mod legacy;
 pub mod lendable;
+mod maps;
+mod missed;
 mod open;
+mod pages;
 mod record;
 mod regions;
 mod spec;
+mod states;
+mod sums;
+mod table;
 #[cfg(test)]
 mod tests;
 mod wipe;
 
 pub use area::Area;
 pub use error::{AreaError, AreaErrorKind};
-pub use keep::ReadInfo;
+pub use kept::ReadInfo;
 pub use layout::file_size_for;
 pub use spec::{FormatSpec, PieceIdentity, PieceSpec};

@@ -1,23 +1,26 @@
-//! Opening an area: locks, labels, a new opening (L2), region states.
+//! Opening an area: locks, labels, the table of regions, a new opening (L2).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use futures_util::lock::Mutex;
-use sublet_doors::{Disk, DiskFile, Doors};
+use sublet_doors::{Disk, DiskFile, Doors, Tick};
 use sublet_types::limits::REGION_SIZE;
 use sublet_types::{OpenId, PoolId};
 
 use crate::area::{Area, Inner, OpenPiece};
 use crate::copies::{Winner, read_both, write_both};
-use crate::envelope::{AREA, PIECE};
+use crate::envelope::{AREA, PIECE, version_of};
 use crate::error::{AreaError, AreaErrorKind};
 use crate::files::{Held, hold};
 use crate::join::{check_area, check_opening, check_pieces, name_of, offline};
 use crate::label::{AreaLabel, HISTORY_MAX, Opening, PieceLabel};
-use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, PieceMap, data_size, metadata_size};
-use crate::regions::Regions;
+use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, PieceMap, Reserve, data_size, metadata_size};
+use crate::missed::LegMap;
+use crate::regions::{Hot, PieceRegions, Regions};
 use crate::spec::PieceSpec;
+use crate::table::State;
+use crate::{legacy, pages};
 
 /// A piece on its way to being open.
 struct Found<F> {
@@ -108,16 +111,9 @@ impl<D: Doors> Area<D> {
         check_area(&area, &labels)?;
         check_opening(&area, &labels, pieces)?;
 
-        // Region states first: an area that cannot be read is not marked as opened.
-        let mut regions = Vec::with_capacity(pieces.len());
-        for (index, (found, piece)) in found.iter().zip(pieces).enumerate() {
-            let count = (data_size(piece.length) / REGION_SIZE) as usize;
-            let who = name_of(index, pieces);
-            regions.push(match found.label.tracked {
-                true => Some(Regions::load(&*found.file, piece.offset, count, &who).await?),
-                false => None,
-            });
-        }
+        // The regions first: an area that cannot be read is not marked as opened.
+        let regions = load_regions(&found, pieces).await?;
+        find_hot(&regions, &area, doors.now());
         let open = OpenId::from_u128(doors.random_u128());
         area.history.insert(0, area.opening.open);
         area.history.truncate(HISTORY_MAX);
@@ -125,17 +121,18 @@ impl<D: Doors> Area<D> {
         area.sequence += 1;
         mark_opened(&mut found, pieces, &area, &winner).await?;
 
-        let open_pieces = found.into_iter().zip(pieces).zip(regions).map(|((found, piece), regions)| OpenPiece {
+        let open_pieces = found.into_iter().zip(pieces).map(|(found, piece)| OpenPiece {
             spec: piece.clone(),
             file: found.file,
             data_at: piece.offset + HEADER_SIZE + metadata_size(piece.length),
-            regions,
+            tracked: found.label.tracked,
         });
         let inner = Inner {
             doors: doors.clone(),
             boot,
             map: PieceMap::new(pieces.iter().map(|piece| data_size(piece.length))),
             pieces: open_pieces.collect(),
+            regions,
             label: RefCell::new(Rc::new(area)),
             changing: Mutex::new(()),
             failed: RefCell::default(),
@@ -147,6 +144,48 @@ impl<D: Doors> Area<D> {
             wiping: RefCell::default(),
         };
         Ok(Rc::new(Self { inner: Rc::new(inner) }))
+    }
+}
+
+/// The table of all pieces. A piece of format 1 gets its table here: beside what the older format has, so that it is still
+/// that until its label says otherwise.
+async fn load_regions<F: DiskFile>(found: &[Found<F>], pieces: &[PieceSpec]) -> Result<Regions, AreaError> {
+    let (mut tables, mut records) = (Vec::with_capacity(pieces.len()), Vec::new());
+    for (index, (found, piece)) in found.iter().zip(pieces).enumerate() {
+        let reserve = Reserve::of(piece.length);
+        let who = name_of(index, pieces);
+        if version_of(&found.winner.bytes) == 1 {
+            tracing::info!("{who} is of format 1; it is converted: checksums are kept of what is written from now on");
+            let old = legacy::regions(&*found.file, piece.offset, reserve, found.label.tracked, &who).await?;
+            let written = pages::format(&*found.file, piece.offset, reserve, &old).await;
+            written.map_err(|error| AreaError::io(format!("cannot convert {who}"), &error))?;
+        }
+        let (own, states) = pages::load(&*found.file, piece.offset, reserve, found.label.tracked, &who).await?;
+        tables.push(PieceRegions { reserve, first: records.len(), pending: RefCell::default(), pages: Mutex::new(states) });
+        records.extend(own);
+    }
+    Ok(Regions::new(tables, records))
+}
+
+/// What was hot at the end of the last opening: it was not closed, and what was in memory then is lost (S3, K2). Only the
+/// table is looked at: how long an opening takes does not depend on the data.
+fn find_hot(regions: &Regions, area: &AreaLabel, now: Tick) {
+    let (mut hot, mut maps) = (regions.hot.borrow_mut(), regions.maps.borrow_mut());
+    for record in &area.slices {
+        let facts = &record.facts;
+        let own = (facts.offset / REGION_SIZE) as usize..(record.end() / REGION_SIZE) as usize;
+        let found: Vec<usize> = own.filter(|region| regions.record(*region).state == State::Hot).collect();
+        for (leg, since) in record.missed_since.iter().enumerate() {
+            let Some(since) = *since else { continue };
+            let bits = found.iter().map(|region| (*region, u64::MAX)).collect();
+            if let Some(leg) = maps.0.entry(facts.slice).or_default().get_mut(leg) {
+                leg.live = Some(LegMap { since, bits });
+            }
+        }
+        hot.extend(found.into_iter().map(|region| (region, Hot::found(facts.slice, now))));
+    }
+    if !hot.is_empty() {
+        tracing::info!("area {}: {} regions were being written when it was last in use", area.name, hot.len());
     }
 }
 

@@ -2,12 +2,16 @@
 
 use sublet_api::order::SliceFacts;
 use sublet_api::server::{LeaseReport, SliceReport};
+use sublet_types::limits::COPIES_MAX;
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId, VolumeId, Way};
 
 use crate::bytes::{Get, Put};
 
 /// Length of one record in bytes.
 pub(crate) const RECORD_SIZE: usize = 512;
+
+/// Where the generations of the missed maps begin.
+const MISSED_AT: usize = 272;
 
 const ADMITTED: u32 = 1 << 0;
 const READ_ONLY: u32 = 1 << 1;
@@ -51,12 +55,23 @@ pub(crate) struct SliceRecord {
     /// An epoch was not closed cleanly, and the legs were not made equal since.
     pub unclean: bool,
     pub wipe: Option<WipeRecord>,
+    /// For each leg: from which generation on its missed map is complete, if there is one (S3).
+    pub missed_since: [Option<Generation>; COPIES_MAX],
 }
 
 impl SliceRecord {
     /// A slice that nobody has opened yet.
     pub fn new(facts: SliceFacts) -> Self {
-        Self { facts, epoch: Epoch::default(), admitted: false, lease: None, open: None, unclean: false, wipe: None }
+        Self {
+            facts,
+            epoch: Epoch::default(),
+            admitted: false,
+            lease: None,
+            open: None,
+            unclean: false,
+            wipe: None,
+            missed_since: [None; COPIES_MAX],
+        }
     }
 
     /// The byte after the last in the area.
@@ -64,8 +79,13 @@ impl SliceRecord {
         self.facts.offset.saturating_add(self.facts.length)
     }
 
-    /// What the manager is told.
-    pub fn report(&self) -> SliceReport {
+    /// As [`Self::missed_since`], for the legs that there are.
+    pub fn missed(&self) -> Vec<Option<Generation>> {
+        self.missed_since.iter().copied().take(self.facts.in_sync.len()).collect()
+    }
+
+    /// What the manager is told; `hot` regions of it are hot.
+    pub fn report(&self, hot: u32) -> SliceReport {
         SliceReport {
             facts: self.facts.clone(),
             epoch: self.epoch,
@@ -79,8 +99,8 @@ impl SliceRecord {
             }),
             open: self.open.is_some(),
             unclean: self.unclean,
-            missed_since: Vec::new(),
-            hot: 0,
+            missed_since: if self.missed_since == [None; COPIES_MAX] { Vec::new() } else { self.missed() },
+            hot,
         }
     }
 
@@ -114,6 +134,10 @@ impl SliceRecord {
         put.u64(176, self.open.unwrap_or(0)).u64(184, self.wipe.map_or(0, |wipe| wipe.done));
         put.u32(192, flags).u8(196, facts.way.to_u8()).name(197, 208, &facts.volume_name);
         put.u8(198, u8::try_from(facts.in_sync.len().min(64)).unwrap_or(0)).u64(200, in_sync);
+        for (leg, since) in self.missed_since.iter().enumerate() {
+            let since = since.unwrap_or_default();
+            put.u64(MISSED_AT + leg * 24, since.number).u128(MISSED_AT + leg * 24 + 8, since.random);
+        }
     }
 
     pub fn decode(bytes: &[u8], area: AreaId) -> Option<Self> {
@@ -152,6 +176,11 @@ impl SliceRecord {
             }),
             open: has(OPEN).then(|| get.u64(176)),
             unclean: has(UNCLEAN),
+            missed_since: std::array::from_fn(|leg| {
+                let at = MISSED_AT + leg * 24;
+                let since = Generation { number: get.u64(at), random: get.u128(at + 8) };
+                (since.number > 0).then_some(since)
+            }),
             wipe: has(WIPING).then(|| WipeRecord { done: get.u64(184), drop: has(DROP) }),
         })
     }

@@ -1,161 +1,194 @@
-//! Region states of a piece on a device (P1): blank regions read as zero without touching the disk.
-//!
-//! A region becomes written in this order: the whole region is zeroed, the disk synced, the mark made durable in both copies
-//! of its page (L1), and only then the first data is written. A crash in between leaves a blank region.
+//! The regions of an area in memory: the table, what is hot, and who waits. Numbers are of the area, piece after piece.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use futures_channel::oneshot;
 use futures_util::lock::Mutex;
-use sublet_doors::DiskFile;
+use sublet_doors::Tick;
+use sublet_types::SliceId;
 
-use crate::bytes::Put;
-use crate::copies::{read_both, write_both};
-use crate::envelope::{ENVELOPE_SIZE, REGIONS, seal};
-use crate::error::{AreaError, AreaErrorKind};
-use crate::layout::HEADER_SIZE;
+use crate::active::Active;
+use crate::error::AreaError;
+use crate::layout::Reserve;
+use crate::missed::Maps;
+use crate::sums::{BlockBits, Cache, SumPage};
+use crate::table::{RECORDS_PER_PAGE, Record, State};
 
-/// Length of a page in bytes.
-const PAGE_SIZE: usize = 4096;
-/// Where the states begin in a page.
-const STATES_AT: usize = ENVELOPE_SIZE + 24;
-/// States in one page, a byte each.
-const STATES_PER_PAGE: usize = PAGE_SIZE - STATES_AT;
-
-/// The state of a region that was never written.
-const BLANK: u8 = 0;
-/// The state of a region whose every byte was zeroed or written.
-const WRITTEN: u8 = 1;
+/// The most regions of an area that are hot at a time (H2).
+pub(crate) const HOT_MAX: u32 = 1024;
+/// What every slice may have of them, however many slices there are.
+pub(crate) const HOT_SHARE_MIN: u32 = 8;
 
 /// Those who wait until a region may be written.
 type Waiters = Vec<oneshot::Sender<Result<(), AreaError>>>;
 
-/// The region states of one piece.
+/// A hot region.
+pub(crate) struct Hot {
+    pub slice: SliceId,
+    /// Checksums; none after a crash until somebody needs them.
+    pub sums: Option<Box<SumPage>>,
+    /// Blocks whose checksum was kept since the block was written, or fits it.
+    pub kept: BlockBits,
+    /// The checksums of other blocks are those of the last checkpoint: if the data fits, the block was not written since.
+    pub guess: bool,
+    /// Writes under way.
+    pub writes: u32,
+    /// The number of the last write that ended.
+    pub written: u64,
+    /// When it was last written.
+    pub used: Tick,
+    /// When it became hot, or was last checkpointed.
+    pub saved: Tick,
+    /// Checksums were set since.
+    pub changed: bool,
+    /// It is being cooled; a write takes this back.
+    pub cooling: bool,
+    /// The end of a write is not known: it is not cooled before the area is opened again.
+    pub abandoned: bool,
+    /// It was hot already when the area, or the present epoch, was opened: its legs may differ, and nobody knows where.
+    pub inherited: bool,
+    /// It was hot when the area was opened: what was missed there is not known.
+    pub lost: bool,
+}
+
+impl Hot {
+    pub fn new(slice: SliceId, sums: Option<Box<SumPage>>, kept: BlockBits, now: Tick) -> Self {
+        Self {
+            slice,
+            sums,
+            kept,
+            guess: false,
+            writes: 0,
+            written: 0,
+            used: now,
+            saved: now,
+            changed: false,
+            cooling: false,
+            abandoned: false,
+            inherited: false,
+            lost: false,
+        }
+    }
+
+    /// A region that was hot when the area was opened.
+    pub fn found(slice: SliceId, now: Tick) -> Self {
+        Self { inherited: true, lost: true, ..Self::new(slice, None, BlockBits::NONE, now) }
+    }
+}
+
+/// What is known of a region page's copies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageState {
+    pub sequence: u64,
+    /// The copy that is known to be whole and durable: the other one is written next.
+    pub durable: usize,
+}
+
+/// The table of one piece.
+pub(crate) struct PieceRegions {
+    pub reserve: Reserve,
+    /// The first region of the piece in the area.
+    pub first: usize,
+    /// Regions that wait for their hot mark.
+    pub pending: RefCell<BTreeSet<usize>>,
+    /// Held while region pages are written.
+    pub pages: Mutex<Vec<PageState>>,
+}
+
+impl PieceRegions {
+    /// The region pages that these regions lie in, ascending.
+    pub fn pages_of(&self, regions: &BTreeSet<usize>) -> Vec<usize> {
+        let mut pages: Vec<usize> = regions.iter().map(|region| (region - self.first) / RECORDS_PER_PAGE).collect();
+        pages.dedup();
+        pages
+    }
+}
+
+/// All regions of an area.
 pub(crate) struct Regions {
-    states: RefCell<Vec<u8>>,
-    /// Regions that are zeroed and synced, and wait for their mark.
-    zeroed: RefCell<Vec<usize>>,
-    /// Per page: sequence, and the copy to write first.
-    pages: Mutex<Vec<(u64, usize)>>,
-    preparing: RefCell<HashMap<usize, Waiters>>,
-}
-
-/// Where both copies of a page lie in a piece: all first copies, then all second ones, at the start of the metadata reserve.
-const fn page_at(page: usize, pages: usize) -> [u64; 2] {
-    let size = PAGE_SIZE as u64;
-    [HEADER_SIZE + page as u64 * size, HEADER_SIZE + (pages + page) as u64 * size]
-}
-
-fn encode(page: usize, states: &[u8], sequence: u64) -> Vec<u8> {
-    let mut bytes = vec![0; PAGE_SIZE];
-    Put(&mut bytes).u64(ENVELOPE_SIZE, page as u64).bytes(STATES_AT, states);
-    seal(&mut bytes, REGIONS, sequence);
-    bytes
-}
-
-fn shift(at: [u64; 2], by: u64) -> [u64; 2] {
-    at.map(|at| at + by)
+    pub pieces: Vec<PieceRegions>,
+    /// What the region pages say. A mark is here once it is durable; what is taken back may be here before.
+    pub records: RefCell<Vec<Record>>,
+    pub hot: RefCell<BTreeMap<usize, Hot>>,
+    pub cache: RefCell<Cache>,
+    pub active: RefCell<Active>,
+    pub maps: RefCell<Maps>,
+    heating: RefCell<BTreeMap<usize, Waiters>>,
+    /// Counts writes that ended.
+    pub ended: Cell<u64>,
+    /// Writes up to this number are durable.
+    pub flushed: Cell<u64>,
+    /// Held while regions cool and while maps change: what is being written stays what it is.
+    pub cooling: Mutex<()>,
 }
 
 impl Regions {
-    /// Writes the pages of a new piece: all blank.
-    pub async fn format<F: DiskFile>(file: &F, piece_at: u64, count: usize) -> std::io::Result<()> {
-        let pages = count.div_ceil(STATES_PER_PAGE);
-        for page in 0..pages {
-            let states = vec![BLANK; STATES_PER_PAGE.min(count - page * STATES_PER_PAGE)];
-            let bytes = encode(page, &states, 1);
-            for at in shift(page_at(page, pages), piece_at) {
-                file.write_at(at, sublet_doors::Buffer::copy_of(&bytes).freeze()).await?;
-            }
+    pub fn new(pieces: Vec<PieceRegions>, records: Vec<Record>) -> Self {
+        Self {
+            pieces,
+            records: RefCell::new(records),
+            hot: RefCell::default(),
+            cache: RefCell::default(),
+            active: RefCell::default(),
+            maps: RefCell::default(),
+            heating: RefCell::default(),
+            ended: Cell::new(0),
+            flushed: Cell::new(0),
+            cooling: Mutex::new(()),
         }
-        file.sync().await
     }
 
-    /// Reads the pages of a piece.
-    pub async fn load<F: DiskFile>(file: &F, piece_at: u64, count: usize, name: &str) -> Result<Self, AreaError> {
-        let pages = count.div_ceil(STATES_PER_PAGE);
-        let mut states = Vec::with_capacity(count);
-        let mut sequences = Vec::with_capacity(pages);
-        for page in 0..pages {
-            let winner = read_both(file, shift(page_at(page, pages), piece_at), REGIONS, name).await?.ok_or_else(|| {
-                AreaError::new(
-                    AreaErrorKind::Format,
-                    format!("{name} lacks its region states: it cannot be told what was written"),
-                )
-            })?;
-            let own = STATES_PER_PAGE.min(count - page * STATES_PER_PAGE);
-            let found = winner.bytes.get(STATES_AT..STATES_AT + own).unwrap_or(&[]);
-            if crate::bytes::Get(&winner.bytes).u64(ENVELOPE_SIZE) != page as u64 || found.iter().any(|state| *state > WRITTEN) {
-                return Err(AreaError::new(
-                    AreaErrorKind::Format,
-                    format!("page {page} of the region states of {name} makes no sense"),
-                ));
-            }
-            states.extend_from_slice(found);
-            sequences.push((winner.sequence, winner.write_first));
-        }
-        Ok(Self {
-            states: RefCell::new(states),
-            zeroed: RefCell::default(),
-            pages: Mutex::new(sequences),
-            preparing: RefCell::default(),
-        })
+    pub fn record(&self, region: usize) -> Record {
+        self.records.borrow().get(region).copied().unwrap_or_default()
     }
 
-    /// True if the region reads as zero without touching the disk.
     pub fn is_blank(&self, region: usize) -> bool {
-        self.states.borrow().get(region).is_none_or(|state| *state == BLANK)
+        self.record(region).state == State::Blank
     }
 
-    /// Joins those who wait for a region; true for the first one, who has to [`prepare`](Self::mark) it.
+    /// The piece of a region, and its number there.
+    pub fn place(&self, region: usize) -> (usize, usize) {
+        let piece = self.pieces.partition_point(|piece| piece.first <= region).saturating_sub(1);
+        (piece, region - self.pieces.get(piece).map_or(0, |piece| piece.first))
+    }
+
+    /// True if writes to the region may begin: its mark is durable, and its checksums are here.
+    pub fn is_ready(&self, region: usize) -> bool {
+        self.record(region).state == State::Hot && self.hot.borrow().get(&region).is_some_and(|hot| hot.sums.is_some())
+    }
+
+    /// How many regions of a slice are hot.
+    pub fn hot_count(&self, slice: SliceId) -> u32 {
+        self.hot.borrow().values().filter(|hot| hot.slice == slice).count() as u32
+    }
+
+    /// Does something with every hot region of a slice.
+    pub fn hot_of(&self, slice: SliceId, mut with: impl FnMut(&mut Hot)) {
+        self.hot.borrow_mut().values_mut().filter(|hot| hot.slice == slice).for_each(&mut with);
+    }
+
+    /// The hot regions in a range, ascending.
+    pub fn hot_in(&self, range: &Range<usize>) -> Vec<usize> {
+        self.hot.borrow().range(range.clone()).map(|(region, _)| *region).collect()
+    }
+
+    /// Joins those who wait for a region; true for the first one, who has to see to it that it becomes hot.
     pub fn wait(&self, region: usize) -> (bool, oneshot::Receiver<Result<(), AreaError>>) {
         let (sender, receiver) = oneshot::channel();
-        let mut preparing = self.preparing.borrow_mut();
-        let first = !preparing.contains_key(&region);
-        preparing.entry(region).or_default().push(sender);
+        let mut heating = self.heating.borrow_mut();
+        let first = !heating.contains_key(&region);
+        heating.entry(region).or_default().push(sender);
         (first, receiver)
     }
 
     /// Tells those who wait how it ended.
     pub fn done(&self, region: usize, result: &Result<(), AreaError>) {
-        let waiters = self.preparing.borrow_mut().remove(&region).unwrap_or_default();
+        let waiters = self.heating.borrow_mut().remove(&region).unwrap_or_default();
         for waiter in waiters {
             // One who has gone needs no answer.
             let _ = waiter.send(result.clone());
         }
-    }
-
-    /// Makes the mark of a region durable whose zeroes are durable already. Marks of one page that wait meanwhile go
-    /// together.
-    pub async fn mark<F: DiskFile>(&self, file: &F, piece_at: u64, region: usize) -> std::io::Result<()> {
-        self.zeroed.borrow_mut().push(region);
-        let mut pages = self.pages.lock().await;
-        if !self.is_blank(region) {
-            return Ok(());
-        }
-        let page = region / STATES_PER_PAGE;
-        let (ready, others) = self.zeroed.take().into_iter().partition::<Vec<usize>, _>(|r| *r / STATES_PER_PAGE == page);
-        self.zeroed.replace(others);
-        let begin = page * STATES_PER_PAGE;
-        let mut states: Vec<u8> = self.states.borrow().iter().skip(begin).take(STATES_PER_PAGE).copied().collect();
-        for region in &ready {
-            if let Some(state) = states.get_mut(region - begin) {
-                *state = WRITTEN;
-            }
-        }
-        let count = pages.len();
-        if let Some((sequence, first)) = pages.get_mut(page) {
-            let bytes = encode(page, &states, *sequence + 1);
-            write_both(file, shift(page_at(page, count), piece_at), &bytes, *first).await?;
-            *sequence += 1;
-            *first = 0;
-        }
-        for region in ready {
-            if let Some(state) = self.states.borrow_mut().get_mut(region) {
-                *state = WRITTEN;
-            }
-        }
-        Ok(())
     }
 }

@@ -1,19 +1,23 @@
 //! Wiping a slice (P2): fence, overwrite with zeroes, make that durable, and only then forget it or free it.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use futures_channel::mpsc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, DiskFile, Doors};
+use sublet_types::limits::REGION_SIZE;
 use sublet_types::size::MIB;
 use sublet_types::{Epoch, SliceId};
 
-use crate::area::{Area, Inner, change, to_the_end};
+use crate::area::{Area, Inner, OpenPiece, change, to_the_end};
 use crate::error::{AreaError, AreaErrorKind};
-use crate::layout::Stretch;
+use crate::heat::regions_in;
+use crate::layout::{PAGE_SIZE, Reserve, Stretch};
 use crate::lease::{check_wipe_epoch, fence_record};
 use crate::record::{SliceRecord, WipeRecord};
+use crate::table::Record;
 
 /// How much is wiped between two notes in the label of how far it is.
 const STEP: u64 = 256 * MIB;
@@ -81,10 +85,16 @@ async fn wipe<D: Doors>(
         let step_begin = done;
         while done < step_end {
             let part = PART.min(step_end - done);
-            for stretch in inner.map.split(offset + done, part) {
-                overwrite(inner, stretch).await.map_err(|error| AreaError::new(AreaErrorKind::Io, format!("wiping: {error}")))?;
+            let failed = |error| AreaError::new(AreaErrorKind::Io, format!("wiping: {error}"));
+            for (length, data) in inner.extents_of(offset + done, part).await? {
+                if data {
+                    for stretch in inner.map.split(offset + done, length) {
+                        let (piece, at) = (inner.piece(stretch)?, stretch.offset);
+                        overwrite(piece, piece.data_at + at, stretch.length).await.map_err(failed)?;
+                    }
+                }
+                done += length;
             }
-            done += part;
             // The listener may have gone; the wipe goes on.
             let _ = progress.unbounded_send((done, length));
         }
@@ -101,6 +111,7 @@ async fn wipe<D: Doors>(
         })
         .await?;
     }
+    forget(inner, slice, offset, length).await?;
     change(inner, move |label| {
         if drop {
             label.slices.retain(|record| record.facts.slice != slice);
@@ -114,29 +125,53 @@ async fn wipe<D: Doors>(
     .await
 }
 
-/// Really overwrites what may hold data: where the file system would only note that a stretch reads as zero, the old bytes
-/// stay on the disk.
-async fn overwrite<D: Doors>(inner: &Inner<D>, stretch: Stretch) -> Result<(), AreaError> {
-    let piece = inner.piece(stretch)?;
-    let mut at = stretch.offset;
-    for (length, data) in inner.extents_of(stretch).await? {
-        let (begin, end) = (piece.data_at + at, piece.data_at + at + length);
+/// Really overwrites: where the file system would only note that a stretch reads as zero, the old bytes stay on the disk.
+async fn overwrite<D: Doors>(piece: &OpenPiece<D>, begin: u64, length: u64) -> Result<(), AreaError> {
+    let end = begin + length;
+    if piece.file.facts().device {
+        let zeroed = piece.file.zero(begin, length, Zero::Keep).await;
+        return zeroed.map_err(|error| AreaError::io(&piece.spec, &error));
+    }
+    let zeroes = Buffer::zeroed(WRITE as usize).freeze();
+    let parts = (0..length.div_ceil(WRITE)).map(|n| Ok(begin + n * WRITE));
+    let write = async |from: u64| {
+        let part = zeroes.part(0..WRITE.min(end - from) as usize);
+        piece.file.write_at(from, part).await.map_err(|error| AreaError::io(&piece.spec, &error))
+    };
+    stream::iter(parts).try_for_each_concurrent(WRITES_AT_ONCE, write).await
+}
+
+/// Wipes what the metadata reserve holds of a slice whose data is wiped: missed maps, checksums, and last the table, in
+/// which its regions are blank from then on.
+async fn forget<D: Doors>(inner: &Rc<Inner<D>>, slice: SliceId, offset: u64, length: u64) -> Result<(), AreaError> {
+    let _still = inner.regions.cooling.lock().await;
+    inner.check_writable()?;
+    // A blank region has no checksums, but perhaps something in the maps.
+    let known = |region: &usize| inner.regions.record(*region) != Record::default();
+    let own: BTreeSet<usize> = regions_in(offset, length).filter(known).collect();
+    inner.erase_entries(&own).await?;
+    let mut at = offset;
+    for (length, blank) in inner.runs(offset, length) {
+        for stretch in inner.map.split(at, length).filter(|_| !blank) {
+            let (piece, first) = (inner.piece(stretch)?, stretch.offset / REGION_SIZE);
+            let at = piece.spec.offset + Reserve::of(piece.spec.length).sums(first);
+            overwrite(piece, at, stretch.length / REGION_SIZE * PAGE_SIZE).await?;
+        }
         at += length;
-        if !data {
-            continue;
+    }
+    let pieces: BTreeSet<usize> = own.iter().map(|region| inner.regions.place(*region).0).collect();
+    inner.sync_pieces(&pieces).await?;
+    inner.regions.maps.borrow_mut().0.remove(&slice);
+    for region in &own {
+        inner.regions.hot.borrow_mut().remove(region);
+        inner.regions.cache.borrow_mut().take(*region);
+        if let Some(record) = inner.regions.records.borrow_mut().get_mut(*region) {
+            *record = Record::default();
         }
-        if piece.file.facts().device {
-            let zeroed = piece.file.zero(begin, length, Zero::Keep).await;
-            zeroed.map_err(|error| AreaError::io(&piece.spec, &error))?;
-            continue;
-        }
-        let zeroes = Buffer::zeroed(WRITE as usize).freeze();
-        let parts = (0..length.div_ceil(WRITE)).map(|n| Ok(begin + n * WRITE));
-        let write = async |from: u64| {
-            let part = zeroes.part(0..WRITE.min(end - from) as usize);
-            piece.file.write_at(from, part).await.map_err(|error| AreaError::io(&piece.spec, &error))
-        };
-        stream::iter(parts).try_for_each_concurrent(WRITES_AT_ONCE, write).await?;
+    }
+    for piece in pieces {
+        let changed = own.iter().copied().filter(|region| inner.regions.place(*region).0 == piece).collect();
+        inner.write_records(piece, &changed, true).await?;
     }
     Ok(())
 }

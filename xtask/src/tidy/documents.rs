@@ -16,7 +16,9 @@ const FINGERPRINTED: &[(&str, &[&str])] = &[
             "crates/area/src/envelope",
             "crates/area/src/label",
             "crates/area/src/record",
-            "crates/area/src/regions",
+            "crates/area/src/table",
+            "crates/area/src/missed",
+            "crates/area/src/sums",
         ],
     ),
 ];

@@ -172,14 +172,14 @@ fn a_label_of_a_newer_version_is_refused_even_beside_one_of_this_version() {
             let mut images = doors.images();
             let image = images.get_mut(&PathBuf::from("/disk")).unwrap();
             let mut label = image.read(at, 4096);
-            Put(&mut label).u32(8, 2).u32(12, 0);
+            Put(&mut label).u32(8, 3).u32(12, 0);
             let sum = crc32c::crc32c(&label);
             Put(&mut label).u32(12, sum);
             image.write(at, &label);
             let newer = doors.restarted(images.clone());
             let error = Area::open(&newer, &one(), None, BOOT).await.err().unwrap();
             assert_eq!(error.kind, AreaErrorKind::Format);
-            assert!(error.to_string().contains("newer Sublet (format version 2"), "{error}");
+            assert!(error.to_string().contains("newer Sublet (format version 3"), "{error}");
             assert!(newer.images() == images);
         }
     });

@@ -41,8 +41,10 @@ impl Image {
     }
 
     pub fn read(&self, at: u64, length: usize) -> Vec<u8> {
-        let page = |at: u64| self.pages.get(&(at / 4096)).map_or(0, |page| page[(at % 4096) as usize]);
-        (at..at + length as u64).map(page).collect()
+        let begin = at / 4096 * 4096;
+        let mut bytes = vec![0; (at + length as u64 - begin) as usize];
+        self.read_pages(begin, &mut bytes);
+        bytes.split_off((at - begin) as usize)
     }
 
     fn read_pages(&self, at: u64, into: &mut [u8]) {
@@ -179,6 +181,19 @@ pub(super) fn crashes(base: &Images, log: &[Op]) -> Vec<(String, Images)> {
     states
 }
 
+/// A disk takes its time.
+async fn let_others_run() {
+    let mut waited = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
 impl MemoryFile {
     fn record(&self, op: Op) -> io::Result<()> {
         if let Some(left) = self.machine.fail_after.get() {
@@ -215,10 +230,12 @@ impl DiskFile for MemoryFile {
     }
 
     async fn write_at(&self, offset: u64, data: Chunk) -> io::Result<()> {
+        let_others_run().await;
         self.record(Op::Write { path: self.path.clone(), at: offset, bytes: data.to_vec() })
     }
 
     async fn sync(&self) -> io::Result<()> {
+        let_others_run().await;
         self.record(Op::Sync { path: self.path.clone() })
     }
 

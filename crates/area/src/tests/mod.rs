@@ -1,9 +1,12 @@
 //! Tests of areas: on a disk in memory that records and breaks, and on real files.
 
 mod blank;
+mod formats;
+mod hot;
 mod joined;
 mod labels;
 mod leases;
+mod maps;
 mod memory;
 mod real;
 mod wipes;

@@ -53,6 +53,7 @@ fn test_p2_old_bytes_are_overwritten_and_synced_before_the_file_system_may_drop_
     with_files(&size(), false, async |doors| {
         let area = made(&doors, &one()).await;
         area.prepare_slice(&facts(1, 0, REGION)).await.unwrap();
+        write(&area, 1, 0, 1, 4096).await;
         doors.take_log();
         area.wipe_slice(slice(1), epoch(3), true, &|_, _| {}).await.unwrap();
         let data_at = area.inner.pieces[0].data_at;

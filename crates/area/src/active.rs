@@ -1,0 +1,75 @@
+//! Reads and writes under way, so that a read that runs beside a write of the same blocks is told: it may have old or new
+//! bytes, and no kept checksum says which. Blocks are counted from the beginning of the area.
+
+use std::ops::Range;
+
+struct Io {
+    id: u64,
+    blocks: Range<u64>,
+    write: bool,
+    /// A read that ran beside a write of its blocks.
+    touched: bool,
+}
+
+/// What is under way on an area. A few hundred entries at most: they are looked through one by one.
+#[derive(Default)]
+pub(crate) struct Active {
+    next: u64,
+    list: Vec<Io>,
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+impl Active {
+    pub fn begin_read(&mut self, blocks: Range<u64>) -> u64 {
+        let touched = self.list.iter().any(|io| io.write && overlap(&io.blocks, &blocks));
+        self.push(blocks, false, touched)
+    }
+
+    pub fn begin_write(&mut self, blocks: Range<u64>) -> u64 {
+        for io in self.list.iter_mut().filter(|io| !io.write && overlap(&io.blocks, &blocks)) {
+            io.touched = true;
+        }
+        self.push(blocks, true, false)
+    }
+
+    fn push(&mut self, blocks: Range<u64>, write: bool, touched: bool) -> u64 {
+        self.next += 1;
+        self.list.push(Io { id: self.next, blocks, write, touched });
+        self.next
+    }
+
+    /// The answer is true for a read that ran beside a write of its blocks.
+    pub fn end(&mut self, id: u64) -> bool {
+        let at = self.list.iter().position(|io| io.id == id);
+        at.is_some_and(|at| self.list.swap_remove(at).touched)
+    }
+
+    /// The blocks of writes under way in this range.
+    pub fn writes(&self, within: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        self.list.iter().filter(|io| io.write && overlap(&io.blocks, within)).map(|io| io.blocks.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_told_of_every_write_of_its_blocks_that_ran_beside_it() {
+        let mut active = Active::default();
+        let before = active.begin_write(0..4);
+        let first = active.begin_read(3..8);
+        let other = active.begin_read(8..9);
+        assert!(!active.end(before));
+        let second = active.begin_read(0..8);
+        assert!(active.end(first), "the write was under way when it began");
+        let during = active.begin_write(7..8);
+        assert_eq!(active.writes(&(0..100)).collect::<Vec<_>>(), vec![7..8]);
+        active.end(during);
+        assert!(active.end(second), "the write came and went while it ran");
+        assert!(!active.end(other), "other blocks");
+    }
+}

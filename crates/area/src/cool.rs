@@ -1,0 +1,270 @@
+//! Cooling (H2): what was written to a region is durable, its missed bits and checksums are durable, and then its hot mark is
+//! cleared. The clearing needs no sync: until it is durable, the region is merely taken for hot after a crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use sublet_doors::{DiskFile, Doors, Tick};
+use sublet_types::SliceId;
+use sublet_types::limits::REGION_SIZE;
+
+use crate::area::{Area, Inner, to_the_end};
+use crate::error::AreaError;
+use crate::regions::{HOT_MAX, HOT_SHARE_MIN, Hot};
+use crate::sums::SumPage;
+use crate::table::{Record, State};
+
+/// Regions that cool together: they share their syncs.
+const COOLED_AT_ONCE: usize = 64;
+/// A region of a slice with one leg cools when it was not written for so long.
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
+/// The checksums of a region that stays hot are written so often (K2).
+pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// Regions with one leg that had to be read again after a crash to cool: so many at a time, in the background.
+const READ_AT_ONCE: usize = 4;
+
+impl<D: Doors> Inner<D> {
+    /// How many regions of a slice may be hot (H2).
+    pub fn hot_share(&self) -> u32 {
+        let slices = self.label.borrow().slices.len().max(1);
+        (HOT_MAX / slices as u32).max(HOT_SHARE_MIN)
+    }
+
+    /// The regions of the area that a slice lies on, and how many legs its segment has.
+    pub fn regions_of(&self, slice: SliceId) -> Option<(std::ops::Range<usize>, u32)> {
+        let label = self.label.borrow();
+        let facts = &label.find(slice)?.facts;
+        let first = (facts.offset / REGION_SIZE) as usize;
+        Some((first..first + (facts.length / REGION_SIZE) as usize, facts.legs))
+    }
+
+    /// A slice with one leg keeps to its share by itself: its oldest regions cool before another one becomes hot.
+    pub async fn make_room(self: &Rc<Self>, slice: SliceId) -> Result<(), AreaError> {
+        if self.regions_of(slice).is_none_or(|(_, legs)| legs != 1) || self.regions.hot_count(slice) < self.hot_share() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.regions.cooling.lock().await;
+        let share = self.hot_share();
+        if self.regions.hot_count(slice) < share {
+            return Ok(());
+        }
+        let mut oldest: Vec<(Tick, usize)> = {
+            let hot = self.regions.hot.borrow();
+            let own = hot.iter().filter(|(_, hot)| hot.slice == slice && hot.writes == 0);
+            own.map(|(region, hot)| (hot.used, *region)).collect()
+        };
+        oldest.sort_unstable();
+        let oldest: Vec<usize> = oldest.into_iter().take((share as usize / 4).clamp(1, COOLED_AT_ONCE)).map(|(_, r)| r).collect();
+        self.cool_batch(slice, &oldest).await
+    }
+
+    /// Cools what can be cooled of these regions of a slice. The caller holds `cooling`.
+    async fn cool_batch(self: &Rc<Self>, slice: SliceId, batch: &[usize]) -> Result<(), AreaError> {
+        self.check_writable()?;
+        let quiet = |hot: &Hot| hot.slice == slice && hot.writes == 0 && !hot.abandoned;
+        let newest = {
+            let hot = self.regions.hot.borrow();
+            batch.iter().filter_map(|region| hot.get(region)).filter(|hot| quiet(hot)).map(|hot| hot.written).max()
+        };
+        let Some(newest) = newest else { return Ok(()) };
+        if newest > self.regions.flushed.get() {
+            self.sync_all().await?;
+        }
+        let flushed = self.regions.flushed.get();
+        let mut chosen = Vec::with_capacity(batch.len());
+        for region in batch {
+            if let Some(hot) = self.regions.hot.borrow_mut().get_mut(region)
+                && quiet(hot)
+                && hot.written <= flushed
+            {
+                hot.cooling = true;
+                chosen.push(*region);
+            }
+        }
+        let result = self.cool_chosen(slice, &chosen).await;
+        for region in chosen {
+            if let Some(hot) = self.regions.hot.borrow_mut().get_mut(&region) {
+                hot.cooling = false;
+            }
+        }
+        result
+    }
+
+    async fn cool_chosen(&self, slice: SliceId, chosen: &[usize]) -> Result<(), AreaError> {
+        let mut ready = BTreeMap::new();
+        for region in chosen {
+            if let Some(page) = self.complete(*region).await {
+                ready.insert(*region, page);
+            }
+        }
+        // S3: a region stays hot until its missed bits are durable.
+        let regions: BTreeSet<usize> = ready.keys().copied().collect();
+        let missed = self.store_bits(slice, &regions, None).await?;
+        let saved = self.save_sums(&ready).await?;
+        let mut cooled: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (region, page) in ready {
+            let Some(sum) = saved.get(&region) else { continue };
+            // A write that came meanwhile has taken it back.
+            if self.regions.hot.borrow().get(&region).is_none_or(|hot| !hot.cooling) {
+                continue;
+            }
+            self.regions.hot.borrow_mut().remove(&region);
+            self.regions.maps.borrow_mut().written(slice, region);
+            self.regions.cache.borrow_mut().put(region, page);
+            let missed = missed.get(&region).copied().unwrap_or(0);
+            if let Some(record) = self.regions.records.borrow_mut().get_mut(region) {
+                *record = Record { state: State::Cold, missed, page: Some(*sum) };
+            }
+            cooled.entry(self.regions.place(region).0).or_default().insert(region);
+        }
+        for (piece, regions) in cooled {
+            self.write_records(piece, &regions, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes checksum pages and makes them, and everything else on their pieces, durable. The answer has the CRC of each
+    /// page that was written; one that could not be written is left out.
+    async fn save_sums(&self, pages: &BTreeMap<usize, Rc<SumPage>>) -> Result<BTreeMap<usize, u32>, AreaError> {
+        let writes = pages.iter().map(async |(region, page)| {
+            let (piece, regions) = self.piece_of(*region).ok()?;
+            let (bytes, sum) = page.encode();
+            let at = piece.spec.offset + regions.reserve.sums((*region - regions.first) as u64);
+            match piece.file.write_at(at, bytes.freeze()).await {
+                Ok(()) => Some((*region, sum)),
+                Err(error) => {
+                    // The region stays hot: nothing is lost but the time that it takes after a crash.
+                    self.disk_error("writing checksums to", piece, &error);
+                    None
+                }
+            }
+        });
+        let saved: BTreeMap<usize, u32> = join_all(writes).await.into_iter().flatten().collect();
+        let pieces: BTreeSet<usize> = saved.keys().map(|region| self.regions.place(*region).0).collect();
+        self.sync_pieces(&pieces).await?;
+        Ok(saved)
+    }
+
+    /// Makes everything written to these pieces durable; it does not count as a flush.
+    pub async fn sync_pieces(&self, pieces: &BTreeSet<usize>) -> Result<(), AreaError> {
+        let syncs = pieces.iter().filter_map(|piece| self.pieces.get(*piece)).map(async |piece| {
+            let synced = piece.file.sync().await;
+            synced.map_err(|error| self.fail(&format!("syncing {}", piece.spec), &error))
+        });
+        let result = try_join_all(syncs).await;
+        if result.is_err() {
+            self.note_failure().await;
+        }
+        result.map(|_| ())
+    }
+
+    /// Writes the checksums of regions that have been hot for long, so that less has to be taken on trust after a crash (K2).
+    async fn checkpoint(&self, now: Tick) -> Result<(), AreaError> {
+        let mut pages = BTreeMap::new();
+        for (region, hot) in self.regions.hot.borrow_mut().iter_mut() {
+            if pages.len() < COOLED_AT_ONCE
+                && hot.changed
+                && now.since(hot.saved) >= CHECKPOINT_INTERVAL
+                && let Some(page) = &hot.sums
+            {
+                pages.insert(*region, Rc::new(SumPage::clone(page)));
+                (hot.changed, hot.saved) = (false, now);
+            }
+        }
+        if pages.is_empty() {
+            return Ok(());
+        }
+        let saved = self.save_sums(&pages).await?;
+        let mut changed: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (region, sum) in saved {
+            if let Some(record) = self.regions.records.borrow_mut().get_mut(region) {
+                record.page = Some(sum);
+            }
+            changed.entry(self.regions.place(region).0).or_default().insert(region);
+        }
+        for (piece, regions) in changed {
+            self.write_records(piece, &regions, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Cools regions of a slice in batches.
+    pub async fn cool_regions(self: &Rc<Self>, slice: SliceId, regions: &[usize]) -> Result<(), AreaError> {
+        for batch in regions.chunks(COOLED_AT_ONCE) {
+            let _one_at_a_time = self.regions.cooling.lock().await;
+            self.cool_batch(slice, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Regions of slices with one leg that were not written for a while; few of those that have to be read for it.
+    fn idle(&self, now: Tick) -> BTreeMap<SliceId, Vec<usize>> {
+        let mut idle: BTreeMap<SliceId, Vec<usize>> = BTreeMap::new();
+        let mut read = 0;
+        for (region, hot) in self.regions.hot.borrow().iter() {
+            let single = self.label.borrow().find(hot.slice).is_some_and(|record| record.facts.legs == 1);
+            if !single || hot.writes > 0 || now.since(hot.used) < IDLE {
+                continue;
+            }
+            read += usize::from(!hot.kept.all());
+            if hot.kept.all() || read <= READ_AT_ONCE {
+                idle.entry(hot.slice).or_default().push(*region);
+            }
+        }
+        idle
+    }
+}
+
+impl<D: Doors> Area<D> {
+    /// How many regions of the slice may be hot at a time (H2): a client with several legs keeps to the least of them.
+    pub fn hot_share(&self, _: SliceId) -> u32 {
+        self.inner.hot_share()
+    }
+
+    /// How many are.
+    pub fn hot_count(&self, slice: SliceId) -> u32 {
+        self.inner.regions.hot_count(slice)
+    }
+
+    /// Cools regions of a slice (numbers in the slice): every in-sync leg has flushed since their last write (H2). What is
+    /// being written stays hot. A region without checksums, of an area of format 1, has some from then on.
+    ///
+    /// # Errors
+    /// What the disk says; regions may stay hot then.
+    pub async fn cool(&self, slice: SliceId, regions: &[u32]) -> Result<(), AreaError> {
+        let Some((own, _)) = self.inner.regions_of(slice) else { return Ok(()) };
+        let regions: Vec<usize> = regions.iter().map(|n| own.start + *n as usize).filter(|n| own.contains(n)).collect();
+        let inner = Rc::clone(&self.inner);
+        to_the_end(&self.inner.doors, async move {
+            for region in &regions {
+                if inner.regions.record(*region).state == State::Plain {
+                    inner.heat(slice, *region).await?;
+                }
+            }
+            inner.cool_regions(slice, &regions).await
+        })
+        .await
+    }
+
+    /// What is to be done now and then: regions of slices with one leg cool when they were not written for a while (H2), and
+    /// checksums of what stays hot are written (K2). Called every few seconds.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn cool_idle(&self, now: Tick) -> Result<(), AreaError> {
+        if self.inner.check_writable().is_err() || self.inner.regions.hot.borrow().is_empty() {
+            return Ok(());
+        }
+        let inner = Rc::clone(&self.inner);
+        to_the_end(&self.inner.doors, async move {
+            for (slice, regions) in inner.idle(now) {
+                inner.cool_regions(slice, &regions).await?;
+            }
+            let _one_at_a_time = inner.regions.cooling.lock().await;
+            inner.checkpoint(now).await
+        })
+        .await
+    }
+}

@@ -1,0 +1,254 @@
+//! Before a write: its regions are hot, durably (H1), and what stale legs miss is noted (S3). After it: its checksums.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use futures_util::future::{join, try_join_all};
+use sublet_doors::disk::Zero;
+use sublet_doors::{Buffer, DiskFile, Doors};
+use sublet_types::SliceId;
+use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
+
+use crate::area::Inner;
+use crate::error::{AreaError, AreaErrorKind};
+use crate::layout::PAGE_SIZE;
+use crate::regions::Hot;
+use crate::sums::{BLOCKS, BlockBits, SumPage, ZERO_SUM};
+use crate::table::State;
+
+/// The regions that a range of the area touches.
+pub(crate) fn regions_in(offset: u64, length: u64) -> Range<usize> {
+    (offset / REGION_SIZE) as usize..(offset + length).div_ceil(REGION_SIZE) as usize
+}
+
+/// The checksums that a write leaves behind.
+#[derive(Clone, Copy)]
+pub(crate) enum NewSums<'a> {
+    /// Four bytes for each block.
+    Table(&'a [u8]),
+    /// Those of zeroes.
+    Zeroes,
+}
+
+/// A write under way. Dropped before its end was told, nobody knows what the disk holds there, or when.
+pub(crate) struct Writing<D: Doors> {
+    inner: Rc<Inner<D>>,
+    id: u64,
+    at: u64,
+    length: u64,
+    ended: bool,
+}
+
+impl<D: Doors> Writing<D> {
+    /// The write has ended; none if it failed, so that its blocks may hold anything.
+    pub fn end(mut self, sums: Option<NewSums<'_>>) {
+        self.ended = true;
+        self.finish(sums, false);
+    }
+
+    fn finish(&self, sums: Option<NewSums<'_>>, abandoned: bool) {
+        let regions = &self.inner.regions;
+        regions.active.borrow_mut().end(self.id);
+        regions.ended.set(regions.ended.get() + 1);
+        let now = self.inner.doors.now();
+        let mut hot = regions.hot.borrow_mut();
+        let first = self.at / BLOCK_SIZE;
+        let end = first + self.length / BLOCK_SIZE;
+        for region in regions_in(self.at, self.length) {
+            let Some(hot) = hot.get_mut(&region) else { continue };
+            let begin = (region * BLOCKS) as u64;
+            hot.writes = hot.writes.saturating_sub(1);
+            hot.written = regions.ended.get();
+            hot.used = now;
+            hot.changed = true;
+            hot.abandoned |= abandoned;
+            for block in first.max(begin)..end.min(begin + BLOCKS as u64) {
+                let sum = match sums {
+                    Some(NewSums::Zeroes) => Some(ZERO_SUM),
+                    Some(NewSums::Table(table)) => {
+                        let at = (block - first) as usize * 4;
+                        table.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)
+                    }
+                    None => None,
+                };
+                let block = (block - begin) as usize;
+                hot.kept.set(block, sum.is_some());
+                if let Some((place, sum)) = hot.sums.as_mut().and_then(|page| page.0.get_mut(block)).zip(sum) {
+                    *place = sum;
+                }
+            }
+        }
+    }
+}
+
+impl<D: Doors> Drop for Writing<D> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(None, true);
+        }
+    }
+}
+
+impl<D: Doors> Inner<D> {
+    /// Begins a write to a range of the area that lies in the slice.
+    pub async fn begin_write(self: &Rc<Self>, slice: SliceId, at: u64, length: u64) -> Result<Writing<D>, AreaError> {
+        let regions = &self.regions;
+        let range = regions_in(at, length);
+        loop {
+            let mut cold = range.clone().filter(|region| !regions.is_ready(*region)).peekable();
+            if cold.peek().is_none() {
+                break;
+            }
+            try_join_all(cold.map(|region| self.heat(slice, region))).await?;
+        }
+        // From here to the end of this function nothing else runs: a region that is ready is being written now.
+        for region in range {
+            if let Some(hot) = regions.hot.borrow_mut().get_mut(&region) {
+                hot.writes += 1;
+                hot.cooling = false;
+            }
+        }
+        regions.maps.borrow_mut().note(slice, at, length);
+        let first = at / BLOCK_SIZE;
+        let id = regions.active.borrow_mut().begin_write(first..first + length / BLOCK_SIZE);
+        Ok(Writing { inner: Rc::clone(self), id, at, length, ended: false })
+    }
+
+    /// Makes a region hot. Goes to its end although the caller may not wait for it.
+    pub async fn heat(self: &Rc<Self>, slice: SliceId, region: usize) -> Result<(), AreaError> {
+        let (first, ready) = self.regions.wait(region);
+        if first {
+            let own = Rc::clone(self);
+            self.doors.spawn(async move {
+                let result = own.heat_region(slice, region).await;
+                if own.failed.borrow().is_some() {
+                    own.note_failure().await;
+                }
+                own.regions.done(region, &result);
+            });
+        }
+        ready.await.unwrap_or_else(|_| Err(AreaError::new(AreaErrorKind::Offline, "the server is stopping")))
+    }
+
+    async fn heat_region(self: &Rc<Self>, slice: SliceId, region: usize) -> Result<(), AreaError> {
+        self.check_writable()?;
+        if self.regions.hot.borrow().contains_key(&region) {
+            // Found hot at the opening: only its last checkpoint is missing.
+            return self.load_checkpoint(region).await;
+        }
+        self.make_room(slice).await?;
+        let (sums, kept) = match self.regions.record(region).state {
+            State::Blank => {
+                self.zero_region(region).await?;
+                self.mark_hot(region).await?;
+                (SumPage::filled(ZERO_SUM), BlockBits::ALL)
+            }
+            State::Plain => {
+                self.mark_hot(region).await?;
+                (SumPage::filled(0), BlockBits::NONE)
+            }
+            State::Cold | State::Hot => {
+                let (sums, marked) = join(self.cold_sums(region), self.mark_hot(region)).await;
+                marked?;
+                match sums {
+                    Some(page) => (Box::new(SumPage::clone(&page)), BlockBits::ALL),
+                    None => (SumPage::filled(0), BlockBits::NONE),
+                }
+            }
+        };
+        self.regions.cache.borrow_mut().take(region);
+        let hot = Hot::new(slice, Some(sums), kept, self.doors.now());
+        self.regions.hot.borrow_mut().insert(region, hot);
+        Ok(())
+    }
+
+    /// P1: on a device, a region that becomes written is zero where nothing is written. The mark follows, and sees to it that
+    /// the zeroes are durable before it is.
+    async fn zero_region(&self, region: usize) -> Result<(), AreaError> {
+        let (piece, regions) = self.piece_of(region)?;
+        if !piece.tracked {
+            return Ok(());
+        }
+        let at = piece.data_at + (region - regions.first) as u64 * REGION_SIZE;
+        let zeroed = piece.file.zero(at, REGION_SIZE, Zero::Keep).await;
+        zeroed.map_err(|error| self.disk_error("zeroing a region of", piece, &error))
+    }
+
+    /// Reads the checksums that a region had at its last checkpoint before a crash. They prove a block that fits them.
+    pub async fn load_checkpoint(&self, region: usize) -> Result<(), AreaError> {
+        if self.regions.hot.borrow().get(&region).is_none_or(|hot| hot.sums.is_some()) {
+            return Ok(());
+        }
+        let page = match self.regions.record(region).page {
+            Some(sum) => self.read_sums(region, sum).await,
+            None => None,
+        };
+        if let Some(hot) = self.regions.hot.borrow_mut().get_mut(&region)
+            && hot.sums.is_none()
+        {
+            hot.guess = page.is_some();
+            hot.sums = Some(page.unwrap_or_else(|| SumPage::filled(0)));
+        }
+        Ok(())
+    }
+
+    /// The checksum page of a region, if it is whole.
+    pub async fn read_sums(&self, region: usize, sum: u32) -> Option<Box<SumPage>> {
+        let (piece, regions) = self.piece_of(region).ok()?;
+        let at = piece.spec.offset + regions.reserve.sums((region - regions.first) as u64);
+        let length = PAGE_SIZE as usize;
+        let (result, buffer) = piece.file.read_at(at, Buffer::new(length), 0..length).await;
+        if let Err(error) = result {
+            self.disk_error("reading checksums from", piece, &error);
+            return None;
+        }
+        SumPage::decode(&buffer, sum)
+    }
+
+    /// The checksums of a region that is not hot, from memory or from its page. None if it has none: a page that does not
+    /// read back is given up, and the region counts as written without checksums from then on.
+    pub async fn cold_sums(&self, region: usize) -> Option<Rc<SumPage>> {
+        loop {
+            let sum = self.regions.record(region).page?;
+            if let Some(page) = self.regions.cache.borrow().get(region) {
+                return Some(page);
+            }
+            let waiting = self.regions.cache.borrow_mut().wait(region);
+            if let Some(waiting) = waiting {
+                // Whoever reads it may have been stopped: look again in any case.
+                let _ = waiting.await;
+                continue;
+            }
+            let _loading = Loading { inner: self, region };
+            let page = self.read_sums(region, sum).await.map(|page| Rc::new(*page));
+            let record = self.regions.record(region);
+            let same = record.page == Some(sum) && !self.regions.hot.borrow().contains_key(&region);
+            match &page {
+                Some(page) if same => self.regions.cache.borrow_mut().put(region, Rc::clone(page)),
+                None if same && record.state == State::Cold => {
+                    tracing::warn!(
+                        "area {}: the checksums of region {region} are damaged; computed ones serve",
+                        self.label().name
+                    );
+                    if let Some(record) = self.regions.records.borrow_mut().get_mut(region) {
+                        (record.state, record.page) = (State::Plain, None);
+                    }
+                }
+                _ => {}
+            }
+            return page;
+        }
+    }
+}
+
+/// Tells those who wait for a checksum page, even if its reader was stopped.
+struct Loading<'a, D: Doors> {
+    inner: &'a Inner<D>,
+    region: usize,
+}
+
+impl<D: Doors> Drop for Loading<'_, D> {
+    fn drop(&mut self) {
+        self.inner.regions.cache.borrow_mut().loaded(self.region);
+    }
+}

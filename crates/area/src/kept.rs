@@ -1,0 +1,226 @@
+//! Reads with checksums (K1, K2): the kept ones, whatever the data is; computed ones where none are kept. Nothing is judged
+//! here: whoever asked compares.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use futures_util::future::join;
+use sublet_doors::{Buffer, Doors};
+use sublet_types::SliceId;
+use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
+use sublet_wire::checksum::table_size;
+use sublet_wire::message::{BlockState, VERIFY_SIZE_MAX, VerifyBlock};
+
+use crate::area::{Area, Inner};
+use crate::error::{AreaError, AreaErrorKind};
+use crate::heat::regions_in;
+use crate::sums::{BLOCKS, SumPage, ZERO_SUM};
+use crate::table::State;
+
+/// What a read knows of its data besides them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReadInfo {
+    /// At least one checksum was not kept but computed from the data now: it proves nothing about them (K2).
+    pub recomputed: bool,
+}
+
+/// A read under way; it is taken off the list even if nobody waits for its end.
+struct Reading<'a, D: Doors> {
+    inner: &'a Inner<D>,
+    id: u64,
+    ended: bool,
+}
+
+impl<D: Doors> Reading<'_, D> {
+    /// True if a write of the same blocks ran beside it.
+    fn end(mut self) -> bool {
+        self.ended = true;
+        self.inner.regions.active.borrow_mut().end(self.id)
+    }
+}
+
+impl<D: Doors> Drop for Reading<'_, D> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.inner.regions.active.borrow_mut().end(self.id);
+        }
+    }
+}
+
+fn put(sums: &mut [u8], block: usize, sum: u32) {
+    if let Some(place) = sums.get_mut(block * 4..block * 4 + 4) {
+        place.copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
+/// The part of a read that lies in one region.
+struct Part {
+    region: usize,
+    /// The first of its blocks in the region, and in the read.
+    first: usize,
+    at: usize,
+    count: usize,
+}
+
+fn parts(at: u64, length: u64) -> impl Iterator<Item = Part> {
+    let (first, end) = ((at / BLOCK_SIZE) as usize, ((at + length) / BLOCK_SIZE) as usize);
+    regions_in(at, length).map(move |region| {
+        let begin = first.max(region * BLOCKS);
+        let count = end.min((region + 1) * BLOCKS) - begin;
+        Part { region, first: begin - region * BLOCKS, at: begin - first, count }
+    })
+}
+
+impl<D: Doors> Inner<D> {
+    /// Reads a range of the area with its checksums. The answer names the blocks (counted from the beginning of the read)
+    /// whose checksum was not kept.
+    pub async fn read_summed(
+        &self,
+        at: u64,
+        buffer: Buffer,
+        range: Range<usize>,
+        sums: &mut [u8],
+    ) -> (Result<Vec<usize>, AreaError>, Buffer) {
+        let length = range.len() as u64;
+        let first = at / BLOCK_SIZE;
+        let id = self.regions.active.borrow_mut().begin_read(first..first + length / BLOCK_SIZE);
+        let reading = Reading { inner: self, id, ended: false };
+        let data = self.read_data(at, buffer, range.clone());
+        let ((result, buffer), mut open) = join(data, self.known_sums(at, length, sums)).await;
+        let touched = reading.end();
+        if let Err(error) = result {
+            return (Err(error), buffer);
+        }
+        if touched {
+            open = (0..sums.len() / 4).collect();
+        }
+        if !open.is_empty() {
+            let data = buffer.get(range).unwrap_or(&[]);
+            open.retain(|block| {
+                let from = block * BLOCK_SIZE as usize;
+                let sum = crc32c::crc32c(data.get(from..from + BLOCK_SIZE as usize).unwrap_or(&[]));
+                put(sums, *block, sum);
+                touched || !self.proves(first + *block as u64, sum)
+            });
+        }
+        (Ok(open), buffer)
+    }
+
+    /// Fills in the checksums that are kept, and names the blocks without one.
+    async fn known_sums(&self, at: u64, length: u64, sums: &mut [u8]) -> Vec<usize> {
+        let mut open = Vec::new();
+        for part in parts(at, length) {
+            let blocks = part.at..part.at + part.count;
+            let known = match self.hot_sums(&part, sums, &mut open) {
+                Some(()) => continue,
+                None if self.regions.record(part.region).state == State::Blank => {
+                    blocks.for_each(|block| put(sums, block, ZERO_SUM));
+                    continue;
+                }
+                None if self.regions.hot.borrow().contains_key(&part.region) => None,
+                None => self.cold_sums(part.region).await,
+            };
+            match known {
+                Some(page) => {
+                    for (block, sum) in blocks.zip(page.0.iter().skip(part.first)) {
+                        put(sums, block, *sum);
+                    }
+                }
+                None if self.load_checkpoint(part.region).await.is_ok() && self.hot_sums(&part, sums, &mut open).is_some() => {}
+                None => open.extend(blocks),
+            }
+        }
+        open
+    }
+
+    /// The checksums of a hot region whose checksums are in memory.
+    fn hot_sums(&self, part: &Part, sums: &mut [u8], open: &mut Vec<usize>) -> Option<()> {
+        let hot = self.regions.hot.borrow();
+        let hot = hot.get(&part.region)?;
+        let page = hot.sums.as_ref()?;
+        for (n, sum) in page.0.iter().skip(part.first).take(part.count).enumerate() {
+            if hot.kept.get(part.first + n) {
+                put(sums, part.at + n, *sum);
+            } else {
+                open.push(part.at + n);
+            }
+        }
+        Some(())
+    }
+
+    /// True if the checksum of a block's data is the one of the last checkpoint: it was not written since (K2), and it is kept.
+    fn proves(&self, block: u64, sum: u32) -> bool {
+        let (region, block) = (block as usize / BLOCKS, block as usize % BLOCKS);
+        let mut hot = self.regions.hot.borrow_mut();
+        let Some(hot) = hot.get_mut(&region) else { return false };
+        let proved = hot.guess && hot.sums.as_ref().and_then(|page| page.0.get(block)) == Some(&sum);
+        if proved {
+            hot.kept.set(block, true);
+        }
+        proved
+    }
+
+    /// Computes the checksums of a hot region that are not kept. None if it is not hot any more, or cannot be read.
+    pub async fn complete(&self, region: usize) -> Option<Rc<SumPage>> {
+        self.load_checkpoint(region).await.ok()?;
+        let at = (region * BLOCKS) as u64 * BLOCK_SIZE;
+        let step = REQUEST_SIZE_MAX as usize / BLOCK_SIZE as usize;
+        for first in (0..BLOCKS).step_by(step) {
+            let kept = |hot: &crate::regions::Hot| (first..first + step).all(|block| hot.kept.get(block));
+            if self.regions.hot.borrow().get(&region).is_none_or(kept) {
+                continue;
+            }
+            let mut sums = vec![0; step * 4];
+            let from = at + first as u64 * BLOCK_SIZE;
+            let buffer = Buffer::new(REQUEST_SIZE_MAX as usize);
+            let (result, _) = self.read_summed(from, buffer, 0..REQUEST_SIZE_MAX as usize, &mut sums).await;
+            let computed = result.ok()?;
+            let mut hot = self.regions.hot.borrow_mut();
+            let hot = hot.get_mut(&region).filter(|hot| hot.cooling)?;
+            for block in computed {
+                let sum = sums.get(block * 4..block * 4 + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)?;
+                hot.kept.set(first + block, true);
+                *hot.sums.as_mut()?.0.get_mut(first + block)? = sum;
+            }
+        }
+        let hot = self.regions.hot.borrow();
+        let hot = hot.get(&region).filter(|hot| hot.cooling && hot.kept.all())?;
+        hot.sums.as_ref().map(|page| Rc::new(SumPage::clone(page)))
+    }
+}
+
+impl<D: Doors> Area<D> {
+    /// What the checksums of a range of at most 4 MiB are worth: reads the data and compares.
+    ///
+    /// # Errors
+    /// If the range is longer, or what the disk says.
+    pub async fn verify(&self, slice: SliceId, offset: u64, length: u64) -> Result<Vec<VerifyBlock>, AreaError> {
+        if length > VERIFY_SIZE_MAX {
+            let text = format!("at most {VERIFY_SIZE_MAX} bytes are verified at once, not {length}");
+            return Err(AreaError::new(AreaErrorKind::OutOfRange, text));
+        }
+        let at = self.inner.locate(slice, offset, length)?;
+        let mut answer = Vec::with_capacity((length / BLOCK_SIZE) as usize);
+        let mut done = 0;
+        while done < length {
+            let step = REQUEST_SIZE_MAX.min(length - done) as usize;
+            let mut sums = vec![0; table_size(step)];
+            let (computed, buffer) = self.inner.read_summed(at + done, Buffer::new(step), 0..step, &mut sums).await;
+            let mut computed = computed?.into_iter().peekable();
+            let blocks = buffer.chunks_exact(BLOCK_SIZE as usize).zip(sums.chunks_exact(4)).enumerate();
+            answer.extend(blocks.map(|(n, (data, sum))| {
+                let sum = u32::from_le_bytes(sum.try_into().unwrap_or_default());
+                let state = if computed.next_if_eq(&n).is_some() {
+                    BlockState::Computed
+                } else if crc32c::crc32c(data) == sum {
+                    BlockState::Matches
+                } else {
+                    BlockState::Differs
+                };
+                VerifyBlock { sum, state }
+            }));
+            done += step as u64;
+        }
+        Ok(answer)
+    }
+}
