@@ -1,4 +1,4 @@
-//! Everything is killed, frozen, "rebooted", restarted and cut off at random while volumes of all usage ways are written and
+//! Everything is killed, frozen, "rebooted", restarted, fenced and cut off at random while volumes of all usage ways are written and
 //! read; then everything is checked. `cargo xtask torture SECONDS --seed S` runs it for longer, with the release binary.
 
 #![allow(clippy::unwrap_used)]

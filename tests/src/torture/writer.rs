@@ -46,6 +46,27 @@ impl<'a> Load<'a> {
         Self { pool, timeline, over: AtomicBool::new(false), killed, powerless, failures: AtomicU64::new(0) }
     }
 
+    /// Another server unmounts the volume by force, as often as it takes.
+    ///
+    /// # Panics
+    /// It cannot long after the last fault.
+    fn force(&self, server: usize, volume: &str) {
+        let begun = Instant::now();
+        loop {
+            let line = format!("unmount {volume} --force");
+            let run = self.pool.sublet_within((server + 1) % 2, &crate::pool::words(&line), HEAL_LIMIT).sane();
+            self.timeline.note(format!("by another server: {line}: {:?} after {:.1?} {}", run.code, run.took, run.err.trim()));
+            // Its client was killed, and it is not mounted any more.
+            let done = run.succeeded() || run.err.contains("not mounted");
+            if done {
+                return;
+            }
+            let away = self.over.load(Ordering::SeqCst) && begun.elapsed() > HEAL_LIMIT;
+            assert!(!away, "{volume} cannot be unmounted by force");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
     /// Held by everybody who takes part.
     pub fn ends_all(&self) -> EndsAll<'_> {
         EndsAll(self)
@@ -109,6 +130,8 @@ enum End {
     Gone,
     /// The volume has failed loudly.
     Failed(String),
+    /// It was taken away by force, with everything in flight.
+    Fenced,
 }
 
 /// The user of a volume, and what it knows of it.
@@ -122,6 +145,8 @@ pub struct Writer {
     clock: u64,
     /// One operation in so many is a flush.
     pub flush_one_in: u64,
+    /// After one operation in so many another server takes the volume away by force.
+    pub force_one_in: u64,
     /// Operations that were answered.
     pub answered: u64,
     /// The longest that an operation took.
@@ -141,6 +166,7 @@ impl Writer {
             flying: HashMap::new(),
             clock: 0,
             flush_one_in: 60,
+            force_one_in: 2500,
             answered: 0,
             slowest: Duration::ZERO,
         }
@@ -161,6 +187,12 @@ impl Writer {
             match self.use_connection(&mut nbd, load) {
                 Ok(()) => return,
                 Err(End::Gone) => self.mount_again(load, false),
+                Err(End::Fenced) => {
+                    // The old connection is open still: nothing of it may land from now on (F3).
+                    self.mount_again(load, false);
+                    let late = nbd.call(&Op::Write(0, vec![1; BLOCK], 0));
+                    assert!(late.is_err() || late.is_ok_and(|done| done.error != 0), "{}: a fenced client writes", self.volume);
+                }
                 Err(End::Failed(what)) => {
                     load.timeline.note(format!("{}: failed loudly: {what}", self.volume));
                     drop(nbd);
@@ -209,6 +241,9 @@ impl Writer {
             if over {
                 let since = *over_since.get_or_insert_with(Instant::now);
                 assert!(since.elapsed() < HEAL_LIMIT, "{}: {} operations stay without an answer", self.volume, self.flying.len());
+            } else if self.random.below(self.force_one_in) == 0 {
+                load.force(self.server, &self.volume);
+                return Err(End::Fenced);
             } else if self.flying.len() < DEPTH {
                 let (op, blocks, kind) = self.choose();
                 let cookie = self.submit(nbd, &op, blocks, kind).map_err(|e| self.ended(load, &e))?;
