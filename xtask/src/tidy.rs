@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: the house rules that a machine can check.
 
+mod contract;
 mod dependencies;
 mod documents;
 mod sources;
@@ -17,6 +18,7 @@ pub fn tidy(top: &Path, bless: bool) -> Result<(), String> {
     let mut findings = Vec::new();
     findings.extend(dependencies::check(top));
     findings.extend(sources::check(top, &files));
+    findings.extend(contract::check(top, &files));
     findings.extend(documents::check(top, &files, bless)?);
     if findings.is_empty() { Ok(()) } else { Err(format!("tidy found:\n{}", findings.join("\n"))) }
 }

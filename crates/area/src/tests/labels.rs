@@ -218,7 +218,7 @@ fn a_failed_label_write_is_never_answered_as_done_and_nothing_is_written_after_i
 }
 
 #[test]
-fn a_failed_flush_is_remembered_although_the_disk_works_again() {
+fn w7_a_failed_flush_is_remembered_although_the_disk_works_again() {
     with_files(&size(), false, async |doors| {
         let area = made(&doors, &one()).await;
         area.prepare_slice(&facts(1, 0, REGION)).await.unwrap();
@@ -233,7 +233,7 @@ fn a_failed_flush_is_remembered_although_the_disk_works_again() {
 }
 
 #[test]
-fn after_a_failed_sync_a_restart_shows_that_unflushed_writes_may_be_lost() {
+fn w7_after_a_failed_sync_a_restart_shows_that_unflushed_writes_may_be_lost() {
     with_files(&size(), false, async |doors| {
         let area = made(&doors, &one()).await;
         area.prepare_slice(&facts(1, 0, REGION)).await.unwrap();

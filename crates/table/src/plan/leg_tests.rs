@@ -66,7 +66,7 @@ fn apply(table: &mut Table, slice: u128, known: u64, change: LegChange) -> Resul
 }
 
 #[test]
-fn every_sequence_of_changes_is_compare_and_set_and_repeatable() {
+fn s1_s2_s5_every_sequence_of_changes_is_compare_and_set_and_repeatable() {
     use LegChange::{InSync, Returning, Stale, Withdrawn};
     let conflict = Err(ErrorKind::Conflict);
     type Steps<'a> = &'a [(u128, u64, LegChange, Result<(u64, &'a [bool]), ErrorKind>)];
@@ -139,7 +139,7 @@ fn every_sequence_of_changes_is_compare_and_set_and_repeatable() {
 }
 
 #[test]
-fn only_the_present_epoch_may_propose_anything() {
+fn s2_only_the_present_epoch_may_propose_anything() {
     let table = table(&[true, true]);
     let mut random = || 1;
     let reachable = BTreeSet::new();

@@ -232,7 +232,7 @@ fn s1_a_leg_that_is_back_while_the_manager_is_away_is_written_again_and_stays_in
 }
 
 #[test]
-fn wrong_bytes_are_read_again_then_from_the_other_copy_and_are_otherwise_an_error() {
+fn k1_wrong_bytes_are_read_again_then_from_the_other_copy_and_are_otherwise_an_error() {
     MemDoors::run(10, |doors| async move {
         let world = World::new(&doors, &[SIZE], 1);
         let volume = world.open().await;
