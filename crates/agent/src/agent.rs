@@ -65,9 +65,9 @@ impl<D: Doors> Served<D> {
     /// Whether regions are hot. Those of several legs stay so without a session: nobody but its client may cool them.
     fn may_cool(&self) -> bool {
         let gates = self.gates.borrow();
-        let in_use = |slice| gates.get(&slice).is_some_and(|gate| gate.sessions() > 0);
-        let slices = self.area.report(&self.place).slices;
-        slices.iter().any(|slice| slice.hot > 0 && (slice.facts.legs == 1 || in_use(slice.facts.slice)))
+        let in_use = |slice| gates.get(slice).is_some_and(|gate| gate.sessions() > 0);
+        let alone = |slice| self.area.slice_facts(slice).is_some_and(|facts| facts.legs == 1);
+        self.area.hot_slices().iter().any(|slice| in_use(slice) || alone(*slice))
     }
 
     pub(crate) fn gates(&self) -> Vec<Rc<Gate>> {

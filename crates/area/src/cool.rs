@@ -228,6 +228,11 @@ impl<D: Doors> Area<D> {
         self.inner.regions.hot_count(slice)
     }
 
+    /// The slices with hot regions.
+    pub fn hot_slices(&self) -> BTreeSet<SliceId> {
+        self.inner.regions.hot.borrow().values().map(|hot| hot.slice).collect()
+    }
+
     /// Cools regions of a slice (numbers in the slice): every in-sync leg has flushed since their last write (H2). What is
     /// being written stays hot. A region without checksums, of an area of format 1, has some from then on.
     ///

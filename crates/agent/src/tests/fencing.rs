@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_api::order::{Order, Outcome};
+use sublet_api::server::Tombstone;
 use sublet_area::Area;
 use sublet_doors::{Clock as _, Doors as _};
-use sublet_types::PoolId;
 use sublet_types::size::MIB;
+use sublet_types::{AreaId, PoolId, SliceId, VolumeId};
 use sublet_wire::{Op, Status};
 
 use super::{AREA, Lender, SLICE, epoch, fence, open, open_lease, pattern, run, write_payload};
@@ -184,5 +185,28 @@ fn a_stopping_agent_tells_its_clients() {
         assert_eq!((notice.op, notice.status), (Op::Draining, Status::Unavailable));
         assert!(peer.receive().await.is_none());
         assert_eq!(lender.session(open(1, 2)).await.map(|_| ()), Err(Status::Unavailable));
+    });
+}
+
+#[test]
+fn r2_tombstones_are_told_across_restarts_until_they_are_dropped() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let stone = |n: u128| Tombstone {
+            volume: VolumeId::from_u128(n),
+            slice: SliceId::from_u128(n),
+            area: AreaId::from_u128(n),
+            epoch: epoch(3),
+        };
+        let put = Order::PutTombstones { area: AREA, tombstones: vec![stone(1), stone(2)] };
+        lender.order(put.clone()).await;
+        lender.order(put).await;
+        lender.restart().await;
+        assert_eq!(lender.agent.reports()[0].tombstones, [stone(1), stone(2)]);
+        let wiped = Order::DropTombstones { area: AREA, slices: vec![stone(1).slice] };
+        lender.order(wiped.clone()).await;
+        lender.order(wiped).await;
+        lender.restart().await;
+        assert_eq!(lender.agent.reports()[0].tombstones, [stone(2)]);
     });
 }

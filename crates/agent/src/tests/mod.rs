@@ -5,6 +5,7 @@ mod data;
 mod doors;
 mod fencing;
 mod garbage;
+mod keeping;
 mod opening;
 mod regions;
 mod searching;

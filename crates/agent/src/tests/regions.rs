@@ -19,23 +19,23 @@ fn seed(leg: u8, region: u32) -> Seed {
     Seed { leg, since: Generation { number: 2, random: 3 }, reset: true, entries: vec![(region, 5)] }
 }
 
-async fn lent(doors: sublet_doors::real::RealDoors, read_only: bool) -> Lender {
+pub(super) async fn lent(doors: sublet_doors::real::RealDoors, read_only: bool) -> Lender {
     let lender = Lender::lent(doors).await;
     let lease = Lease { read_only, ..lease(2) };
     lender.order(Order::OpenLease { slice: SLICE, area: AREA, lease, facts: facts() }).await;
     lender
 }
 
-fn doubled(mode: OpenMode, session: u64) -> Open {
+pub(super) fn doubled(mode: OpenMode, session: u64) -> Open {
     Open { way: Way::Doubled, mode, ..open(2, session) }
 }
 
 impl Peer {
-    async fn status(&mut self, op: Op, payload: &[u8]) -> Status {
+    pub(super) async fn status(&mut self, op: Op, payload: &[u8]) -> Status {
         self.ask(op, 0, 0, payload).await.0.status
     }
 
-    async fn map(&mut self, which: MapWhich, offset: u64, length: u64) -> Result<MapReply, Status> {
+    pub(super) async fn map(&mut self, which: MapWhich, offset: u64, length: u64) -> Result<MapReply, Status> {
         let (reply, payload) = self.ask(Op::Map, offset, length as u32, &MapRequest { which }.encode()).await;
         if reply.status == Status::Ok { Ok(MapReply::decode(&payload).unwrap()) } else { Err(reply.status) }
     }
