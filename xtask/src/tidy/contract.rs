@@ -58,6 +58,13 @@ fn findings(contract: &str, sources: &BTreeMap<String, &str>) -> Vec<String> {
             }
         }
     }
+    // The other tables of the document name tests, too.
+    let cells = contract.lines().filter(|line| line.starts_with("| ") && row(line).is_none());
+    for name in cells.flat_map(|line| line.split('`').skip(1).step_by(2)).filter(|name| name.matches('_').count() > 2) {
+        if !sources.values().any(|text| text.contains(&format!("fn {name}("))) {
+            findings.push(format!("{CONTRACT}: there is no test {name}"));
+        }
+    }
     findings
 }
 
@@ -104,6 +111,10 @@ mod tests {
             ("| W1 | - | `gone` | |\n| W2 | - | - | later |\n", "there is no test gone"),
             ("| W1 | - | `w1_all` | |\n| W2 | [a](../crates/a.rs) | - | later |\n", "a.rs does not cite W2"),
             ("| W1 | - | `w1_all` | |\n| W2 | - | `other` | |\n", "nor its file cites W2"),
+            (
+                "| W1 | - | `w1_all` | |\n| W2 | - | - | later |\n| a bug | `a_test_that_is_gone` |\n",
+                "no test a_test_that_is_gone",
+            ),
             ("| W1 | - | `w1_all` | |\n| W2 | - | - | later |\n| X1 | - | - | x |\n", "X1, which is no rule"),
         ] {
             assert!(look(bad).iter().any(|found| found.contains(expected)), "{expected}: {:?}", look(bad));

@@ -7,3 +7,4 @@ mod lost;
 mod maps;
 mod resync;
 mod search;
+mod shipped;

@@ -98,7 +98,7 @@ fn s5_a_commit_whose_answer_is_lost_is_found_out() {
 }
 
 /// A pool whose last client crashed: the legs differ in a block that was in flight, the *open* flags are set.
-fn crashed(doors: &MemDoors, size: u64, copies: usize) -> World {
+pub(super) fn crashed(doors: &MemDoors, size: u64, copies: usize) -> World {
     let mut world = World::new(doors, &[size], copies);
     for (i, lender) in world.lenders.iter().enumerate() {
         let mut slices = lender.slices.borrow_mut();

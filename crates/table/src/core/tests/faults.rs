@@ -95,6 +95,29 @@ fn a_single_volume_with_a_dead_lender_is_not_mounted_and_not_handed_over() {
     pool.mounted(mount(7, c, "v"));
 }
 
+/// Shipped elsewhere: of the two lenders of a writer without a disk one never learned a generation, and was then taken for in
+/// sync, because its own label said so.
+#[test]
+fn s1_f3_a_lender_that_never_learned_of_a_generation_is_not_taken_for_in_sync() {
+    let mut pool = doubled();
+    let borrower = pool.id(2);
+    let mounting = pool.mounted(mount(2, borrower, "v"));
+    pool.kill(1);
+    let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
+    pool.kill(0);
+    pool.done(force_unmount(3, "v"));
+    pool.revive(1);
+    let label = pool.server(1).areas.values().next().unwrap().slices.values().next().unwrap().facts.clone();
+    assert_eq!((label.generation.number, label.in_sync), (left.generation.number - 1, vec![true, true]), "it knows no better");
+    let refusal = pool.refused(mount(4, borrower, "v"));
+    assert_eq!(refusal.kind, ErrorKind::LenderUnreachable);
+    assert!(refusal.message.contains("server-a") && !refusal.message.contains("server-b"), "{refusal}");
+    pool.revive(0);
+    let mounting = pool.mounted(mount(5, borrower, "v"));
+    let in_sync: Vec<bool> = mounting.segments[0].legs.iter().map(|leg| leg.in_sync).collect();
+    assert_eq!((mounting.segments[0].generation, in_sync), (left.generation, vec![true, false]));
+}
+
 #[test]
 fn a_mount_that_fails_fences_what_it_had_opened() {
     let mut pool = Pool::new(&[16, 16, 0]);
