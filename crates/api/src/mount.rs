@@ -76,6 +76,10 @@ pub struct MountLeg {
     pub offset: u64,
     /// Whether this leg is in the in-sync set.
     pub in_sync: bool,
+    /// The generation in which a stale leg left the in-sync set. A missed map that begins with exactly this generation says
+    /// what it lacks (S3); none means that it lacks everything: it is new, or it is not known since when it is stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_since: Option<Generation>,
 }
 
 /// The answer to an unmount (seed: unmounting information, S3).

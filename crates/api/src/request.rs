@@ -138,6 +138,56 @@ pub struct Transfer {
     pub force: bool,
 }
 
+/// `POST /v1/volumes/{volume}/replace`: make a lost leg anew elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Replace {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// Name or id of the server that is lost.
+    pub lost: String,
+    /// Name or id of the area that gets the new leg; none takes the best-fitting free space.
+    #[serde(default)]
+    pub on: Option<String>,
+}
+
+/// `POST /v1/volumes/{volume}/scrub`: check and compare all checksums.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scrub {
+    /// See [`CreateVolume::task`].
+    pub task: TaskId,
+    /// At most so many bytes a second; 0 is the coordinator's default.
+    #[serde(default)]
+    pub rate_max: u64,
+}
+
+/// `POST /v1/volumes/{volume}/scrub-every`: how often it is scrubbed without being asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScrubEvery {
+    /// Seconds between two scrubs; 0 is never, none is the default
+    /// ([`SCRUB_EVERY`](sublet_types::limits::SCRUB_EVERY)).
+    pub seconds: Option<u64>,
+}
+
+/// `POST /v1/tasks/{task}`: a change of background work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ControlTask {
+    /// Do nothing for it until it is resumed; it keeps its place.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End it.
+    Cancel,
+    /// Change its limit.
+    Limit {
+        /// Bytes a second; 0 is the default.
+        rate_max: u64,
+    },
+}
+
 /// `POST /v1/areas/{area}/reclaim`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -218,6 +268,12 @@ pub struct ClientReport {
     /// The client is about to end by itself: its disappearance is no loss.
     #[serde(default)]
     pub leaving: bool,
+    /// With `leaving`: every in-sync leg was flushed and closed cleanly, so that nothing has to be made equal (H3).
+    #[serde(default)]
+    pub clean: bool,
+    /// The highest [`ClientAnswer::segments_revision`] that was taken over: former legs may be fenced and wiped then (F4).
+    #[serde(default)]
+    pub segments_revision: u64,
 }
 
 /// The answer to a client's report.
@@ -233,10 +289,16 @@ pub struct ClientAnswer {
     /// Resyncs copy at most so many bytes a second; 0 is the client's default.
     #[serde(default)]
     pub resync_rate_max: u64,
+    /// Resyncs pause.
+    #[serde(default)]
+    pub is_resync_paused: bool,
     /// All segments as they are now, when a leg was replaced since this epoch began: the leg in whose place there is
     /// another slice now is taken over as a stale one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segments: Option<Vec<MountSegment>>,
+    /// Counts the replaced legs of the volume: told back in [`ClientReport::segments_revision`].
+    #[serde(default)]
+    pub segments_revision: u64,
     /// Findings of this epoch up to this number are recorded: they need not be told again.
     #[serde(default)]
     pub findings_seen: u64,
@@ -431,6 +493,34 @@ pub enum Request {
         /// The task.
         transfer: Transfer,
     },
+    /// `POST /v1/volumes/{volume}/replace`.
+    Replace {
+        /// Name or id.
+        volume: String,
+        /// The task.
+        replace: Replace,
+    },
+    /// `POST /v1/volumes/{volume}/scrub`.
+    Scrub {
+        /// Name or id.
+        volume: String,
+        /// The task.
+        scrub: Scrub,
+    },
+    /// `POST /v1/volumes/{volume}/scrub-every`.
+    ScrubEvery {
+        /// Name or id.
+        volume: String,
+        /// How often.
+        every: ScrubEvery,
+    },
+    /// `POST /v1/tasks/{task}`: pause, resume, cancel or limit background work.
+    ControlTask {
+        /// Its id, or the first digits of it.
+        task: String,
+        /// What to do.
+        control: ControlTask,
+    },
     /// `POST /v1/volumes/{volume}/client`.
     ClientReport {
         /// The volume.
@@ -460,10 +550,12 @@ pub enum Response {
     Areas(Vec<crate::view::AreaView>),
     /// To `Volumes`.
     Volumes(Vec<VolumeView>),
-    /// To `Volume` and `RenameVolume`.
+    /// To `Volume`, `RenameVolume` and `ScrubEvery`.
     Volume(Box<VolumeView>),
     /// To `Tasks`.
     Tasks(Vec<TaskView>),
+    /// To `ControlTask`.
+    TaskRow(Box<TaskView>),
     /// To `Events`.
     Events(Vec<crate::view::EventView>),
     /// To `Register`.

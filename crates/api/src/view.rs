@@ -144,6 +144,32 @@ pub struct VolumeView {
     pub state: String,
     /// The segments.
     pub segments: Vec<SegmentView>,
+    /// Background work for it that is going on.
+    #[serde(default)]
+    pub work: Vec<TaskView>,
+    /// The lender that does it while the volume is not mounted (F5).
+    #[serde(default)]
+    pub coordinator: Option<Name>,
+    /// How many places were found where a leg did not hold what it should, since the volume was made.
+    #[serde(default)]
+    pub findings: FindingsView,
+    /// Seconds between two scheduled scrubs; 0 is never.
+    #[serde(default)]
+    pub scrub_every_s: u64,
+    /// When the last scrub ended, in milliseconds since 1970 (UTC); 0 if there was none.
+    #[serde(default)]
+    pub scrubbed_ms: u64,
+}
+
+/// Counts of places where a leg did not hold what it should (K1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FindingsView {
+    /// Rewritten from another leg.
+    pub repaired: u64,
+    /// Found on no other leg either: reading them is an I/O error.
+    pub unrepairable: u64,
+    /// Made equal.
+    pub differed: u64,
 }
 
 /// Whether the path of a mounted volume is in use.

@@ -36,8 +36,8 @@ pub trait Reports: ManagerDoor {
     /// The path is being closed: no more changes are told.
     fn close(&self);
 
-    /// Tells that the coordinator ends by itself.
-    async fn leave(&self);
+    /// Tells that the coordinator ends by itself, and whether every in-sync leg was flushed and closed cleanly.
+    async fn leave(&self, clean: bool);
 }
 
 /// Keeps a volume's path open until `stop` is set, or until a newer epoch rules (F4). While it is open the engine does what is
@@ -70,7 +70,7 @@ pub async fn coordinate<D: Doors, M: Reports>(
             close(&doors, &volume, true).await;
         }
     }
-    if doors.timeout(LEAVE_MAX, manager.leave()).await.is_err() {
+    if doors.timeout(LEAVE_MAX, manager.leave(is_clean)).await.is_err() {
         tracing::info!(volume = %name, "the manager does not answer at the end");
     }
     tracing::info!(volume = %name, epoch, clean = is_clean, "coordinating has ended");

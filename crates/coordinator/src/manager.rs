@@ -150,12 +150,12 @@ impl Reports for Manager {
     }
 
     /// A manager that does not answer sees it from the end of the held report.
-    async fn leave(&self) {
+    async fn leave(&self, clean: bool) {
         self.reporter().leave();
         self.inner.changed.notify_all();
         let manager = self.clone();
         blocking(move || {
-            let report = manager.reporter().farewell();
+            let report = manager.reporter().farewell(clean);
             let _turn = manager.in_order();
             if let Err(refusal) = manager.inner.link.client_report(manager.inner.volume, report) {
                 tracing::info!(%refusal, "the manager was not told that this coordinator ends");

@@ -89,7 +89,7 @@ fn changes_are_told_at_once_beside_a_held_report_and_the_last_word_is_leaving() 
     until(&reports, |report| report.hold && report.path == PathState::Open);
     manager.update(&status(PathState::Lost));
     until(&reports, |report| !report.hold && report.path == PathState::Lost);
-    run(async |_| manager.leave().await).unwrap();
+    run(async |_| manager.leave(true).await).unwrap();
     until(&reports, |report| report.leaving);
     // What changes afterwards is no business of anybody. (The held report that was under way still ends.)
     manager.update(&status(PathState::Idle));

@@ -78,12 +78,14 @@ impl Reporter {
             findings: Vec::new(),
             hold,
             leaving: false,
+            clean: false,
+            segments_revision: 0,
         };
         (self.version, report)
     }
 
-    /// The last report.
-    pub fn farewell(&self) -> ClientReport {
+    /// The last report. `clean`: every in-sync leg was flushed and closed cleanly.
+    pub fn farewell(&self, clean: bool) -> ClientReport {
         ClientReport {
             epoch: self.epoch,
             path: PathState::None,
@@ -92,6 +94,8 @@ impl Reporter {
             findings: Vec::new(),
             hold: false,
             leaving: true,
+            clean,
+            segments_revision: 0,
         }
     }
 }

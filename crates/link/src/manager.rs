@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use sublet_api::request::{
-    AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, CreateVolume, LegAnswer, Mount, Reclaim, Rename, Request,
-    Return, SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
+    AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, ControlTask, CreateVolume, LegAnswer, Mount, Reclaim,
+    Rename, Request, Return, ScrubEvery, SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
 };
 use sublet_api::server::{Poll, PollAnswer, Register, Registered};
 use sublet_api::view::{AreaView, EventView, PoolView, ServerView, TableView, TaskView, VolumeView};
@@ -380,6 +380,34 @@ impl ManagerLink {
     /// See [`ManagerLink::call`].
     pub fn rename_volume(&self, volume: &str, rename: Rename) -> Result<VolumeView, Refusal> {
         self.call(&Request::RenameVolume { volume: volume.into(), rename })
+    }
+
+    /// How often a volume is scrubbed without being asked.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn scrub_every(&self, volume: &str, every: ScrubEvery) -> Result<VolumeView, Refusal> {
+        self.call(&Request::ScrubEvery { volume: volume.into(), every })
+    }
+
+    /// Pauses, resumes, cancels or limits background work.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn control_task(&self, task: &str, control: ControlTask) -> Result<TaskView, Refusal> {
+        self.call(&Request::ControlTask { task: task.into(), control })
+    }
+
+    /// Begins background work, or asks how it is (same task id, so it is the same task).
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`]; also the refusal of work that has failed.
+    pub fn begin(&self, request: &Request) -> Result<TaskAnswer, Refusal> {
+        let answer: TaskAnswer = self.call(request)?;
+        match answer.outcome {
+            TaskOutcome::Failed { refusal } => Err(refusal),
+            _ => Ok(answer),
+        }
     }
 
     /// A client tells how its path is.

@@ -75,6 +75,10 @@ pub fn route(request: &Request) -> Result<Route, Refusal> {
         Request::Unmount { volume: v, unmount } => post(volume(v, "unmount"), unmount),
         Request::Return { volume: v, give_back } => post(volume(v, "return"), give_back),
         Request::Transfer { volume: v, transfer } => post(volume(v, "transfer"), transfer),
+        Request::Replace { volume: v, replace } => post(volume(v, "replace"), replace),
+        Request::Scrub { volume: v, scrub } => post(volume(v, "scrub"), scrub),
+        Request::ScrubEvery { volume: v, every } => post(volume(v, "scrub-every"), every),
+        Request::ControlTask { task, control } => post(format!("/v1/tasks/{}", segment(task)), control),
         Request::ClientReport { volume: v, report } => post(volume(&v.to_string(), "client"), report),
         Request::ChangeLeg { volume: v, change } => post(volume(&v.to_string(), "legs"), change),
     }

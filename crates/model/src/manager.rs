@@ -10,7 +10,7 @@ use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_table::plan::{self, Advance, Context, Standing, leg, mount, reconcile, unmount};
 use sublet_table::records::{
-    AreaRow, LeaseRow, LeaseState, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, ServerRow, TaskRow, VolumeRow,
+    AreaRow, LeaseRow, LeaseState, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, ServerRow, TaskRow, VolumeRow, WorkRow,
 };
 use sublet_table::{Change, Table};
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId, TaskId, VolumeId, Way};
@@ -169,6 +169,8 @@ fn volume() -> VolumeRow {
         length: LENGTH,
         in_sync: true,
         confirmed: 1,
+        fresh: false,
+        stale_since: None,
     });
     let segment =
         SegmentRow { length: LENGTH, generation: generation(1), issued: 1, pending: None, last: None, legs: legs.collect() };
@@ -191,6 +193,7 @@ fn volume() -> VolumeRow {
         unsettled: false,
         absent: Vec::new(),
         path: PathRow { state: PathState::Idle, since_ms: 0, reason: String::new() },
+        work: WorkRow::default(),
     }
 }
 

@@ -53,6 +53,8 @@ impl Door {
             findings: Vec::new(),
             hold,
             leaving: false,
+            clean: false,
+            segments_revision: 0,
         }
     }
 
@@ -222,7 +224,7 @@ impl Client {
                 let _ = own.doors.timeout(FORCED_CLOSE_MAX, own.volume.close(true)).await;
             }
             own.door.leaving.set(true);
-            let report = ClientReport { leaving: true, path: PathState::None, ..own.door.report(false) };
+            let report = ClientReport { leaving: true, clean, path: PathState::None, ..own.door.report(false) };
             let _ = own.doors.timeout(LEAVE_MAX, own.door.send(report)).await;
             clean
         })

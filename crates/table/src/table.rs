@@ -151,9 +151,9 @@ impl Table {
         self.in_area.get(&area).into_iter().flatten().filter_map(|id| self.volumes.get(id))
     }
 
-    /// Wipes of one volume's former slices.
+    /// Wipes of one volume's former slices, without those of lost legs that were replaced: nobody waits for them.
     pub fn wipes_of(&self, volume: VolumeId) -> impl Iterator<Item = &WipeRow> {
-        self.wipes.values().filter(move |row| row.volume == volume)
+        self.wipes.values().filter(move |row| row.volume == volume && !row.replaced)
     }
 
     /// The volume that holds `area` for itself (way single).

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use sublet_api::mount::{MountLeg, MountSegment, MountingInformation};
-use sublet_api::view::{AreaView, EventView, LegView, SegmentView, ServerState, ServerView, SliceView, TaskView, VolumeView};
-use sublet_types::{AreaId, Name, ServerId};
+use sublet_api::view::{
+    AreaView, EventView, FindingsView, LegView, SegmentView, ServerState, ServerView, SliceView, TaskView, VolumeView,
+};
+use sublet_types::{AreaId, Epoch, LeaseSecret, Name, ServerId};
 
 use crate::records::{AreaRow, EventRow, LeaseState, SegmentRow, ServerRow, TaskRow, TaskState, VolumeRow};
 use crate::table::Table;
@@ -56,6 +58,15 @@ pub fn volume(table: &Table, row: &VolumeRow) -> VolumeView {
         epoch: row.epoch,
         state: volume_state(table, row),
         segments: row.segments.iter().map(|segment| segment_view(table, segment)).collect(),
+        work: Vec::new(),
+        coordinator: server_name(table, row.work.background.as_ref().map(|background| background.coordinator)),
+        findings: FindingsView {
+            repaired: row.work.findings.repaired,
+            unrepairable: row.work.findings.unrepairable,
+            differed: row.work.findings.differed,
+        },
+        scrub_every_s: crate::plan::scrub::every_s(row),
+        scrubbed_ms: row.work.scrubbed_ms,
     }
 }
 
@@ -202,9 +213,11 @@ pub fn servers(table: &Table, heard: &BTreeMap<ServerId, Heard>) -> Vec<ServerVi
 /// One task; `waits` and `done` are what is known of a running one.
 pub fn task(row: &TaskRow, waits: &str, done: u64) -> TaskView {
     let (state, reason) = match row.state {
+        TaskState::Running if row.is_paused => ("paused", String::new()),
         TaskState::Running if waits.is_empty() => ("running", String::new()),
         TaskState::Running => ("waiting", waits.to_owned()),
         TaskState::Done => ("done", row.reason.clone()),
+        TaskState::Cancelled => ("cancelled", row.reason.clone()),
         TaskState::Failed => ("failed", row.reason.clone()),
     };
     TaskView {
@@ -217,7 +230,7 @@ pub fn task(row: &TaskRow, waits: &str, done: u64) -> TaskView {
         done: if row.state == TaskState::Done && row.reason.is_empty() { row.total } else { done },
         total: row.total,
         rate_bytes_per_s: 0,
-        rate_max: 0,
+        rate_max: row.rate_max,
         started_ms: row.started_ms,
         ended_ms: row.ended_ms,
     }
@@ -228,11 +241,8 @@ pub fn event(row: &EventRow) -> EventView {
     EventView { number: row.number, at_ms: row.at_ms, subject: row.subject.clone(), text: row.text.clone() }
 }
 
-/// The mounting information of a mounted volume, with the secret (seed: FIG. 5B).
-pub fn mounting(table: &Table, row: &VolumeRow) -> Option<MountingInformation> {
-    let pool = table.pool.as_ref()?;
-    let lease = row.lease.as_ref().filter(|lease| lease.state == LeaseState::Active)?;
-    let borrower = row.borrower?;
+/// The segments of a volume for whoever holds its lease, in the order of the volume.
+pub fn mount_segments(table: &Table, row: &VolumeRow) -> Option<Vec<MountSegment>> {
     let segment = |segment: &SegmentRow| {
         let legs: Option<Vec<MountLeg>> = segment
             .legs
@@ -248,11 +258,40 @@ pub fn mounting(table: &Table, row: &VolumeRow) -> Option<MountingInformation> {
                     addresses: table.servers.get(&server).map(|row| row.addresses.clone()).unwrap_or_default(),
                     offset: leg.offset,
                     in_sync: leg.in_sync,
+                    stale_since: leg.stale_since,
                 })
             })
             .collect();
         Some(MountSegment { length: segment.length, generation: segment.generation, legs: legs? })
     };
+    row.segments.iter().map(segment).collect()
+}
+
+/// The mounting information of a mounted volume, with the secret (seed: FIG. 5B).
+pub fn mounting(table: &Table, row: &VolumeRow) -> Option<MountingInformation> {
+    let lease = row.lease.as_ref().filter(|lease| lease.state == LeaseState::Active)?;
+    let holder =
+        Holder { server: row.borrower?, epoch: lease.epoch, secret: lease.secret, read_only: lease.read_only, status: 1 };
+    information(table, row, &holder)
+}
+
+/// What a coordinator needs: as for a mount, but the volume is not mounted (F5).
+pub fn coordinating(table: &Table, row: &VolumeRow) -> Option<MountingInformation> {
+    let background = row.work.background.as_ref()?;
+    let (server, epoch, secret) = (background.coordinator, background.epoch, background.secret);
+    information(table, row, &Holder { server, epoch, secret, read_only: false, status: 0 })
+}
+
+struct Holder {
+    server: ServerId,
+    epoch: Epoch,
+    secret: LeaseSecret,
+    read_only: bool,
+    status: u8,
+}
+
+fn information(table: &Table, row: &VolumeRow, holder: &Holder) -> Option<MountingInformation> {
+    let pool = table.pool.as_ref()?;
     Some(MountingInformation {
         version: 1,
         pool: pool.pool,
@@ -261,12 +300,12 @@ pub fn mounting(table: &Table, row: &VolumeRow) -> Option<MountingInformation> {
         name: row.name.clone(),
         way: row.way,
         size: row.size,
-        borrower,
-        borrower_name: server_name(table, Some(borrower))?,
-        status: 1,
-        read_only: lease.read_only,
-        epoch: lease.epoch,
-        secret: Some(lease.secret),
-        segments: row.segments.iter().map(segment).collect::<Option<_>>()?,
+        borrower: holder.server,
+        borrower_name: server_name(table, Some(holder.server))?,
+        status: holder.status,
+        read_only: holder.read_only,
+        epoch: holder.epoch,
+        secret: Some(holder.secret),
+        segments: mount_segments(table, row)?,
     })
 }

@@ -45,5 +45,7 @@ pub const RECONNECT_GRACE: Duration = Duration::from_secs(5);
 pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// A server that has not polled for so long counts as lost.
 pub const SERVER_SILENT_MAX: Duration = Duration::from_secs(12);
+/// A lent volume is scrubbed so often, unless something else is set for it: rot is found while the other copy is still good.
+pub const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long the manager waits for one order to a lender that is up before it counts as unreachable (F1, F3).
 pub const ORDER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -68,7 +68,7 @@ impl Reports for Table {
         self.work.set(self.work.get() + status.work.len());
     }
     fn close(&self) {}
-    async fn leave(&self) {
+    async fn leave(&self, _clean: bool) {
         self.left.set(true);
     }
 }

@@ -280,10 +280,12 @@ async fn finish(
     home: &MountHome,
 ) -> Result<(), Refusal> {
     manager.close();
+    let mut is_clean = false;
     let (asked, result) = match end {
         End::Stopped(asked) => {
             fronts.stop().await;
-            if !close(doors, volume, false).await {
+            is_clean = close(doors, volume, false).await;
+            if !is_clean {
                 close(doors, volume, true).await;
             }
             (asked, Ok(()))
@@ -301,7 +303,7 @@ async fn finish(
             (None, Err(refusal.hint("mount the volume again if it is still yours")))
         }
     };
-    if doors.timeout(LEAVE_MAX, manager.leave()).await.is_err() {
+    if doors.timeout(LEAVE_MAX, manager.leave(is_clean)).await.is_err() {
         tracing::info!("the manager does not answer at the end");
     }
     remove_running_files(home);

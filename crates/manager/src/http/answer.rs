@@ -47,6 +47,7 @@ impl From<Response> for Answer {
             Response::Volumes(it) => Self::ok(&it),
             Response::Volume(it) => Self::ok(&it),
             Response::Tasks(it) => Self::ok(&it),
+            Response::TaskRow(it) => Self::ok(&it),
             Response::Events(it) => Self::ok(&it),
             Response::Registered(it) => Self::ok(&it),
             Response::Poll(it) => Self::ok(&it),

@@ -12,6 +12,7 @@ mod servers;
 #[cfg(test)]
 mod tests;
 mod volumes;
+mod work;
 
 use std::sync::Arc;
 

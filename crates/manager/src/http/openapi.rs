@@ -9,7 +9,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::{areas, reading, servers, volumes};
+use super::{areas, reading, servers, volumes, work};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -44,6 +44,10 @@ use super::{areas, reading, servers, volumes};
         volumes::unmount,
         volumes::return_volume,
         volumes::transfer,
+        work::replace,
+        work::scrub,
+        work::scrub_every,
+        work::control_task,
         volumes::client_report,
         volumes::change_leg,
     ),
@@ -53,7 +57,8 @@ use super::{areas, reading, servers, volumes};
         (name = "servers", description = "What servers tell the manager, and what is done with servers"),
         (name = "areas", description = "What is done with areas"),
         (name = "volumes", description = "What is done with volumes"),
-        (name = "clients", description = "What the client of a mounted volume tells the manager"),
+        (name = "work", description = "Background work"),
+        (name = "clients", description = "What the client of a mounted volume, or the coordinator of background work, tells the manager"),
     ),
     modifiers(&Refusals)
 )]

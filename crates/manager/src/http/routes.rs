@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
-use super::{areas, openapi, reading, servers, volumes};
+use super::{areas, openapi, reading, servers, volumes, work};
 use crate::inbox::Inbox;
 
 /// One entry. Entries of one path with different methods are merged by the router.
@@ -48,6 +48,10 @@ pub(crate) fn all() -> Vec<Route> {
         change("/v1/volumes/{volume}/unmount", post(volumes::unmount)),
         change("/v1/volumes/{volume}/return", post(volumes::return_volume)),
         change("/v1/volumes/{volume}/transfer", post(volumes::transfer)),
+        change("/v1/volumes/{volume}/replace", post(work::replace)),
+        change("/v1/volumes/{volume}/scrub", post(work::scrub)),
+        change("/v1/volumes/{volume}/scrub-every", post(work::scrub_every)),
+        change("/v1/tasks/{task}", post(work::control_task)),
         change("/v1/volumes/{volume}/client", post(volumes::client_report)),
         change("/v1/volumes/{volume}/legs", post(volumes::change_leg)),
     ]

@@ -2,7 +2,7 @@
 
 use sublet_api::{ErrorKind, Refusal};
 
-use super::{Core, EVENTS_MAX, TASKS_MAX};
+use super::{Core, EVENTS_MAX, TASKS_MAX, work};
 use crate::change::Change;
 use crate::records::{EventRow, Key, ROW_VERSION, Row};
 use crate::store::{RowOp, Store, StoreError};
@@ -65,6 +65,13 @@ impl<S: Store> Core<S> {
                     self.peers.tell(row.id);
                 }
             }
+            let is_news = match &row {
+                Row::Task(row) => work::is_task_news(self.table.tasks.get(&row.id), row),
+                Row::Volume(row) => self.table.volumes.get(&row.id).is_some_and(|before| work::is_volume_news(before, row)),
+                _ => false,
+            };
+            // Held reports are answered with it.
+            self.lenders_revision += u64::from(is_news);
             if let Row::Event(row) = &row {
                 self.next_event = self.next_event.max(row.number + 1);
             }

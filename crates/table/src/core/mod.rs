@@ -11,7 +11,9 @@ mod peers;
 mod poll;
 mod pump;
 mod requests;
+mod task_views;
 mod tasks;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,6 +110,10 @@ pub struct Core<S: Store> {
     progress: BTreeMap<TaskId, (String, u64)>,
     task_waiters: Vec<TaskWaiter>,
     table_waiters: Vec<TableWaiter>,
+    /// Background work that did not go well, and is not begun again before some time.
+    retreats: BTreeMap<VolumeId, work::Retreat>,
+    /// When background work goes on by the mere passing of time.
+    background_wake_ms: Option<u64>,
     /// Warnings that were told already.
     said: BTreeSet<(String, String)>,
     /// The last commit failed: it is tried again.
@@ -160,6 +166,8 @@ impl<S: Store> Core<S> {
             progress: BTreeMap::new(),
             task_waiters: Vec::new(),
             table_waiters: Vec::new(),
+            retreats: BTreeMap::new(),
+            background_wake_ms: None,
             said: BTreeSet::new(),
             is_store_failing: false,
             actions: Vec::new(),

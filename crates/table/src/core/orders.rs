@@ -43,6 +43,8 @@ pub struct Entry {
     /// How often it was sent.
     sent: u32,
     progress: Option<(u64, u64)>,
+    /// How fast it was between its last two tellings of progress, in bytes a second.
+    rate_bytes_per_s: u64,
 }
 
 impl Entry {
@@ -58,6 +60,16 @@ impl Entry {
 
     fn is_overdue(&self, now_ms: u64) -> bool {
         self.fate == Fate::Open && now_ms >= self.overdue_ms()
+    }
+
+    /// See there: of a wipe.
+    pub fn rate_bytes_per_s(&self) -> u64 {
+        self.rate_bytes_per_s
+    }
+
+    /// When it was given, in milliseconds since 1970.
+    pub fn issued_ms(&self) -> u64 {
+        self.issued_ms
     }
 
     /// Refused, or without an answer for too long.
@@ -163,6 +175,9 @@ impl OrderBook {
         entry.touched_ms = now_ms;
         match result.outcome {
             Outcome::Progress { done, total } => {
+                let before = entry.progress.map_or(0, |(done, _)| done);
+                let took_ms = now_ms.saturating_sub(entry.heard_ms).max(1);
+                entry.rate_bytes_per_s = done.saturating_sub(before).saturating_mul(1000) / took_ms;
                 entry.progress = Some((done, total));
                 entry.heard_ms = now_ms;
                 None
@@ -234,5 +249,6 @@ fn fresh(number: u64, server: ServerId, order: &Order, now_ms: u64) -> Entry {
         touched_ms: now_ms,
         sent: 0,
         progress: None,
+        rate_bytes_per_s: 0,
     }
 }

@@ -11,7 +11,7 @@ use super::Core;
 use super::peers::SILENT_MAX_MS;
 use crate::change::Change;
 use crate::plan::leg::check_epoch;
-use crate::records::{LeaseState, PathRow, Row, VolumeRow};
+use crate::records::{BackgroundRow, BackgroundState, LeaseState, PathRow, Row, VolumeRow};
 use crate::store::{Store, StoreError};
 
 /// A client whose held request ended has this long to send another one before its path counts as lost, in milliseconds: a
@@ -28,17 +28,30 @@ struct HeldReport {
 
 /// What is known of one mounted volume's client.
 pub struct PathWatch {
-    epoch: Epoch,
+    pub epoch: Epoch,
     heard_ms: u64,
     gone_ms: Option<u64>,
-    is_leaving: bool,
+    pub is_leaving: bool,
+    /// It has said that it closed cleanly.
+    pub is_clean: bool,
+    /// The path as it was last told.
+    pub path: PathState,
     held: Vec<HeldReport>,
     pub work: Vec<WorkReport>,
 }
 
 impl PathWatch {
     fn new(epoch: Epoch, now_ms: u64) -> Self {
-        Self { epoch, heard_ms: now_ms, gone_ms: None, is_leaving: false, held: Vec::new(), work: Vec::new() }
+        Self {
+            epoch,
+            heard_ms: now_ms,
+            gone_ms: None,
+            is_leaving: false,
+            is_clean: false,
+            path: PathState::None,
+            held: Vec::new(),
+            work: Vec::new(),
+        }
     }
 
     /// A held request ended without an answer.
@@ -51,7 +64,7 @@ impl PathWatch {
     }
 
     /// Why the client counts as gone, if it does.
-    fn loss(&self, now_ms: u64) -> Option<&'static str> {
+    pub fn loss(&self, now_ms: u64) -> Option<&'static str> {
         if self.is_leaving {
             None
         } else if self.gone_ms.is_some_and(|gone| now_ms >= gone + GONE_GRACE_MS) {
@@ -82,8 +95,12 @@ impl<S: Store> Core<S> {
             _ if report.leaving => "the client has ended".to_owned(),
             _ => String::new(),
         };
-        let change = self.path_change(volume, state, &reason);
-        self.commit_request(change)?;
+        // Of a volume that is not mounted there is no path, whoever coordinates its background work.
+        if !Self::is_coordinated(volume, report.epoch) {
+            let change = self.path_change(volume, state, &reason);
+            self.commit_request(change)?;
+        }
+        self.take_report(id, &report)?;
         let (now_ms, lenders_revision) = (self.now_ms, self.lenders_revision);
         let watch = self.paths.entry(id).or_insert_with(|| PathWatch::new(report.epoch, now_ms));
         if watch.epoch != report.epoch {
@@ -93,6 +110,8 @@ impl<S: Store> Core<S> {
         watch.heard_ms = now_ms;
         watch.gone_ms = None;
         watch.is_leaving = report.leaving;
+        watch.is_clean = report.clean;
+        watch.path = report.path;
         watch.work = report.work;
         if report.hold && !report.leaving {
             let until_ms = now_ms + POLL_INTERVAL.as_millis() as u64;
@@ -110,7 +129,20 @@ impl<S: Store> Core<S> {
                 lenders.push(self.lender_addresses(server));
             }
         }
-        ClientAnswer { lenders, urls: self.urls.clone(), work: Vec::new(), resync_rate_max: 0, segments: None, findings_seen: 0 }
+        let mut answer = ClientAnswer {
+            lenders,
+            urls: self.urls.clone(),
+            work: Vec::new(),
+            resync_rate_max: 0,
+            is_resync_paused: false,
+            segments: None,
+            segments_revision: 0,
+            findings_seen: 0,
+        };
+        if let Some(volume) = self.table.volumes.get(&id) {
+            self.tell_work(volume, &mut answer);
+        }
+        answer
     }
 
     fn lender_addresses(&self, server: ServerId) -> LenderAddresses {
@@ -143,11 +175,16 @@ impl<S: Store> Core<S> {
     pub(super) fn watch_paths(&mut self) -> Result<(), StoreError> {
         let now_ms = self.now_ms;
         for volume in self.table.volumes.values() {
-            let Some(lease) = volume.lease.as_ref().filter(|lease| lease.state == LeaseState::Active) else { continue };
-            let watch = self.paths.entry(volume.id).or_insert_with(|| PathWatch::new(lease.epoch, now_ms));
-            if watch.epoch != lease.epoch {
+            let lease = volume.lease.as_ref().filter(|lease| lease.state == LeaseState::Active).map(|lease| lease.epoch);
+            let at_work = |row: &&BackgroundRow| {
+                volume.lease.is_none() && matches!(row.state, BackgroundState::Active | BackgroundState::Stopping)
+            };
+            let background = volume.work.background.as_ref().filter(at_work).map(|row| row.epoch);
+            let Some(epoch) = lease.or(background) else { continue };
+            let watch = self.paths.entry(volume.id).or_insert_with(|| PathWatch::new(epoch, now_ms));
+            if watch.epoch != epoch {
                 let held = std::mem::take(&mut watch.held);
-                *watch = PathWatch { held, ..PathWatch::new(lease.epoch, now_ms) };
+                *watch = PathWatch { held, ..PathWatch::new(epoch, now_ms) };
             }
         }
         let lost = self.paths.iter().filter_map(|(id, watch)| {
@@ -170,7 +207,7 @@ impl<S: Store> Core<S> {
             let (now_ms, lenders_revision) = (self.now_ms, self.lenders_revision);
             let mut kept = Vec::new();
             for held in watch.held.drain(..) {
-                let has_ended = volume.is_none_or(|volume| volume.lease_of(held.epoch).is_none());
+                let has_ended = volume.is_none_or(|volume| !volume.is_held(held.epoch));
                 if has_ended || held.lenders_revision != lenders_revision || held.until_ms <= now_ms {
                     due.push((*id, held));
                     watch.heard_ms = now_ms;
@@ -181,7 +218,8 @@ impl<S: Store> Core<S> {
             watch.held = kept;
         }
         self.paths.retain(|id, watch| {
-            !watch.held.is_empty() || self.table.volumes.get(id).is_some_and(|volume| volume.lease.is_some())
+            !watch.held.is_empty()
+                || self.table.volumes.get(id).is_some_and(|volume| volume.lease.is_some() || volume.work.background.is_some())
         });
         for (id, held) in due {
             let fenced =

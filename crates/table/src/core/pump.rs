@@ -37,11 +37,13 @@ impl<S: Store> Core<S> {
         self.notice_lost()?;
         self.notice_moved()?;
         self.orders.retry(self.now_ms);
+        self.schedule_scrubs(outside)?;
         for _ in 0..ROUNDS_MAX {
             self.give_orders();
             let confirmed = self.take_confirmations()?;
             let advanced = self.advance_tasks(outside)?;
-            if !confirmed && !advanced {
+            let worked = self.advance_background(outside)?;
+            if !confirmed && !advanced && !worked {
                 break;
             }
         }
@@ -99,6 +101,7 @@ impl<S: Store> Core<S> {
             let orders = plan::orders(&self.table, task).into_iter();
             wanted.extend(orders.filter_map(|order| Some((plan::order_server(&self.table, &order)?, order))));
         }
+        wanted.extend(self.background_orders());
         self.orders.want(&wanted, self.now_ms);
     }
 
@@ -139,7 +142,9 @@ impl<S: Store> Core<S> {
         let tables = self.table_waiters.iter().map(|waiter| waiter.until_ms);
         let paths = self.paths.values().flat_map(|watch| watch.wakes());
         let store = self.is_store_failing.then_some(self.now_ms + STORE_RETRY_MS);
-        let all = peers.chain(self.orders.wakes(self.now_ms)).chain(tasks).chain(tables).chain(paths).chain(store);
+        let background = self.background_wakes();
+        let all =
+            peers.chain(background).chain(self.orders.wakes(self.now_ms)).chain(tasks).chain(tables).chain(paths).chain(store);
         all.filter(|time| *time > self.now_ms).min()
     }
 }

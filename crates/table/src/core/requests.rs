@@ -1,9 +1,8 @@
 //! Requests, one by one: answered at once, or held.
 
 use sublet_api::request::{AreaName, Request, Response};
-use sublet_api::view::{PoolView, TableView, TaskView};
+use sublet_api::view::{PoolView, TableView};
 use sublet_api::{ErrorKind, Refusal};
-use sublet_types::TaskId;
 
 use super::tasks::task_of;
 use super::{Core, Outside, TABLE_HOLD_MAX_MS, TableWaiter};
@@ -31,8 +30,8 @@ impl<S: Store> Core<S> {
             Request::Table { after, wait_ms } => return Ok(self.table_request(conn, after, wait_ms)),
             Request::Servers => Response::Servers(views::servers(table, &self.peers.heard())),
             Request::Areas => Response::Areas(views::areas(table, &self.peers.heard())),
-            Request::Volumes => Response::Volumes(views::volumes(table)),
-            Request::Volume(volume) => Response::Volume(Box::new(views::volume(table, table.volume(&volume)?))),
+            Request::Volumes => Response::Volumes(self.volume_views()),
+            Request::Volume(volume) => Response::Volume(Box::new(self.volume_view(table.volume(&volume)?))),
             Request::Tasks => Response::Tasks(self.task_views()),
             Request::Events { after, limit } => {
                 let mut newest: Vec<_> =
@@ -69,8 +68,10 @@ impl<S: Store> Core<S> {
                 let change = plan::rename::volume(table, &volume, &rename.name)?;
                 self.commit_request(change)?;
                 let row = self.table.volumes.get(&id).ok_or_else(vanished)?;
-                Response::Volume(Box::new(views::volume(&self.table, row)))
+                Response::Volume(Box::new(self.volume_view(row)))
             }
+            Request::ScrubEvery { volume, every } => self.scrub_every(&volume, &every)?,
+            Request::ControlTask { task, control } => self.control_task(outside, &task, control)?,
             Request::ClientReport { volume, report } => return self.client_report(conn, volume, report),
             Request::ChangeLeg { volume, change } => {
                 let reachable = self.peers.reachable();
@@ -86,6 +87,8 @@ impl<S: Store> Core<S> {
             | Request::Unmount { .. }
             | Request::Return { .. }
             | Request::Transfer { .. }
+            | Request::Replace { .. }
+            | Request::Scrub { .. }
             | Request::Reclaim { .. } => return Err(vanished()),
         };
         Ok(Some(response))
@@ -118,7 +121,7 @@ impl<S: Store> Core<S> {
         let heard = self.peers.heard();
         TableView {
             revision: self.shown_revision,
-            volumes: views::volumes(&self.table),
+            volumes: self.volume_views(),
             areas: views::areas(&self.table, &heard),
             servers: views::servers(&self.table, &heard),
         }
@@ -134,31 +137,6 @@ impl<S: Store> Core<S> {
                 self.reply(waiter.conn, Response::Table(Box::new(view)));
             }
         }
-    }
-
-    /// The tasks by beginning, and the resyncs that clients tell of.
-    fn task_views(&self) -> Vec<TaskView> {
-        let mut views: Vec<TaskView> = self.table.tasks.values().map(|task| self.task_view(task)).collect();
-        for (id, watch) in &self.paths {
-            let Some(volume) = self.table.volumes.get(id) else { continue };
-            let unasked = watch.work.iter().filter(|work| work.work.is_none());
-            views.extend(unasked.map(|work| TaskView {
-                id: TaskId::from_u128(work.slice.map_or(id.to_u128(), |slice| slice.to_u128())),
-                kind: work.kind.word().to_owned(),
-                subject: volume.name.to_string(),
-                step: "copying to a stale leg".to_owned(),
-                state: work.state.word().to_owned(),
-                reason: work.reason.clone(),
-                done: work.done,
-                total: work.total,
-                rate_bytes_per_s: work.rate_bytes_per_s,
-                rate_max: 0,
-                started_ms: volume.path.since_ms,
-                ended_ms: 0,
-            }));
-        }
-        views.sort_by_key(|view| (view.started_ms, view.id));
-        views
     }
 }
 

@@ -9,7 +9,6 @@ use crate::change::Change;
 use crate::plan::{self, Advance, Context, Standing, bad};
 use crate::records::{Step, TaskRow};
 use crate::store::{Store, StoreError};
-use crate::views;
 
 impl<S: Store> Core<S> {
     /// Begins a task, or attaches to the one that was begun with the same id. A refused request leaves none.
@@ -29,10 +28,16 @@ impl<S: Store> Core<S> {
             }
             Some(_) => {}
             None => {
+                // Nobody waits for background work: whoever wants to asks again.
+                let is_background = matches!(request, Request::Scrub { .. } | Request::Replace { .. });
                 let reachable = self.peers.reachable();
                 let mut context = Context { now_ms: self.now_ms, random: outside.random, reachable: &reachable };
                 let change = self.plan(request, &mut context)?;
                 self.commit_request(change)?;
+                if is_background {
+                    self.task_waiters.push(TaskWaiter { conn, task: id, until_ms: self.now_ms });
+                    return Ok(None);
+                }
             }
         }
         self.task_waiters.push(TaskWaiter { conn, task: id, until_ms: self.now_ms + TASK_HOLD_MS });
@@ -50,6 +55,8 @@ impl<S: Store> Core<S> {
             Request::Return { volume, give_back } => plan::give_back::plan(table, volume, give_back, context),
             Request::Transfer { volume, transfer } => plan::transfer::plan(table, volume, transfer, context),
             Request::Reclaim { area, reclaim } => plan::reclaim::plan(table, area, reclaim, context),
+            Request::Replace { volume, replace } => plan::replace::plan(table, volume, replace, context),
+            Request::Scrub { volume, scrub } => plan::scrub::plan(table, volume, scrub, context),
             _ => Err(bad("this request is not a task", "")),
         }
     }
@@ -128,14 +135,9 @@ impl<S: Store> Core<S> {
         }
     }
 
-    pub(super) fn task_view(&self, task: &TaskRow) -> sublet_api::view::TaskView {
-        let (reason, done) = self.progress.get(&task.id).cloned().unwrap_or_default();
-        views::task(task, &reason, done)
-    }
-
-    /// Whether a task's step gives orders of its own; wipes are given by reconciliation, task or not.
+    /// Whether a task's step gives orders of its own; wipes and new legs are given by reconciliation, task or not.
     pub(super) fn gives_orders(task: &TaskRow) -> bool {
-        !matches!(task.step, Step::Wiping | Step::Dropping | Step::Ended)
+        !matches!(task.step, Step::Wiping | Step::Dropping | Step::Entering | Step::Ended)
     }
 }
 
@@ -150,6 +152,8 @@ pub fn task_of(request: &Request) -> Option<(TaskId, &'static str)> {
         Request::Return { give_back, .. } => (give_back.task, "return"),
         Request::Transfer { transfer, .. } => (transfer.task, "transfer"),
         Request::Reclaim { reclaim, .. } => (reclaim.task, "reclaim"),
+        Request::Replace { replace, .. } => (replace.task, "replace"),
+        Request::Scrub { scrub, .. } => (scrub.task, "scrub"),
         _ => return None,
     })
 }

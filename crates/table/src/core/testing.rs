@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::mount::MountingInformation;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome, SliceFacts};
-use sublet_api::request::{
-    AreaShare, Borrow, ChangeLeg, ClientReport, CreateVolume, LegChange, Mount, Reclaim, Request, Response, Return, SetWay,
-    TaskAnswer, TaskOutcome, Transfer, Unmount,
-};
+use sublet_api::request::{ChangeLeg, ClientReport, LegChange, Request, Response, TaskAnswer, TaskOutcome};
 use sublet_api::server::{AreaReport, LeaseReport, Poll, Register, SliceReport, Tombstone};
 use sublet_api::view::{PathState, TableView};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::REGION_SIZE;
-use sublet_types::{AreaId, Epoch, Generation, Name, PoolId, ServerId, SliceId, TaskId, VolumeId, Way};
+use sublet_types::{AreaId, Epoch, Generation, Name, PoolId, ServerId, SliceId, TaskId, VolumeId};
 
+pub use self::requests::*;
 use super::{Action, Core, Event, Outside};
 use crate::store::MemoryStore;
+
+pub mod coordinator;
+mod requests;
 
 pub const R: u64 = REGION_SIZE;
 
@@ -68,13 +69,19 @@ pub struct FakeServer {
     /// Orders carried out, for tests that care about their order.
     pub log: Vec<Order>,
     pub member: bool,
+    /// The volumes that it coordinates (F5).
+    pub coordinates: BTreeMap<VolumeId, coordinator::Coordination>,
+    /// It refuses to.
+    pub coordinates_nothing: bool,
+    /// It takes such work, and never gets anything done.
+    pub is_lazy: bool,
 }
 
 impl FakeServer {
     fn execute(&mut self, order: &Order) -> Result<(), Refusal> {
         self.log.push(order.clone());
         let no_slice = || Refusal::new(ErrorKind::NotFound, "no such slice in the label");
-        let Some(area_id) = crate::plan::order_area(order) else { return Ok(()) };
+        let Some(area_id) = crate::plan::order_area(order) else { return self.execute_here(order) };
         if matches!(order, Order::ReleaseArea { .. }) {
             if self.areas.get(&area_id).is_some_and(|area| !area.slices.is_empty()) {
                 return Err(Refusal::new(ErrorKind::Conflict, "slices are left"));
@@ -259,6 +266,9 @@ impl Pool {
                 areas,
                 log: Vec::new(),
                 member: true,
+                coordinates: BTreeMap::new(),
+                coordinates_nothing: false,
+                is_lazy: false,
             });
         }
         pool.settle();
@@ -291,6 +301,7 @@ impl Pool {
         self.core = load(&self.store, self.now_ms, &mut self.random);
         for server in &mut self.servers {
             server.conn = None;
+            server.coordinates.values_mut().for_each(|coordination| coordination.conn = None);
         }
     }
 
@@ -311,6 +322,7 @@ impl Pool {
             let mut busy = false;
             for index in 0..self.servers.len() {
                 busy |= self.serve(index);
+                busy |= self.coordinate(index);
             }
             if !busy {
                 return;
@@ -336,10 +348,12 @@ impl Pool {
                 Response::Poll(answer) => {
                     server.registered = !answer.register;
                     server.member = answer.member;
-                    for NumberedOrder { number, run, order } in answer.orders {
-                        if server.stuck {
-                            continue;
+                    let is_stuck = server.stuck;
+                    for NumberedOrder { number, run, order } in answer.orders.into_iter().filter(|_| !is_stuck) {
+                        if let Order::StopCoordinating { volume, epoch, .. } = &order {
+                            self.stop_coordinating(index, *volume, *epoch);
                         }
+                        let server = &mut self.servers[index];
                         let outcome = match server.execute(&order) {
                             Ok(()) => Outcome::Done,
                             Err(refusal) => Outcome::Failed { refusal },
@@ -387,6 +401,7 @@ impl Pool {
 
     /// `kill -9` of a server.
     pub fn kill(&mut self, index: usize) {
+        self.drop_coordinations(index);
         let server = &mut self.servers[index];
         server.alive = false;
         server.registered = false;
@@ -517,6 +532,8 @@ impl Pool {
             findings: vec![],
             hold,
             leaving: false,
+            clean: false,
+            segments_revision: 0,
         };
         self.send(Request::ClientReport { volume: mounting.volume, report })
     }
@@ -562,7 +579,15 @@ impl Pool {
                 let slices: Vec<_> = area
                     .slices
                     .values()
-                    .map(|s| (s.facts.offset, s.facts.length, s.admitted, s.borrower, s.facts.volume_name.clone()))
+                    .map(|s| {
+                        (
+                            s.facts.offset,
+                            s.facts.length,
+                            s.admitted,
+                            s.borrower.filter(|_| s.admitted),
+                            s.facts.volume_name.clone(),
+                        )
+                    })
                     .collect();
                 lines.push(format!("label {} {} {slices:?} dirty {:?}", server.name, area.name, area.dirty));
             }
@@ -570,45 +595,4 @@ impl Pool {
         lines.sort();
         lines
     }
-}
-
-pub fn on(areas: &[(&str, Option<u64>)]) -> Vec<AreaShare> {
-    areas.iter().map(|(area, size)| AreaShare { area: (*area).to_owned(), size: *size }).collect()
-}
-
-pub fn create(id: u128, volume: &str, way: Way, areas: &[(&str, Option<u64>)]) -> Request {
-    Request::CreateVolume(CreateVolume { task: task(id), name: name(volume), way, on: on(areas), copies: 2 })
-}
-
-pub fn set_way(id: u128, volume: &str, way: Way, areas: &[(&str, Option<u64>)]) -> Request {
-    Request::SetWay { volume: volume.to_owned(), set_way: SetWay { task: task(id), way, on: on(areas), copies: 2 } }
-}
-
-pub fn borrow(id: u128, server: ServerId, volume: Option<&str>, size: Option<u64>, way: Option<Way>) -> Request {
-    Request::Borrow(Borrow { task: task(id), server, name: volume.map(name), size, way, copies: None, local: false })
-}
-
-pub fn mount(id: u128, server: ServerId, volume: &str) -> Request {
-    Request::Mount { volume: volume.to_owned(), mount: Mount { task: task(id), server, read_only: false } }
-}
-
-pub fn unmount(id: u128, server: ServerId, volume: &str, epoch: Epoch) -> Request {
-    let unmount = Unmount { task: task(id), server: Some(server), epoch: Some(epoch), force: false };
-    Request::Unmount { volume: volume.to_owned(), unmount }
-}
-
-pub fn force_unmount(id: u128, volume: &str) -> Request {
-    Request::Unmount { volume: volume.to_owned(), unmount: Unmount { task: task(id), server: None, epoch: None, force: true } }
-}
-
-pub fn give_back(id: u128, server: Option<ServerId>, volume: &str, dissolve: bool) -> Request {
-    Request::Return { volume: volume.to_owned(), give_back: Return { task: task(id), server, dissolve } }
-}
-
-pub fn transfer(id: u128, volume: &str, to: &str, force: bool) -> Request {
-    Request::Transfer { volume: volume.to_owned(), transfer: Transfer { task: task(id), to: to.to_owned(), force } }
-}
-
-pub fn reclaim(id: u128, area: &str) -> Request {
-    Request::Reclaim { area: area.to_owned(), reclaim: Reclaim { task: task(id) } }
 }

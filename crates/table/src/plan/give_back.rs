@@ -10,7 +10,7 @@ use super::{
     listed, order_slice,
 };
 use crate::change::Change;
-use crate::records::{Command, Key, PathRow, Row, Step, TaskRow, VolumeRow};
+use crate::records::{Command, Key, PathRow, Row, Step, TaskRow, VolumeRow, WorkRow};
 use crate::table::Table;
 use crate::views;
 
@@ -54,8 +54,12 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
             segment.generation = segment.issue((context.random)());
             segment.pending = None;
             segment.last = None;
-            segment.legs.iter_mut().for_each(|leg| leg.in_sync = true);
+            for leg in &mut segment.legs {
+                leg.in_sync = true;
+                leg.stale_since = None;
+            }
         }
+        freed.work = WorkRow { segments_revision: volume.work.segments_revision, ..WorkRow::default() };
         change.put(Row::Volume(Box::new(freed)));
         change.event(volume.name.as_str(), format!("returned by {holder}; it is wiped and then free again"));
     } else {

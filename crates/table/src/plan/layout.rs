@@ -7,7 +7,7 @@ use sublet_types::{Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId}
 use super::place::Layout;
 use super::{Advance, Context, Standings, done};
 use crate::change::Change;
-use crate::records::{Command, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, TaskRow, VolumeRow, WipeRow};
+use crate::records::{Command, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, TaskRow, VolumeRow, WipeRow, WorkRow};
 use crate::table::Table;
 use crate::views;
 
@@ -22,6 +22,8 @@ pub fn segments(layout: &Layout, random: &mut dyn FnMut() -> u128) -> Vec<Segmen
             length: spot.length,
             in_sync: true,
             confirmed: 0,
+            fresh: false,
+            stale_since: None,
         });
         let legs = legs.collect();
         let generation = Generation { number: 1, random: random() };
@@ -55,6 +57,7 @@ pub fn volume(
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),
+        work: WorkRow::default(),
     }
 }
 
@@ -94,15 +97,15 @@ pub fn prepare_orders(volume: &VolumeRow) -> Vec<Order> {
     all_facts(volume).into_iter().map(|slice| Order::PrepareSlice { slice }).collect()
 }
 
-/// `Fence` with the newest epoch for every leg.
+/// `Fence` with the newest epoch for every leg that a label knows.
 pub fn fence_orders(volume: &VolumeRow) -> Vec<Order> {
     let epoch = volume.epoch;
-    volume.legs().map(|(_, leg)| Order::Fence { slice: leg.slice, area: leg.area, epoch }).collect()
+    volume.legs().filter(|(_, leg)| !leg.fresh).map(|(_, leg)| Order::Fence { slice: leg.slice, area: leg.area, epoch }).collect()
 }
 
-/// Wipe rows for all slices of a volume, fenced first with `epoch`.
-pub fn wipe_rows(volume: &VolumeRow, epoch: Epoch, drop: bool) -> Vec<Row> {
-    let row = |leg: &LegRow| WipeRow {
+/// The wipe row of one slice of a volume, fenced first with `epoch`.
+pub fn wipe_row(volume: &VolumeRow, leg: &LegRow, epoch: Epoch, drop: bool) -> WipeRow {
+    WipeRow {
         version: ROW_VERSION,
         slice: leg.slice,
         area: leg.area,
@@ -112,8 +115,14 @@ pub fn wipe_rows(volume: &VolumeRow, epoch: Epoch, drop: bool) -> Vec<Row> {
         name: volume.name.clone(),
         epoch,
         drop,
-    };
-    volume.legs().map(|(_, leg)| Row::Wipe(row(leg))).collect()
+        replaced: false,
+        held_by: None,
+    }
+}
+
+/// Wipe rows for all slices of a volume, fenced first with `epoch`.
+pub fn wipe_rows(volume: &VolumeRow, epoch: Epoch, drop: bool) -> Vec<Row> {
+    volume.legs().map(|(_, leg)| Row::Wipe(wipe_row(volume, leg, epoch, drop))).collect()
 }
 
 /// Ends a task whose last step told the labels who has the volume. Lenders that did not answer learn it with the lease (F6).

@@ -59,7 +59,7 @@ pub fn plan(
 /// # Errors
 /// `stale_epoch`.
 pub fn check_epoch(volume: &VolumeRow, epoch: sublet_types::Epoch) -> Result<(), Refusal> {
-    if volume.lease_of(epoch).is_some() {
+    if volume.is_held(epoch) {
         return Ok(());
     }
     let text = format!("epoch {epoch} of volume '{}' has ended (it is at epoch {} now)", volume.name, volume.epoch);
@@ -149,6 +149,7 @@ fn commit(
     let generation = issued.unwrap_or_else(|| segment.issue((context.random)()));
     if let Some(leg) = segment.legs.get_mut(leg) {
         leg.in_sync = in_sync;
+        leg.stale_since = (!in_sync).then_some(generation);
     }
     segment.generation = generation;
     // Issued on a set that is no longer the present one.

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use sublet_types::{AreaId, Epoch, LeaseSecret, SliceId, Way};
 
 use super::*;
-use crate::records::{LeaseRow, LeaseState, LegRow, PathRow};
+use crate::records::{LeaseRow, LeaseState, LegRow, PathRow, WorkRow};
 
 const EPOCH: Epoch = Epoch { number: 5, random: 55 };
 
@@ -20,6 +20,8 @@ fn table(in_sync: &[bool]) -> Table {
         length: 1 << 22,
         in_sync: *in_sync,
         confirmed: 5,
+        fresh: false,
+        stale_since: None,
     };
     let legs = in_sync.iter().enumerate().map(leg).collect();
     let segment = SegmentRow { length: 1 << 22, generation: generation(1), issued: 1, pending: None, last: None, legs };
@@ -48,6 +50,7 @@ fn table(in_sync: &[bool]) -> Table {
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),
+        work: WorkRow::default(),
     })));
     table
 }

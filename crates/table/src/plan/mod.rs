@@ -4,7 +4,9 @@
 //! [`advance`] plans the next step from how these orders stand. All of it depends on the rows alone, so that a manager that
 //! was killed between any two commits goes on where it was.
 
+pub mod background;
 pub mod borrow;
+pub mod control;
 pub mod create;
 pub mod give_back;
 pub mod layout;
@@ -16,6 +18,8 @@ pub mod reclaim;
 pub mod reconcile;
 pub mod register;
 pub mod rename;
+pub mod replace;
+pub mod scrub;
 pub mod set_way;
 pub mod transfer;
 pub mod unmount;
@@ -111,6 +115,7 @@ pub fn orders(table: &Table, task: &TaskRow) -> Vec<Order> {
         (Step::Preparing | Step::Labelling, Some(volume)) => layout::prepare_orders(volume),
         (Step::Opening, Some(volume)) => mount::open_orders(volume),
         (Step::Undoing { .. } | Step::Fencing { .. }, Some(volume)) => layout::fence_orders(volume),
+        (Step::Entering, Some(volume)) => replace::enter_orders(volume),
         (Step::Releasing, _) => task.area.map(|area| Order::ReleaseArea { area }).into_iter().collect(),
         (Step::Wiping | Step::Dropping, _) => task.volume.map(|id| wipe::orders_of(table, id)).unwrap_or_default(),
         _ => Vec::new(),
@@ -134,7 +139,19 @@ pub fn advance(table: &Table, task: &TaskRow, standings: &Standings, context: &m
         (Step::Fencing { closed, holder }, Some(volume)) => {
             unmount::advance(table, task, volume, (*closed, holder), standings, context)
         }
-        (Step::Ended, _) => Advance::wait(),
+        (Step::Leaving, Some(volume)) => replace::leave(table, task, volume, context),
+        (Step::Entering, Some(volume)) => replace::entered(table, task, volume, standings, context),
+        (Step::Working, Some(volume)) if matches!(task.command, Command::Replace { .. }) => {
+            replace::worked(table, task, volume, context)
+        }
+        // Its coordinator tells of its end.
+        (Step::Working, Some(_)) | (Step::Ended, _) => Advance::wait(),
+        (Step::Leaving | Step::Entering | Step::Working, None) => {
+            let refusal = conflict(format!("volume '{}' was returned meanwhile", task.subject), "");
+            let mut change = Change::new();
+            change.put(failed(task, refusal, context.now_ms));
+            Advance::Commit(change)
+        }
         (_, None) => {
             let refusal = Refusal::new(ErrorKind::Internal, format!("the row of volume '{}' is missing", task.subject));
             let mut change = Change::new();
@@ -160,6 +177,9 @@ pub fn begin(id: TaskId, command: Command, subject: &str, step: Step, now_ms: u6
         started_ms: now_ms,
         ended_ms: 0,
         outcome: None,
+        rate_max: 0,
+        is_paused: false,
+        done: 0,
     }
 }
 

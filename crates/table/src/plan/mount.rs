@@ -5,7 +5,7 @@ use sublet_api::order::{Lease, Order};
 use sublet_api::request::{Mount, TaskOutcome};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_types::{LeaseSecret, ServerId};
+use sublet_types::{LeaseSecret, ServerId, SliceId};
 
 use super::{
     Advance, Context, Standing, Standings, at_step, begin, check_borrower, check_member, check_quiet, conflict, done, failed,
@@ -42,6 +42,8 @@ pub fn plan(table: &Table, volume: &str, command: &Mount, context: &mut Context<
         segment.pending = None;
         segment.last = None;
     }
+    // Background work ends here: its epoch is fenced by the new one, and the client goes on with it (F5).
+    volume.work.background = None;
     let mut task =
         begin(command.task, Command::Mount { server: command.server }, volume.name.as_str(), Step::Opening, context.now_ms);
     task.volume = Some(volume.id);
@@ -51,11 +53,13 @@ pub fn plan(table: &Table, volume: &str, command: &Mount, context: &mut Context<
     Ok(change)
 }
 
-/// `OpenLease` for every leg, the stale ones too: the client will copy to them.
+/// `OpenLease` for every leg that a label knows, the stale ones too: the client will copy to them.
 pub fn open_orders(volume: &VolumeRow) -> Vec<Order> {
     let (Some(lease), Some(borrower)) = (&volume.lease, volume.borrower) else { return Vec::new() };
     let open = |facts: sublet_api::order::SliceFacts| open_order(lease, borrower, facts);
-    layout::all_facts(volume).into_iter().map(open).collect()
+    let fresh: Vec<SliceId> = volume.legs().filter(|(_, leg)| leg.fresh).map(|(_, leg)| leg.slice).collect();
+    let is_known = |facts: &sublet_api::order::SliceFacts| !fresh.contains(&facts.slice);
+    layout::all_facts(volume).into_iter().filter(is_known).map(open).collect()
 }
 
 /// `OpenLease` for one slice.
@@ -100,6 +104,7 @@ pub fn leave_behind(segment: &mut SegmentRow, standings: &Standings, random: &mu
     for index in &gone {
         if let Some(leg) = segment.legs.get_mut(*index) {
             leg.in_sync = false;
+            leg.stale_since = Some(segment.generation);
         }
     }
     gone
@@ -138,6 +143,8 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
     }
     next.task = None;
     let (borrower, read_only) = (volume.borrower, volume.lease.as_ref().is_some_and(|lease| lease.read_only));
+    // Until its client says that it has closed cleanly, its in-sync legs may differ (H3).
+    next.work.unclean |= !read_only && next.segments.iter().any(|segment| segment.legs.len() > 1);
     if let Some(lease) = &mut next.lease {
         lease.state = LeaseState::Active;
     }

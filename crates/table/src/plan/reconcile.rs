@@ -7,7 +7,7 @@ use sublet_api::order::Order;
 use sublet_api::server::{AreaReport, SliceReport};
 use sublet_types::{AreaId, Epoch, ServerId, SliceId, VolumeId};
 
-use super::{layout, mount, wipe};
+use super::{background, layout, mount, wipe};
 use crate::change::Change;
 use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, Stranger, VolumeRow};
 use crate::table::Table;
@@ -183,7 +183,9 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
         for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none() && volume.frozen.is_none()) {
             for (index, segment) in volume.segments.iter().enumerate() {
                 for (leg, row) in segment.legs.iter().enumerate().filter(|(_, row)| row.area == area.id) {
-                    if is_behind(table, volume, row, reported(row.slice)) {
+                    if row.fresh {
+                        leases.extend(layout::facts(volume, index, leg).map(|slice| Order::PrepareSlice { slice }));
+                    } else if is_behind(table, volume, row, reported(row.slice)) {
                         leases.extend(present_epoch(volume, index, leg));
                     }
                 }
@@ -200,7 +202,7 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
 /// The wipes that a server has to do.
 pub fn wipes(table: &Table, server: ServerId) -> Vec<Order> {
     let online = |area: &AreaId| table.areas.get(area).is_some_and(|row| row.server == server && row.offline.is_none());
-    table.wipes.values().filter(|row| online(&row.area)).map(wipe::order).collect()
+    table.wipes.values().filter(|row| online(&row.area) && !wipe::is_held(table, row)).map(wipe::order).collect()
 }
 
 /// `reported` is what the label has of the slice, if the server has reported.
@@ -223,6 +225,7 @@ fn present_epoch(volume: &VolumeRow, segment: usize, leg: usize) -> Option<Order
     let facts = layout::facts(volume, segment, leg)?;
     match (&volume.lease, volume.borrower) {
         (Some(lease), Some(borrower)) if lease.state == LeaseState::Active => Some(mount::open_order(lease, borrower, facts)),
+        (None, _) if volume.work.background.is_some() => background::open_order(volume, facts),
         _ => Some(Order::Fence { slice: facts.slice, area: facts.area, epoch: volume.epoch }),
     }
 }
@@ -241,8 +244,8 @@ pub fn confirmed(table: &Table, orders: &[Order]) -> Change {
             Order::Fence { slice, area, epoch } => {
                 epoch_confirmed(table, (*slice, *area, *epoch, "fenced"), &mut volumes, &mut change);
             }
-            Order::PrepareSlice { .. }
-            | Order::ReleaseArea { .. }
+            Order::PrepareSlice { slice } => entered(table, slice.slice, slice.area, &mut volumes),
+            Order::ReleaseArea { .. }
             | Order::RenameArea { .. }
             | Order::Coordinate { .. }
             | Order::StopCoordinating { .. }
@@ -254,6 +257,16 @@ pub fn confirmed(table: &Table, orders: &[Order]) -> Change {
         change.put(Row::Volume(Box::new(volume)));
     }
     change
+}
+
+/// The lender has a leg that was made anew in its label.
+fn entered(table: &Table, slice: SliceId, area: AreaId, volumes: &mut BTreeMap<VolumeId, VolumeRow>) {
+    let has_slice = |volume: &&VolumeRow| volume.legs().any(|(_, leg)| leg.slice == slice && leg.fresh);
+    let Some(volume) = table.volumes_in(area).find(has_slice) else { return };
+    let volume = volumes.entry(volume.id).or_insert_with(|| volume.clone());
+    for leg in volume.segments.iter_mut().flat_map(|segment| &mut segment.legs).filter(|leg| leg.slice == slice) {
+        leg.fresh = false;
+    }
 }
 
 fn epoch_confirmed(

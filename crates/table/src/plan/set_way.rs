@@ -36,6 +36,9 @@ pub fn plan(table: &Table, volume: &str, command: &SetWay, context: &mut Context
     }
     let mut next = VolumeRow { way: command.way, size: layout.size(), task: Some(command.task), ..volume.clone() };
     next.segments = layout::segments(&layout, context.random);
+    // What was going on was for the former slices; their wipes fence it.
+    next.work.background = None;
+    next.work.unclean = false;
     // Nobody has ever had the new slices: there is no older client to be fenced there.
     let epoch = next.epoch.number;
     next.segments.iter_mut().flat_map(|segment| &mut segment.legs).for_each(|leg| leg.confirmed = epoch);

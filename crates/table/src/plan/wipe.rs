@@ -14,6 +14,14 @@ pub fn order(row: &WipeRow) -> Order {
     Order::WipeSlice { slice: row.slice, area: row.area, epoch: row.epoch, drop: row.drop }
 }
 
+/// Whether the holder of an epoch may still have a session at the slice: then it is not fenced yet (F4).
+pub fn is_held(table: &Table, row: &WipeRow) -> bool {
+    let Some((epoch, volume)) = row.held_by.zip(table.volumes.get(&row.volume)) else { return false };
+    let mounted = volume.lease.as_ref().is_some_and(|lease| lease.epoch == epoch);
+    let coordinated = volume.work.background.as_ref().is_some_and(|background| background.epoch == epoch);
+    volume.epoch == epoch && (mounted || coordinated)
+}
+
 /// The orders that wipe one volume's former slices.
 pub fn orders_of(table: &Table, volume: VolumeId) -> Vec<Order> {
     table.wipes_of(volume).map(order).collect()

@@ -7,6 +7,7 @@ mod server;
 mod task;
 mod volume;
 mod wipe;
+mod work;
 
 use std::fmt;
 
@@ -17,9 +18,10 @@ pub use area::{AreaRow, Stranger};
 pub use event::EventRow;
 pub use pool::{PoolRow, RebuildRow};
 pub use server::ServerRow;
-pub use task::{Command, Step, TaskRow, TaskState};
+pub use task::{Command, ReplacedLeg, Step, TaskRow, TaskState};
 pub use volume::{AbsentLeg, LastChange, LeaseRow, LeaseState, LegRow, PathRow, Pending, SegmentRow, VolumeRow};
 pub use wipe::WipeRow;
+pub use work::{BackgroundRow, BackgroundState, FindingsRow, WorkRow};
 
 use crate::store::RawRow;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sublet_api::Refusal;
 use sublet_api::request::TaskOutcome;
-use sublet_types::{AreaId, Epoch, ServerId, TaskId, VolumeId};
+use sublet_types::{AreaId, Epoch, ServerId, SliceId, TaskId, VolumeId};
 
 /// One task. What its step asks of the lenders is derived from this row and the table alone, so that a manager that was
 /// killed at any moment goes on where it was.
@@ -35,6 +35,15 @@ pub struct TaskRow {
     pub ended_ms: u64,
     /// What its caller is answered, once it has ended.
     pub outcome: Option<TaskOutcome>,
+    /// At most so many bytes a second; 0 is the default.
+    #[serde(default)]
+    pub rate_max: u64,
+    /// Somebody has paused it.
+    #[serde(default)]
+    pub is_paused: bool,
+    /// Bytes done, as last recorded: the next coordinator goes on there.
+    #[serde(default)]
+    pub done: u64,
 }
 
 impl TaskRow {
@@ -76,6 +85,27 @@ pub enum Command {
     },
     /// Take an area back.
     Reclaim,
+    /// Check and compare all checksums.
+    Scrub {
+        /// Nobody has asked for it.
+        scheduled: bool,
+    },
+    /// Make a lost leg anew elsewhere.
+    Replace {
+        /// Which legs.
+        legs: Vec<ReplacedLeg>,
+        /// The area that shall get it; none takes the best-fitting space.
+        on: Option<AreaId>,
+    },
+}
+
+/// A leg that is replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReplacedLeg {
+    /// The lost slice.
+    pub old: SliceId,
+    /// What has taken its place, once something has.
+    pub new: Option<SliceId>,
 }
 
 impl Command {
@@ -90,6 +120,8 @@ impl Command {
             Command::Return => "return",
             Command::Transfer { .. } => "transfer",
             Command::Reclaim => "reclaim",
+            Command::Scrub { .. } => "scrub",
+            Command::Replace { .. } => "replace",
         }
     }
 }
@@ -122,6 +154,12 @@ pub enum Step {
     Dropping,
     /// The lender gives the disk back to its owner.
     Releasing,
+    /// The lost leg is still in sync by the table: the holder of the lease has to leave it out (S1, S2).
+    Leaving,
+    /// The new leg's lender enters it into its label.
+    Entering,
+    /// The holder of the lease works at it.
+    Working,
     /// It has ended.
     Ended,
 }
@@ -138,6 +176,9 @@ impl Step {
             Step::Wiping => "wiping",
             Step::Dropping => "wiping the former slices",
             Step::Releasing => "releasing the area",
+            Step::Leaving => "waiting until the lost copy is left out",
+            Step::Entering => "preparing the new slice",
+            Step::Working => "working",
             Step::Ended => "",
         }
     }
@@ -153,4 +194,6 @@ pub enum TaskState {
     Done,
     /// It failed and has undone what it had begun.
     Failed,
+    /// Somebody has cancelled it.
+    Cancelled,
 }

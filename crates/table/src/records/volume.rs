@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use sublet_api::view::PathState;
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, Name, ServerId, SliceId, TaskId, VolumeId, Way};
 
+use super::work::{BackgroundRow, BackgroundState, WorkRow};
+
 /// One volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VolumeRow {
@@ -46,6 +48,9 @@ pub struct VolumeRow {
     /// Copies that were missing when an administrator accepted the volume without them: they return stale (R1).
     #[serde(default)]
     pub absent: Vec<AbsentLeg>,
+    /// What is to be known for background work.
+    #[serde(default)]
+    pub work: WorkRow,
 }
 
 /// See [`VolumeRow::absent`].
@@ -80,6 +85,14 @@ impl VolumeRow {
     /// The lease, if it was opened with this epoch and is not being closed.
     pub fn lease_of(&self, epoch: Epoch) -> Option<&LeaseRow> {
         self.lease.as_ref().filter(|lease| lease.epoch == epoch && lease.state != LeaseState::Closing)
+    }
+
+    /// Whether this epoch's holder, a mount's client or the coordinator of background work, may act (S2, F4).
+    pub fn is_held(&self, epoch: Epoch) -> bool {
+        let background = self.work.background.as_ref();
+        let coordinates =
+            |row: &BackgroundRow| row.epoch == epoch && epoch == self.epoch && row.state != BackgroundState::Opening;
+        self.lease_of(epoch).is_some() || background.is_some_and(coordinates)
     }
 
     /// Segments of which no in-sync leg has confirmed the newest epoch: an older client might still write there (F3).
@@ -200,4 +213,10 @@ pub struct LegRow {
     pub in_sync: bool,
     /// The newest epoch number that its lender has confirmed to have persisted (F1).
     pub confirmed: u64,
+    /// It was made in place of a lost leg, and its lender has not entered it into its label yet.
+    #[serde(default)]
+    pub fresh: bool,
+    /// The generation in which it left the in-sync set; none if it is in it, holds nothing at all, or that is not known.
+    #[serde(default)]
+    pub stale_since: Option<Generation>,
 }

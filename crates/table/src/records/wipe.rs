@@ -24,4 +24,11 @@ pub struct WipeRow {
     pub epoch: Epoch,
     /// Whether the slice leaves the label afterwards; otherwise it stays as a free one of a defined volume.
     pub drop: bool,
+    /// It was a lost leg of a volume that goes on without it: the volume does not wait for this wipe.
+    #[serde(default)]
+    pub replaced: bool,
+    /// The slice was replaced while this epoch had a holder who may still have a session there: it is not fenced before that
+    /// one has dropped it, because a holder that is fenced anywhere stops everywhere (F4).
+    #[serde(default)]
+    pub held_by: Option<Epoch>,
 }

@@ -45,6 +45,7 @@ impl World {
                     addresses: vec![lender.address()],
                     offset: 0,
                     in_sync: true,
+                    stale_since: None,
                 });
                 lenders.push(lender);
             }

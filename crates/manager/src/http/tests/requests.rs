@@ -35,6 +35,10 @@ fn place(request: &Request) -> (&'static str, &'static str) {
         Request::Unmount { .. } => ("POST", "/v1/volumes/{volume}/unmount"),
         Request::Return { .. } => ("POST", "/v1/volumes/{volume}/return"),
         Request::Transfer { .. } => ("POST", "/v1/volumes/{volume}/transfer"),
+        Request::Replace { .. } => ("POST", "/v1/volumes/{volume}/replace"),
+        Request::Scrub { .. } => ("POST", "/v1/volumes/{volume}/scrub"),
+        Request::ScrubEvery { .. } => ("POST", "/v1/volumes/{volume}/scrub-every"),
+        Request::ControlTask { .. } => ("POST", "/v1/tasks/{task}"),
         Request::ClientReport { .. } => ("POST", "/v1/volumes/{volume}/client"),
         Request::ChangeLeg { .. } => ("POST", "/v1/volumes/{volume}/legs"),
     }
@@ -58,6 +62,10 @@ const BODIES: &[(&str, &str)] = &[
     ("/v1/volumes/{volume}/unmount", r#"{"task":ID,"server":ID,"epoch":EPOCH}"#),
     ("/v1/volumes/{volume}/return", r#"{"task":ID}"#),
     ("/v1/volumes/{volume}/transfer", r#"{"task":ID,"to":"server-b"}"#),
+    ("/v1/volumes/{volume}/replace", r#"{"task":ID,"lost":"server-b"}"#),
+    ("/v1/volumes/{volume}/scrub", r#"{"task":ID}"#),
+    ("/v1/volumes/{volume}/scrub-every", r#"{"seconds":86400}"#),
+    ("/v1/tasks/{task}", r#"{"do":"limit","rate_max":1048576}"#),
     ("/v1/volumes/{volume}/client", r#"{"epoch":EPOCH,"path":"open"}"#),
     ("/v1/volumes/{volume}/legs", r#"{"epoch":EPOCH,"segment":0,"slice":ID,"generation":EPOCH,"change":"in_sync"}"#),
 ];
@@ -78,12 +86,12 @@ fn every_request_reaches_the_core_from_its_documented_path() {
             .iter()
             .find(|(of, _)| *of == path && method == "POST")
             .map(|(_, body)| body.replace("EPOCH", r#"{"number":1,"random":ID}"#).replace("ID", &format!("\"{ID}\"")));
-        let real = path.replace("{server}", ID).replace("{area}", ID).replace("{volume}", ID);
+        let real = path.replace("{server}", ID).replace("{area}", ID).replace("{volume}", ID).replace("{task}", ID);
         let (status, json) = manager.ask(method, &real, body.as_deref());
         assert_eq!((status, json["message"].as_str()), (409, Some(&*format!("{method} {path}"))), "{json}");
         reached.insert((method.to_owned(), path));
     }
-    assert_eq!(reached.len(), 25, "as many as there are requests");
+    assert_eq!(reached.len(), 29, "as many as there are requests");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! The manager is killed after every single event of every kind of task; the caller repeats its request, and the end is the same.
 
+use sublet_api::request::LegChange;
 use sublet_types::Way;
 
-use crate::core::testing::{Pool, R, borrow, create, force_unmount, give_back, mount, reclaim, set_way, transfer, unmount};
+use crate::core::testing::{
+    Pool, R, borrow, create, force_unmount, give_back, mount, reclaim, replace, scrub, set_way, transfer, unmount,
+};
 
 /// Runs `story` undisturbed, then once for every event with the manager killed after it.
 fn survives(name: &str, prepare: impl Fn(&mut Pool), story: impl Fn(&mut Pool)) {
@@ -164,6 +167,78 @@ fn reclaim_survives_a_kill_at_any_moment() {
         |_| {},
         |pool| {
             pool.done(reclaim(1, "b1"));
+        },
+    );
+}
+
+#[test]
+fn background_work_survives_a_kill_at_any_moment() {
+    let stale = |pool: &mut Pool| {
+        borrowed_small(pool);
+        let borrower = pool.id(3);
+        let mounting = pool.mounted(mount(2, borrower, "v"));
+        pool.lose(1);
+        pool.bring_back(&mounting);
+        pool.done(unmount(3, borrower, "v", mounting.epoch));
+        assert_eq!(pool.core.table().volume("v").unwrap().segments[0].in_sync(), [true, false]);
+    };
+    survives("resync of an unmounted volume", stale, |pool| {
+        pool.revive(1);
+        pool.pass(120_000);
+        assert_eq!(pool.core.table().volume("v").unwrap().segments[0].in_sync(), [true, true]);
+    });
+    survives("scrub of an unmounted volume", borrowed_small, |pool| {
+        pool.done(scrub(4, "v"));
+    });
+    survives(
+        "mount over background work",
+        |pool| {
+            stale(pool);
+            pool.servers[0].is_lazy = true;
+            pool.revive(1);
+            pool.pass(10_000);
+        },
+        |pool| {
+            let borrower = pool.id(3);
+            let mounting = pool.mounted(mount(9, borrower, "v"));
+            pool.bring_back(&mounting);
+        },
+    );
+}
+
+fn borrowed_small(pool: &mut Pool) {
+    let borrower = pool.id(3);
+    pool.done(borrow(1, borrower, Some("v"), Some(9 * R), Some(Way::Doubled)));
+}
+
+#[test]
+fn replace_survives_a_kill_at_any_moment() {
+    let lost = |pool: &mut Pool| {
+        borrowed_small(pool);
+        pool.pass(1000);
+        pool.lose(1);
+    };
+    survives("replace", lost, |pool| {
+        pool.done(replace(4, "v", "server-b", None));
+        pool.revive(1);
+        pool.pass(60_000);
+    });
+    survives(
+        "replace while mounted",
+        |pool| {
+            borrowed_small(pool);
+            let borrower = pool.id(3);
+            let mounting = pool.mounted(mount(2, borrower, "v"));
+            pool.lose(1);
+            pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale);
+        },
+        |pool| {
+            pool.send(replace(4, "v", "server-b", None));
+            // The caller repeats its request when it gets no answer.
+            pool.send(replace(4, "v", "server-b", None));
+            pool.pass(20_000);
+            let volume = pool.core.table().volume("v").unwrap();
+            assert_eq!(pool.core.table().areas[&volume.segments[0].legs[1].area].name.as_str(), "a1");
         },
     );
 }

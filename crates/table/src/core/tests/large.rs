@@ -11,6 +11,8 @@ use crate::core::testing::{Pool, R, borrow, force_unmount, give_back, mount, nam
 fn a_volume_of_a_thousand_legs_is_defined_mounted_and_returned_in_seconds() {
     let mut pool = Pool::new(&[300, 300, 300, 300, 0]);
     let borrower = pool.id(4);
+    // Background work is not what is measured here.
+    pool.servers.iter_mut().for_each(|server| server.is_lazy = true);
     let shares: Vec<_> = (0..250).flat_map(|_| [("a1", Some(R)), ("b1", Some(R)), ("c1", Some(R)), ("d1", Some(R))]).collect();
     let begun = Instant::now();
     let create = CreateVolume { task: task(1), name: name("v"), way: Way::Doubled, on: on(&shares), copies: 4 };

@@ -73,6 +73,8 @@ fn a_client_that_leaves_by_itself_is_no_loss() {
         findings: vec![],
         hold: true,
         leaving: true,
+        clean: false,
+        segments_revision: 0,
     };
     pool.ask(Request::ClientReport { volume: mounting.volume, report });
     pool.apply(Event::Gone { conn: held });
@@ -146,6 +148,7 @@ fn a_held_report_is_answered_when_a_lender_is_lost_or_moves() {
 #[test]
 fn resyncs_are_shown_as_tasks() {
     let (mut pool, mounting) = mounted();
+    pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale);
     let resync = WorkReport {
         work: None,
         kind: WorkKind::Resync,
@@ -164,6 +167,8 @@ fn resyncs_are_shown_as_tasks() {
         findings: vec![],
         hold: false,
         leaving: false,
+        clean: false,
+        segments_revision: 0,
     };
     pool.ask(Request::ClientReport { volume: mounting.volume, report });
     let Response::Tasks(tasks) = pool.ask(Request::Tasks) else { panic!() };

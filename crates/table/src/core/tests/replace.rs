@@ -1,0 +1,252 @@
+//! A lost leg is made anew elsewhere, and never believed again (`volume replace`).
+
+use sublet_api::ErrorKind;
+use sublet_api::mount::MountingInformation;
+use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, ControlTask, LegChange, Request, Response, TaskOutcome};
+use sublet_api::view::TaskView;
+use sublet_types::{SliceId, Way};
+
+use crate::core::testing::coordinator::report;
+use crate::core::testing::{Pool, R, borrow, control, give_back, mount, replace, unmount};
+
+/// The borrower; c1 and d1 are free.
+const E: usize = 4;
+
+/// `v` on a1 and b1.
+fn doubled() -> Pool {
+    let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
+    let borrower = pool.id(E);
+    pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
+    assert_eq!(areas(&pool), ["a1", "b1"]);
+    pool
+}
+
+fn mounted() -> (Pool, MountingInformation) {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(2, borrower, "v"));
+    (pool, mounting)
+}
+
+fn areas(pool: &Pool) -> Vec<String> {
+    let table = pool.core.table();
+    let volume = table.volume("v").unwrap();
+    volume.legs().map(|(_, leg)| table.areas[&leg.area].name.to_string()).collect()
+}
+
+fn in_sync(pool: &Pool) -> Vec<bool> {
+    pool.core.table().volume("v").unwrap().segments[0].in_sync()
+}
+
+fn slice(pool: &Pool, leg: usize) -> SliceId {
+    pool.core.table().volume("v").unwrap().segments[0].legs[leg].slice
+}
+
+fn holds(pool: &Pool, server: usize, slice: SliceId) -> bool {
+    pool.servers[server].areas.values().any(|area| area.slices.contains_key(&slice))
+}
+
+fn task(pool: &mut Pool, id: u128) -> TaskView {
+    let Response::Tasks(tasks) = pool.ask(Request::Tasks) else { panic!() };
+    tasks.into_iter().find(|task| task.id == crate::core::testing::task(id)).unwrap()
+}
+
+fn tell(pool: &mut Pool, mounting: &MountingInformation, segments_revision: u64) -> ClientAnswer {
+    let report = ClientReport { segments_revision, ..report(mounting.epoch) };
+    match pool.ask(Request::ClientReport { volume: mounting.volume, report }) {
+        Response::Client(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn s6_the_lost_copy_of_an_unmounted_volume_is_made_anew_at_a_third_server() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let epoch = pool.mounted(mount(2, borrower, "v")).epoch;
+    pool.done(unmount(3, borrower, "v", epoch));
+    let old = slice(&pool, 1);
+    pool.lose(1);
+    let answer = pool.done(replace(4, "v", "server-b", None));
+    let TaskOutcome::Volume { volume } = answer.outcome else { panic!() };
+    assert_eq!(volume.segments[0].legs.iter().map(|leg| leg.state.as_str()).collect::<Vec<_>>(), ["in-sync", "in-sync"]);
+    assert_eq!(areas(&pool), ["a1", "c1"], "the smallest space that fits");
+    pool.pass(10_000);
+    assert_eq!(volume.status, 0);
+    // P2: its space is not lent, and it is wiped when its lender returns; it is never believed.
+    let view = pool.table();
+    let b1 = view.areas.iter().find(|area| area.name.as_str() == "b1").unwrap();
+    assert_eq!((b1.slices[0].state.as_str(), b1.free), ("to be wiped", 13 * R));
+    assert_eq!(view.volumes[0].state, "ready", "the volume does not wait for that");
+    assert!(holds(&pool, 1, old));
+    pool.revive(1);
+    pool.pass(20_000);
+    assert!(!holds(&pool, 1, old));
+    assert_eq!((areas(&pool), in_sync(&pool)), (vec!["a1".to_owned(), "c1".to_owned()], vec![true, true]));
+    let free = pool.table().areas.iter().find(|area| area.name.as_str() == "b1").unwrap().free;
+    assert_eq!(free, 16 * R);
+}
+
+#[test]
+fn s2_a_mounted_volume_gets_its_new_copy_without_losing_a_change_of_the_client() {
+    let (mut pool, mounting) = mounted();
+    let generation = mounting.segments[0].generation;
+    let old = slice(&pool, 1);
+    pool.lose(1);
+    assert!(matches!(pool.change_leg(&mounting, 1, generation, LegChange::Stale), Response::Leg(_)));
+    let stale_in = pool.core.table().volume("v").unwrap().segments[0].generation;
+    pool.send(replace(4, "v", "server-b", Some("d1")));
+    pool.settle();
+    let new = slice(&pool, 1);
+    assert_ne!(new, old);
+    assert_eq!((areas(&pool)[1].as_str(), in_sync(&pool)), ("d1", vec![true, false]));
+    // The in-sync set has not changed, and so its generation has not: the client's own changes are not disturbed.
+    assert_eq!(pool.core.table().volume("v").unwrap().segments[0].generation, stale_in);
+    // What was on its way for the old slice is refused: it never comes back as a member.
+    for change in [LegChange::Returning, LegChange::InSync, LegChange::Withdrawn] {
+        let change = ChangeLeg { epoch: mounting.epoch, segment: 0, slice: old, generation: stale_in, change };
+        assert_eq!(pool.refused(Request::ChangeLeg { volume: mounting.volume, change }).kind, ErrorKind::BadRequest);
+    }
+    // The client learns of the new leg once its lender admits it.
+    assert!(pool.is_open(new, mounting.epoch));
+    let answer = tell(&mut pool, &mounting, 0);
+    let segments = answer.segments.unwrap();
+    let leg = &segments[0].legs[1];
+    assert_eq!((leg.slice, leg.in_sync, leg.stale_since), (new, false, None), "S3: it holds nothing, so everything is copied");
+    // F4: the old lender is back, and is not fenced as long as the client may have a session there.
+    pool.revive(1);
+    pool.pass(20_000);
+    assert!(holds(&pool, 1, old));
+    assert!(pool.servers[1].areas.values().all(|area| area.slices[&old].epoch == mounting.epoch));
+    tell(&mut pool, &mounting, answer.segments_revision);
+    pool.pass(20_000);
+    assert!(!holds(&pool, 1, old), "the client has dropped it: it is fenced and wiped");
+    let now = MountingInformation { segments, ..mounting };
+    pool.bring_back(&now);
+    assert_eq!(in_sync(&pool), [true, true]);
+    assert!(matches!(pool.done(replace(4, "v", "server-b", Some("d1"))).outcome, TaskOutcome::Volume { .. }));
+}
+
+#[test]
+fn s1_a_lost_copy_that_is_still_in_sync_is_replaced_once_the_client_has_left_it_out() {
+    let (mut pool, mounting) = mounted();
+    pool.lose(1);
+    pool.send(replace(4, "v", "server-b", None));
+    pool.pass(5000);
+    assert_eq!((areas(&pool)[1].as_str(), in_sync(&pool)), ("b1", vec![true, true]));
+    let view = task(&mut pool, 4);
+    assert_eq!(view.state, "waiting");
+    assert!(view.reason.contains("still in the in-sync set"), "{}", view.reason);
+    // The client is told, so that it looks also while nobody uses the volume.
+    let work = tell(&mut pool, &mounting, 0).work;
+    assert_eq!((work.len(), work[0].kind), (1, sublet_api::work::WorkKind::Replace));
+    pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale);
+    pool.pass(5000);
+    assert_eq!((areas(&pool)[1].as_str(), in_sync(&pool)), ("c1", vec![true, false]));
+    assert!(tell(&mut pool, &mounting, 0).work.is_empty());
+    assert!(pool.refused(control(crate::core::testing::task(4), ControlTask::Cancel)).to_string().contains("given up already"));
+}
+
+#[test]
+fn a_replacement_that_has_not_begun_is_cancelled() {
+    let (mut pool, mounting) = mounted();
+    pool.lose(1);
+    pool.send(replace(4, "v", "server-b", None));
+    pool.ask(control(crate::core::testing::task(4), ControlTask::Cancel));
+    pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale);
+    pool.pass(5000);
+    assert_eq!(areas(&pool)[1], "b1");
+    assert!(pool.refused(replace(4, "v", "server-b", None)).to_string().contains("cancelled"));
+}
+
+#[test]
+fn a_new_copy_whose_server_is_lost_too_is_replaced_again() {
+    let (mut pool, mounting) = mounted();
+    pool.lose(1);
+    pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale);
+    pool.send(replace(4, "v", "server-b", None));
+    pool.pass(3000);
+    let first = slice(&pool, 1);
+    pool.lose(2);
+    pool.send(replace(5, "v", "server-c", None));
+    pool.pass(3000);
+    assert_eq!(areas(&pool)[1], "d1");
+    assert_eq!(task(&mut pool, 4).state, "failed");
+    pool.revive(2);
+    pool.pass(3000);
+    assert!(holds(&pool, 2, first), "held for the client");
+    let answer = tell(&mut pool, &mounting, 0);
+    tell(&mut pool, &mounting, answer.segments_revision);
+    pool.pass(20_000);
+    assert!(!holds(&pool, 2, first));
+}
+
+#[test]
+fn refusals_say_why_a_copy_is_not_replaced() {
+    let mut pool = Pool::new(&[16, 16, 2, 0]);
+    let borrower = pool.id(3);
+    pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
+    pool.done(borrow(2, borrower, Some("s"), Some(R), Some(Way::Divided)));
+    let refused = |pool: &mut Pool, volume, lost, on| {
+        let refusal = pool.refused(replace(9, volume, lost, on));
+        (refusal.kind, refusal.to_string())
+    };
+    let expect = |(kind, text): (ErrorKind, String), wanted, part: &str| {
+        assert_eq!(kind, wanted, "{text}");
+        assert!(text.contains(part), "{text}");
+    };
+    let single = pool.core.table().volume("s").unwrap().clone();
+    let lender = pool.core.table().lender_name(single.segments[0].legs[0].area);
+    let at: usize = ["server-a", "server-b", "server-c"].iter().position(|name| *name == lender).unwrap();
+    expect(refused(&mut pool, "nix", "server-b", None), ErrorKind::NotFound, "no volume");
+    expect(refused(&mut pool, "v", "nobody", None), ErrorKind::NotFound, "no server");
+    expect(refused(&mut pool, "v", "server-d", None), ErrorKind::Conflict, "has no copy at server-d");
+    expect(refused(&mut pool, "v", "server-b", None), ErrorKind::Conflict, "it is not lost");
+    pool.lose(at);
+    expect(refused(&mut pool, "s", &lender, None), ErrorKind::Conflict, "has the only copy of segment 0");
+    pool.revive(at);
+    pool.lose(1);
+    expect(refused(&mut pool, "v", "server-b", Some("a1")), ErrorKind::Conflict, "which has another copy");
+    expect(refused(&mut pool, "v", "server-b", None), ErrorKind::NoSpace, "no room for a new copy of 12 MiB");
+    expect(refused(&mut pool, "v", "server-b", Some("c1")), ErrorKind::NoSpace, "in area c1");
+    let mounting = pool.mounted(mount(3, borrower, "v"));
+    assert_eq!(in_sync(&pool), [true, false]);
+    pool.lose(0);
+    expect(refused(&mut pool, "v", "server-a", None), ErrorKind::Conflict, "has the last copy of segment 0");
+    assert_eq!(slice(&pool, 0), mounting.segments[0].legs[0].slice, "a refused request changes nothing");
+}
+
+#[test]
+fn s6_a_new_copy_prefers_another_zone() {
+    let mut pool = Pool::new(&[16, 16, 10, 24, 0]);
+    for (index, zone) in ["red", "blue", "red", "green", ""].into_iter().enumerate() {
+        pool.kill(index);
+        pool.server(index).zone = zone.to_owned();
+        pool.revive(index);
+    }
+    let borrower = pool.id(E);
+    pool.done(borrow(1, borrower, Some("v"), Some(12 * R), Some(Way::Doubled)));
+    assert_eq!(areas(&pool), ["a1", "b1"]);
+    pool.pass(1000);
+    pool.done(borrow(2, borrower, Some("w"), Some(3 * R), Some(Way::Divided)));
+    pool.lose(1);
+    pool.done(replace(4, "v", "server-b", None));
+    assert_eq!(areas(&pool), ["a1", "d1"], "c1 would be too small, and in the zone of a1");
+}
+
+#[test]
+fn a_volume_that_is_returned_meanwhile_is_not_replaced_any_more() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    pool.lose(1);
+    pool.servers[2].stuck = true;
+    pool.send(replace(4, "v", "server-b", Some("c1")));
+    pool.pass(1000);
+    pool.done(give_back(5, Some(borrower), "v", false));
+    assert_eq!(task(&mut pool, 4).state, "failed");
+    pool.servers[2].stuck = false;
+    pool.revive(1);
+    pool.pass(60_000);
+    assert!(pool.servers.iter().all(|server| server.areas.values().all(|area| area.slices.is_empty())));
+    assert!(pool.core.table().wipes.is_empty());
+}
