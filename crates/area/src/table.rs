@@ -144,7 +144,10 @@ pub(crate) fn choose(copies: [Copy; 2], tracked: bool) -> Result<Option<Chosen>,
     };
     if alone {
         for record in &mut records {
-            if record.state != State::Blank || !tracked {
+            if record.state == State::Blank && tracked {
+                // It is blank, but something may have been sent for it (S3).
+                record.missed = MISSED_MASK;
+            } else {
                 *record = record.heated();
             }
         }
@@ -192,7 +195,8 @@ mod tests {
             for (n, record) in chosen.records.iter().enumerate() {
                 let blank = n == 0 && tracked;
                 assert_eq!(record.state, if blank { State::Blank } else { State::Hot }, "{n}");
-                assert_eq!((record.missed, record.page), (records[n].missed, records[n].page));
+                assert_eq!(record.missed, if blank { MISSED_MASK } else { records[n].missed });
+                assert_eq!(record.page, records[n].page);
             }
         }
         assert_eq!(choose([Copy::Bad, Copy::Bad], true), Ok(None));

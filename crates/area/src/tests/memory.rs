@@ -17,7 +17,8 @@ use sublet_doors::{Buffer, Chunk, Clock, Disk, DiskFile, Doors, Endpoint, FileFa
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Image {
     pub size: u64,
-    pages: BTreeMap<u64, Vec<u8>>,
+    /// Copies of an image share what they did not write.
+    pages: BTreeMap<u64, Rc<Vec<u8>>>,
 }
 
 impl Image {
@@ -27,7 +28,8 @@ impl Image {
 
     /// Every byte that was never written is `byte`: a used disk.
     pub fn filled(size: u64, byte: u8) -> Self {
-        Self { size, pages: (0..size / 4096).map(|page| (page, vec![byte; 4096])).collect() }
+        let page = Rc::new(vec![byte; 4096]);
+        Self { size, pages: (0..size / 4096).map(|n| (n, Rc::clone(&page))).collect() }
     }
 
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
@@ -35,7 +37,9 @@ impl Image {
         assert!(at + bytes.len() as u64 <= self.size, "writes lie in the file");
         for (n, sector) in bytes.chunks(512).enumerate() {
             let at = at + n as u64 * 512;
-            let page = self.pages.entry(at / 4096).or_insert_with(|| vec![0; 4096]);
+            let page = self.pages.entry(at / 4096).or_default();
+            let page = Rc::make_mut(page);
+            page.resize(4096, 0);
             page[(at % 4096) as usize..][..512].copy_from_slice(sector);
         }
     }
@@ -133,7 +137,7 @@ pub(super) fn with_files<T>(sizes: &[(&str, u64)], device: bool, test: impl Asyn
     run(async |_| test(MemoryDoors::new(images, device)).await).unwrap()
 }
 
-fn apply(images: &mut Images, op: &Op) {
+pub(super) fn apply(images: &mut Images, op: &Op) {
     match op {
         Op::Write { path, at, bytes } => images.get_mut(path).unwrap().write(*at, bytes),
         Op::Zero { path, at, length } => images.get_mut(path).unwrap().zero(*at, *length),

@@ -1,11 +1,13 @@
 //! Tests of areas: on a disk in memory that records and breaks, and on real files.
 
 mod blank;
+mod crash;
 mod formats;
 mod hot;
 mod joined;
 mod labels;
 mod leases;
+mod ledger;
 mod maps;
 mod memory;
 mod real;
