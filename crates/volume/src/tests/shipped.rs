@@ -190,3 +190,40 @@ fn h3_a_client_that_vanishes_without_a_write_leaves_nothing_to_be_copied() {
         }
     });
 }
+
+/// H3: of three legs one is away when the volume is opened after a crash; the two others hold nothing that may differ, it does.
+#[test]
+fn h3_a_leg_that_comes_late_with_marks_of_its_own_is_made_equal_before_it_is_read() {
+    MemDoors::run(7, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 3);
+        for (leg, lender) in world.lenders.iter().enumerate() {
+            let mut slices = lender.slices.borrow_mut();
+            let slice = slices.values_mut().next().unwrap();
+            slice.label.open_epoch = Some(0);
+            if leg == 0 {
+                // The last write of the earlier client reached this one only.
+                slice.bytes[8192..12288].fill(10);
+                slice.regions.written(8192, &[10; 4096]);
+            }
+        }
+        world.lenders[0].stop();
+        // Back after the time that opening waits for it, and before it would leave.
+        let late = std::rc::Rc::clone(&world.lenders[0]);
+        let clock = doors.clone();
+        sublet_doors::Doors::spawn(&doors, async move {
+            sublet_doors::Clock::sleep(&clock, sublet_types::limits::RECONNECT_GRACE + Duration::from_millis(400)).await;
+            late.start();
+        });
+        let volume = world.open().await;
+        let seen = read(&volume, 8192, 4096).await.unwrap();
+        world.until(60, "all is well", || volume.status().reason.is_empty()).await;
+        for _ in 0..30 {
+            let reads = futures_util::future::join_all((0..6).map(|_| read(&volume, 8192, 4096))).await;
+            assert!(reads.iter().all(|bytes| bytes.as_ref() == Ok(&seen)), "what was read once is read again");
+        }
+        world.assert_same(1, 2);
+        if in_sync(&world)[0] {
+            world.assert_same(0, 1);
+        }
+    });
+}
