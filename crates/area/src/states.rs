@@ -42,7 +42,8 @@ fn left_out(record: &SliceRecord, facts: &SliceFacts) -> Vec<StaleMark> {
     }
     let legs = old.in_sync.iter().zip(&facts.in_sync).enumerate();
     let left = legs.filter(|(leg, (before, after))| **before && !**after && record.missed_since.get(*leg) == Some(&None));
-    let mark = |(leg, _)| StaleMark { leg: u8::try_from(leg).unwrap_or(u8::MAX), since: old.generation, seeded: false };
+    // The generation in which it left, as the manager has it: no other map serves this leg (S3).
+    let mark = |(leg, _)| StaleMark { leg: u8::try_from(leg).unwrap_or(u8::MAX), since: facts.generation, seeded: false };
     left.map(mark).collect()
 }
 

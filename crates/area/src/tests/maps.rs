@@ -105,7 +105,11 @@ fn s1_a_leg_that_the_manager_left_out_has_a_map_of_what_was_hot() {
         let mut own = facts(1, REGION, 7 * REGION);
         (own.generation, own.in_sync) = (generation(2), vec![true, false]);
         area.open_lease(slice(1), &lease(2), &own).await.unwrap();
-        assert_eq!(area.missed_since(slice(1)), [None, Some(generation(1))]);
+        assert_eq!(
+            area.missed_since(slice(1)),
+            [None, Some(generation(2))],
+            "the generation that it left with, as the manager says"
+        );
         assert_eq!(entries(&area).await, [(0, true, ALL)]);
         // But not the other way round: a leg that was stale itself knows nothing.
         let own = SliceFacts { leg: 1, in_sync: vec![true, false], ..facts(2, 0, REGION) };
