@@ -1,10 +1,14 @@
 //! The command line, as section 12 of the design fixes it. Scripts rely on these words.
 
+mod work;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sublet_types::{Address, ByteSize, Name, Way};
+
+pub use self::work::{Every, Rate, Replace, Scrub, Task};
 
 /// Servers with disks of their own lend their spare space to each other.
 #[derive(Parser, Debug)]
@@ -87,7 +91,7 @@ pub enum Command {
     /// Areas: ls, rename.
     #[command(subcommand)]
     Area(Area),
-    /// Tasks: ls.
+    /// Tasks and background work: ls, pause, resume, cancel, limit.
     #[command(subcommand)]
     Task(Task),
     /// What happened, newest last.
@@ -359,6 +363,10 @@ pub enum Volume {
         /// Name or id.
         volume: String,
     },
+    /// Make the copies of a lost server anew on free space.
+    Replace(Replace),
+    /// Check and compare the checksums of all copies.
+    Scrub(Scrub),
     /// List the volumes.
     Ls,
     /// Show one volume with its segments and legs.
@@ -387,13 +395,6 @@ pub enum Area {
         /// The new name.
         name: Name,
     },
-}
-
-/// `sublet task ...`.
-#[derive(Subcommand, Debug)]
-pub enum Task {
-    /// List the tasks.
-    Ls,
 }
 
 /// `sublet client`, started by `mount`.
@@ -433,7 +434,7 @@ fn way_or_auto(text: &str) -> Result<WayChoice, String> {
 
 /// Reads `30s`, `5m`, `2h`, `500ms` or plain seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let hint = || "write a time such as 500ms, 30s, 5m or 2h".to_owned();
+    let hint = || "write a time such as 500ms, 30s, 5m, 2h or 7d".to_owned();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let n: u64 = digits.parse().map_err(|_| hint())?;
@@ -442,6 +443,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => n.checked_mul(1000),
         "m" => n.checked_mul(60_000),
         "h" => n.checked_mul(3_600_000),
+        "d" => n.checked_mul(24 * 3_600_000),
         _ => None,
     };
     ms.filter(|ms| *ms > 0 && *ms < 1 << 40).map(Duration::from_millis).ok_or_else(hint)
@@ -496,6 +498,14 @@ mod tests {
             "area ls",
             "area rename a b",
             "task ls",
+            "task pause 0123abcd",
+            "task resume 0123abcd",
+            "task cancel 0123abcd",
+            "task limit 0123abcd 50M",
+            "volume replace v --lost server-b --on c1",
+            "volume scrub v --rate 50M",
+            "volume scrub v --every 7d",
+            "volume scrub v --every off",
             "events",
             "status --json",
         ] {
@@ -516,6 +526,9 @@ mod tests {
             "mount v --idle-close 0",
             "mount v --as tape",
             "volume create v --way raid --on a",
+            "volume replace v",
+            "volume scrub v --every off --rate 5M",
+            "task limit 0123abcd",
             "playground --servers 0",
             "vault",
         ] {

@@ -1,8 +1,9 @@
 //! How answers look in a terminal. Machines use `--json`.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
-use sublet_api::view::{AreaView, EventView, PathState, ServerState, ServerView, TableView, TaskView, VolumeView};
+use sublet_api::view::{AreaView, EventView, FindingsView, PathState, ServerState, ServerView, TableView, TaskView, VolumeView};
 use sublet_types::ByteSize;
 
 /// Columns aligned by their widest cell, two spaces apart.
@@ -65,6 +66,10 @@ fn volume_cells(volume: &VolumeView) -> Vec<String> {
     if stale > 0 {
         notes.push(format!("{stale} leg{} stale", if stale == 1 { "" } else { "s" }));
     }
+    for work in volume.work.iter().filter(|work| work.state == "running") {
+        let part = work.done.saturating_mul(100).checked_div(work.total).map(|part| format!(" {part}%")).unwrap_or_default();
+        notes.push(format!("{}{part}", work.kind));
+    }
     // What is the matter, without the details behind the colon: `volume show` has those.
     if let Some(reason) = volume.path_reason.split(": ").next().filter(|reason| !reason.is_empty()) {
         notes.push(reason.to_owned());
@@ -103,6 +108,18 @@ pub fn volume(volume: &VolumeView) -> String {
     }
     line("epoch", volume.epoch.to_string());
     line("state", volume.state.clone());
+    if let Some(coordinator) = &volume.coordinator {
+        line("coordinator", coordinator.to_string());
+    }
+    let every = Duration::from_secs(volume.scrub_every_s);
+    line("scrubs", if every.is_zero() { "never".to_owned() } else { format!("every {}", span(every)) });
+    if volume.scrubbed_ms > 0 {
+        line("scrubbed", utc(volume.scrubbed_ms));
+    }
+    let found = volume.findings;
+    if found != FindingsView::default() {
+        line("found", format!("{} repaired, {} not repairable, {} differed", found.repaired, found.unrepairable, found.differed));
+    }
     out.push('\n');
     let mut columns = Columns::new(&["SEGMENT", "LENGTH", "GENERATION", "LEG", "AREA", "SERVER", "OFFSET", "STATE"]);
     for (number, segment) in volume.segments.iter().enumerate() {
@@ -119,7 +136,23 @@ pub fn volume(volume: &VolumeView) -> String {
             ]);
         }
     }
-    out + &columns.render()
+    out.push_str(&columns.render());
+    if !volume.work.is_empty() {
+        out.push('\n');
+        out.push_str(&tasks(&volume.work));
+    }
+    out
+}
+
+/// A time in its largest whole unit.
+fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    for (unit, length) in [("days", 24 * 3600), ("hours", 3600), ("minutes", 60)] {
+        if seconds.is_multiple_of(length) && seconds > 0 {
+            return format!("{} {unit}", seconds / length);
+        }
+    }
+    format!("{seconds} seconds")
 }
 
 /// `server ls`.
@@ -172,7 +205,7 @@ pub fn areas(list: &[AreaView]) -> String {
 
 /// `task ls`.
 pub fn tasks(list: &[TaskView]) -> String {
-    let mut columns = Columns::new(&["TASK", "KIND", "SUBJECT", "STATE", "PROGRESS", "STEP", "STARTED", "REASON"]);
+    let mut columns = Columns::new(&["TASK", "KIND", "SUBJECT", "STATE", "PROGRESS", "RATE", "STEP", "STARTED", "REASON"]);
     for task in list {
         columns.row(vec![
             task.id.short(),
@@ -180,12 +213,28 @@ pub fn tasks(list: &[TaskView]) -> String {
             task.subject.clone(),
             task.state.clone(),
             progress(task.done, task.total),
+            rate(task),
             or_dash(&task.step),
-            utc(task.started_ms),
+            if task.started_ms == 0 { "-".to_owned() } else { utc(task.started_ms) },
             or_dash(&task.reason),
         ]);
     }
     columns.render()
+}
+
+/// How fast it is, and its limit.
+fn rate(task: &TaskView) -> String {
+    let limit = if task.rate_max == 0 { String::new() } else { format!(" of {}/s", ByteSize(task.rate_max)) };
+    match task.rate_bytes_per_s {
+        0 if limit.is_empty() => "-".to_owned(),
+        rate => format!("{}/s{limit}", ByteSize(rounded(rate))),
+    }
+}
+
+/// A rate in whole units: what is behind them changes all the time.
+fn rounded(rate: u64) -> u64 {
+    let unit = (0..6).map(|n| 1u64 << (10 * n)).take_while(|unit| *unit <= rate).last().unwrap_or(1);
+    rate / unit * unit
 }
 
 fn progress(done: u64, total: u64) -> String {

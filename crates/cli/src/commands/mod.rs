@@ -9,10 +9,11 @@ mod reading;
 mod status;
 mod unmount;
 mod volumes;
+mod work;
 
 use sublet_api::Refusal;
 
-use crate::args::{Area, Cli, Command, Servers, Task, Volume};
+use crate::args::{Area, Cli, Command, Servers, Volume};
 use crate::context::Context;
 use crate::{demo, playground};
 
@@ -43,6 +44,8 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
         Command::Volume(Volume::Create { name, way, on, copies }) => volumes::create(c, name, way, &on, copies),
         Command::Volume(Volume::SetWay { volume, way, on, copies }) => volumes::set_way(c, &volume, way, &on, copies),
         Command::Volume(Volume::Init { volume }) => contents::init(c, &volume),
+        Command::Volume(Volume::Replace(options)) => work::replace(c, options),
+        Command::Volume(Volume::Scrub(options)) => work::scrub(c, options),
         Command::Volume(Volume::Ls) => reading::volumes(c),
         Command::Volume(Volume::Show { volume }) => reading::volume(c, &volume),
         Command::Volume(Volume::Rename { volume, name }) => volumes::rename(c, &volume, name),
@@ -53,7 +56,7 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
         Command::Unmount { volume, force } => unmount::run(c, &volume, force),
         Command::Search(options) => contents::search(c, &options),
         Command::Table { watch } => reading::table(c, watch),
-        Command::Task(Task::Ls) => reading::tasks(c),
+        Command::Task(task) => work::task(c, task),
         Command::Events { limit, after } => reading::events(c, after, limit),
         Command::Status => status::run(c),
     }
