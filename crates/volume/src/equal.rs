@@ -78,33 +78,69 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             return;
         }
         let in_sync = self.members.borrow().which(|m| m.role == Role::InSync);
-        let open: Vec<usize> = in_sync.iter().copied().filter(|leg| self.is_sound(*leg)).collect();
-        let unclean = open.iter().filter_map(|leg| self.legs.get(*leg)?.session()?.opened()).any(|opened| opened.unclean);
-        if !unclean || in_sync.len() == 1 {
-            for leg in &in_sync {
-                let Some(facts) = self.legs.get(*leg) else { continue };
-                facts.judged.set(open.contains(leg));
-                let hot: Vec<u32> = facts.map.borrow().iter().flat_map(LegMap::hot).collect();
-                self.adopt_hot(hot);
+        let is_open = |leg: usize| self.legs.get(leg).filter(|leg| leg.session().is_some() || leg.candidate().is_some());
+        let mut unclean = false;
+        for leg in in_sync.iter().filter_map(|leg| is_open(*leg)) {
+            leg.judged.set(true);
+            unclean |= leg.session().and_then(|session| session.opened()).is_some_and(|opened| opened.unclean);
+        }
+        let all_here = in_sync.iter().all(|leg| is_open(*leg).is_some());
+        if in_sync.len() == 1 || (all_here && !unclean) {
+            for leg in in_sync {
+                self.adopt_marks(leg);
+            }
+            return;
+        }
+        self.exact.set(false);
+        if !unclean {
+            // Nothing is read before the missing one has been asked, or has left: it may hold what an earlier client wrote.
+            for leg in in_sync {
+                self.adopt_marks(leg);
             }
             return;
         }
         tracing::info!(segment = self.index, "the last client did not close cleanly: legs are made equal where it had written");
-        self.exact.set(false);
         for leg in in_sync {
             self.set_equal(leg, false);
-            if let Some(facts) = self.legs.get(leg) {
-                facts.judged.set(true);
-                self.add_unequal(leg, &facts.map.borrow());
-            }
+            self.add_unequal(leg);
         }
         self.choose_source();
+    }
+
+    /// The hot regions that a leg has told cool like those of any other write.
+    fn adopt_marks(&self, leg: usize) {
+        let Some(leg) = self.legs.get(leg) else { return };
+        let hot: Vec<u32> = leg.map.borrow().iter().flat_map(LegMap::hot).collect();
+        self.adopt_hot(hot);
+    }
+
+    /// With only one leg left in sync, or with all of them asked and equal, nothing is left of an earlier client.
+    pub(crate) fn look_equal(&self) {
+        if self.exact.get() {
+            return;
+        }
+        let members = self.members.borrow().clone();
+        let in_sync = members.which(|m| matches!(m.role, Role::InSync | Role::Leaving | Role::Left));
+        let asked = in_sync.iter().all(|leg| self.legs.get(*leg).is_some_and(|leg| leg.judged.get()));
+        if in_sync.len() == 1 {
+            // The others have left: their maps have all in which they may differ.
+            self.all_equal();
+        } else if asked && members.all_equal() && self.unequal.borrow().len() == 0 {
+            self.exact.set(true);
+        }
+    }
+
+    /// An in-sync leg has not been asked yet what an earlier client may have written to it.
+    fn someone_unasked(&self) -> bool {
+        let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving));
+        in_sync.iter().any(|leg| self.legs.get(*leg).is_some_and(|leg| !leg.judged.get()))
     }
 
     /// See [`Segment::settle`]; again when another leg has come.
     fn choose_source(&self) {
         let in_sync = self.members.borrow().which(|m| m.role == Role::InSync);
-        if self.exact.get() || in_sync.iter().any(|leg| self.members.borrow().legs.get(*leg).is_some_and(|m| m.equal)) {
+        let equal = |leg: &usize| self.members.borrow().legs.get(*leg).is_some_and(|m| m.equal);
+        if self.exact.get() || in_sync.iter().any(equal) {
             return;
         }
         let open = |leg: usize| self.legs.get(leg).filter(|leg| leg.session().is_some() && !leg.lost_writes.get());
@@ -127,22 +163,22 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         if !facts.judged.replace(true) && unclean && in_sync.iter().any(|other| *other != leg) {
             self.exact.set(false);
             self.set_equal(leg, false);
-        }
-        if self.exact.get() {
-            let hot: Vec<u32> = facts.map.borrow().iter().flat_map(LegMap::hot).collect();
-            self.adopt_hot(hot);
+            self.add_unequal(leg);
+        } else if self.unequal.borrow().len() == 0 {
+            self.adopt_marks(leg);
         } else {
-            self.add_unequal(leg, &facts.map.borrow());
-            self.choose_source();
+            self.add_unequal(leg);
         }
+        self.choose_source();
+        self.look_equal();
     }
 
-    fn add_unequal(&self, leg: usize, map: &Option<LegMap>) {
-        let here = self.legs.get(leg).is_some_and(|leg| leg.session().is_some() || leg.candidate().is_some());
-        match map {
+    fn add_unequal(&self, leg: usize) {
+        let Some(facts) = self.legs.get(leg) else { return };
+        match &*facts.map.borrow() {
             Some(map) => self.unequal.borrow_mut().add(map.hot()),
             // It is there and keeps no marks: all of it may differ.
-            None if here => self.unequal.borrow_mut().add(regions_of(0, self.length)),
+            None if facts.judged.get() => self.unequal.borrow_mut().add(regions_of(0, self.length)),
             None => {}
         }
     }
@@ -218,14 +254,18 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
-            if self.shared.info.read_only || !self.unequal.borrow().touches(offset, length) {
+            // A read-only client can neither copy nor leave anybody out: it reads the source only.
+            if self.shared.info.read_only || self.exact.get() {
+                return Ok(());
+            }
+            if !self.someone_unasked() && !self.unequal.borrow().touches(offset, length) {
                 return Ok(());
             }
             let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving));
             let source = self.members.borrow().which(|m| m.role == Role::InSync && m.equal).first().copied();
             let here = in_sync.iter().filter_map(|leg| Some((*leg, self.legs.get(*leg)?.session()?)));
             let legs: Vec<(usize, Rc<Session<D>>)> = here.collect();
-            let Some(source) = source.filter(|_| legs.len() == in_sync.len()) else {
+            let Some(source) = source.filter(|_| legs.len() == in_sync.len() && !self.someone_unasked()) else {
                 // One that is away comes back, or leaves (S1).
                 if self.reads_expired.get() {
                     return Err(self.expired());
@@ -309,7 +349,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 /// What is to be copied where: stretches of blocks, from which leg, to which legs. Per block, a leg whose kept checksum fits goes
 /// before one whose checksum was computed now, then the source, then the lowest number; one that does not fit its kept
 /// checksum is nobody's source.
-fn copies(offset: u64, legs: &[(usize, Vec<VerifyBlock>)], source: usize) -> Vec<(u64, u64, usize, Vec<usize>)> {
+pub(crate) fn copies(offset: u64, legs: &[(usize, Vec<VerifyBlock>)], source: usize) -> Vec<(u64, u64, usize, Vec<usize>)> {
     let mut copies: Vec<(u64, u64, usize, Vec<usize>)> = Vec::new();
     let blocks = legs.iter().map(|(_, blocks)| blocks.len()).min().unwrap_or(0);
     for block in 0..blocks {
@@ -318,6 +358,11 @@ fn copies(offset: u64, legs: &[(usize, Vec<VerifyBlock>)], source: usize) -> Vec
         let rank = |(leg, block): &(usize, VerifyBlock)| (block.state == BlockState::Computed, *leg != source, *leg);
         let best = of_legs.iter().filter(|(_, b)| b.state != BlockState::Differs).min_by_key(|leg| rank(leg));
         let Some((from, best)) = best else { continue };
+        // K2: a computed checksum never wins over a kept one, also where the data of that leg has gone wrong.
+        let is_kept_elsewhere = |(_, b): &(usize, VerifyBlock)| b.state == BlockState::Differs && b.sum != best.sum;
+        if best.state == BlockState::Computed && of_legs.iter().any(is_kept_elsewhere) {
+            continue;
+        }
         let to: Vec<usize> =
             of_legs.iter().filter(|(_, b)| b.sum != best.sum || b.state == BlockState::Differs).map(|(leg, _)| *leg).collect();
         if to.is_empty() {
@@ -350,7 +395,8 @@ mod tests {
         assert_eq!(pick(block(1, Computed), block(2, Matches), 0), Some((1, vec![0])));
         assert_eq!(pick(block(1, Matches), block(2, Matches), 1), Some((1, vec![0])));
         assert_eq!(pick(block(1, Computed), block(2, Computed), 0), Some((0, vec![1])));
-        assert_eq!(pick(block(1, Differs), block(2, Computed), 0), Some((1, vec![0])));
+        assert_eq!(pick(block(1, Differs), block(2, Computed), 0), None, "a computed checksum never wins over a kept one");
+        assert_eq!(pick(block(1, Differs), block(1, Computed), 0), Some((1, vec![0])));
         assert_eq!(pick(block(1, Differs), block(1, Matches), 0), Some((1, vec![0])), "rot is not equal");
         assert_eq!(pick(block(1, Differs), block(2, Differs), 0), None, "nobody's source");
     }

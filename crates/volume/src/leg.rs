@@ -76,8 +76,10 @@ pub(crate) struct Leg<D: Doors> {
     known: Cell<(OpenId, u64)>,
     /// Labels may still say the generation before.
     try_previous: Cell<bool>,
-    /// Its *unclean* flag has been looked at in this mount.
+    /// Its *unclean* flag and its hot regions have been looked at in this mount.
     pub(crate) judged: Cell<bool>,
+    /// Its lender's label disagreed the last time: what it holds may be of an earlier time (L2).
+    pub(crate) disagreed: Cell<bool>,
     /// A failed resync is begun again no earlier.
     pub(crate) resync_after: Cell<Tick>,
 }
@@ -106,6 +108,7 @@ impl<D: Doors> Leg<D> {
             known: Cell::new((OpenId::from_u128(0), 0)),
             try_previous: Cell::new(false),
             judged: Cell::new(false),
+            disagreed: Cell::new(false),
             resync_after: Cell::new(Tick::default()),
         }
     }
@@ -174,6 +177,33 @@ impl<D: Doors> Leg<D> {
     }
 }
 
+/// The legs of a segment. One may be replaced by another slice.
+pub(crate) struct Legs<D: Doors>(RefCell<Vec<Rc<Leg<D>>>>);
+
+impl<D: Doors> Legs<D> {
+    pub(crate) fn new(legs: impl IntoIterator<Item = Leg<D>>) -> Self {
+        Self(RefCell::new(legs.into_iter().map(Rc::new).collect()))
+    }
+
+    pub(crate) fn get(&self, leg: usize) -> Option<Rc<Leg<D>>> {
+        self.0.borrow().get(leg).cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Rc<Leg<D>>> {
+        self.0.borrow().clone().into_iter()
+    }
+
+    pub(crate) fn replace(&self, leg: usize, fresh: Leg<D>) {
+        if let Some(place) = self.0.borrow_mut().get_mut(leg) {
+            *place = Rc::new(fresh);
+        }
+    }
+}
+
 /// A point in time so much later.
 pub(crate) fn after(tick: Tick, time: Duration) -> Tick {
     Tick(tick.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
@@ -182,12 +212,14 @@ pub(crate) fn after(tick: Tick, time: Duration) -> Tick {
 /// Keeps the leg connected as long as the volume lives: one task per leg.
 pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, index: usize) {
     let Some(leg) = segment.legs.get(index) else { return };
+    let leg = &*leg;
+    let is_replaced = || segment.legs.get(index).is_none_or(|present| present.facts.slice != leg.facts.slice);
     let shared = &segment.shared;
     let mut backoff = BACKOFF_MIN;
     let mut rested = false;
     loop {
         let seen = shared.changed.version();
-        if shared.is_over() {
+        if shared.is_over() || is_replaced() {
             return;
         }
         let Some(mode) = segment.mode_wanted(index) else {
@@ -203,7 +235,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
         }
         match connect(&segment, leg, index, mode).await {
             Ok(session) => {
-                if segment.mode_wanted(index) != Some(mode) {
+                if is_replaced() || segment.mode_wanted(index) != Some(mode) {
                     session.kill(End::Unwanted);
                     continue;
                 }
@@ -221,7 +253,11 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                     };
                     leg.map.replace(marks);
                 }
-                if session.is_dead() || segment.mode_wanted(index) != Some(mode) || !accept(&segment, leg, index, &session) {
+                if is_replaced()
+                    || session.is_dead()
+                    || segment.mode_wanted(index) != Some(mode)
+                    || !accept(&segment, leg, index, &session)
+                {
                     session.kill(End::Unwanted);
                     continue;
                 }
@@ -229,6 +265,9 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                 watch(&segment, leg, index, &session).await;
                 let end = session.end().await;
                 let wanted = end == End::Unwanted;
+                if is_replaced() && !matches!(end, End::Fenced(_)) {
+                    return;
+                }
                 ended(&segment, leg, index, end);
                 if wanted || shared.doors.now().since(opened) >= STABLE_AFTER {
                     backoff = BACKOFF_MIN;
@@ -240,7 +279,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
             }
             Err(ConnectError::Fenced(text)) => return shared.fence(&text),
             Err(error) => {
-                not_connected(&segment, leg, error);
+                not_connected(&segment, leg, index, error);
                 let pause = if segment.role(index) == Role::Stale { BACKOFF_MAX } else { backoff };
                 shared.pause(pause).await;
                 backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -291,7 +330,7 @@ async fn connect<D: Doors, M: ManagerDoor>(
     Err(last)
 }
 
-fn not_connected<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, error: ConnectError) {
+fn not_connected<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index: usize, error: ConnectError) {
     let text = match error {
         ConnectError::NotHere(text) => {
             leg.refused.set(false);
@@ -302,6 +341,12 @@ fn not_connected<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>
             if status == Status::Disagreement {
                 // S1 between two labels: this one may have been written already, or not yet.
                 leg.try_previous.set(!leg.try_previous.get());
+                // Or the area was rolled back, restored or cloned: then no map says what it lacks (L2).
+                leg.disagreed.set(true);
+                if segment.role(index) == Role::Stale {
+                    leg.known.set((OpenId::from_u128(0), 0));
+                    leg.stale_since.set(None);
+                }
             }
             if status == Status::Superseded {
                 // A client with the same epoch was here before, by a clock that was ahead of ours.
@@ -327,6 +372,7 @@ fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index
     leg.known.set((opened.identity.open, opened.sequence));
     leg.try_previous.set(false);
     leg.refused.set(false);
+    leg.disagreed.set(false);
     if session.mode() == OpenMode::Target {
         leg.forget();
     } else {

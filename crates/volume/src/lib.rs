@@ -25,6 +25,7 @@ mod rangelock;
 mod read;
 mod replay;
 mod resync;
+mod scrub;
 mod search;
 mod segment;
 mod session;

@@ -9,7 +9,6 @@ use sublet_types::{BlockRange, SliceId};
 
 use crate::change::Change;
 use crate::error::{VolumeError, VolumeErrorKind};
-use crate::leg::Leg;
 use crate::maps::regions_of;
 use crate::members::Role;
 use crate::options::ManagerDoor;
@@ -126,7 +125,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 self.shared.changed.changed(seen).await;
                 continue;
             };
-            let name = self.legs.get(leg).map(Leg::lender).unwrap_or_default();
+            let name = self.legs.get(leg).map(|leg| leg.lender()).unwrap_or_default();
             let error = match session.read(offset, length).await {
                 Ok(blocks) if blocks.wrong.is_empty() => {
                     if !suspects.iter().all(|(_, suspect)| may_replace(&blocks, suspect)) {
@@ -134,7 +133,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                         self.wrong_bytes(&name, offset, length)
                     } else {
                         for (suspect, bad) in &suspects {
-                            self.repair(*suspect, offset, &bad.wrong, &blocks.data).await;
+                            self.repair(*suspect, offset, &bad.wrong, &blocks.data, FindingKind::Repaired).await;
                         }
                         return Ok(blocks.data);
                     }
@@ -174,7 +173,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
     /// Writes the right bytes of these blocks (counted from `offset`) to a leg that holds wrong ones; the caller has their range
     /// lock.
-    pub(crate) async fn repair(&self, index: usize, offset: u64, blocks: &[usize], data: &Chunk) {
+    pub(crate) async fn repair(&self, index: usize, offset: u64, blocks: &[usize], data: &Chunk, kind: FindingKind) {
         let Some(leg) = self.legs.get(index) else { return };
         let Some(session) = leg.session().filter(|_| self.role(index) == Role::InSync) else { return };
         for (at, length) in spans(blocks) {
@@ -187,7 +186,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             leg.count_write(false);
             self.adopt_hot(regions_of(offset + at, length));
         }
-        self.found(index, offset, blocks, FindingKind::Repaired, "rewritten from another copy");
+        self.found(index, offset, blocks, kind, "rewritten from another copy");
     }
 
     /// Records what was found at blocks counted from `offset`.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use sublet_api::mount::MountSegment;
 use sublet_doors::Doors;
+use sublet_types::SliceId;
 use sublet_wire::message::{Message, OpenMode};
 use sublet_wire::{Flags, Op, Status};
 
@@ -13,7 +14,7 @@ use crate::change::Change;
 use crate::equal::Unequal;
 use crate::error::{VolumeError, VolumeErrorKind};
 use crate::hot::Hot;
-use crate::leg::Leg;
+use crate::leg::{Leg, Legs};
 use crate::log::Log;
 use crate::maps::{Units, add_units, regions_of};
 use crate::members::{Members, Role};
@@ -33,7 +34,9 @@ pub(crate) struct Segment<D: Doors, M: ManagerDoor> {
     /// In bytes.
     pub(crate) length: u64,
     pub(crate) members: RefCell<Members>,
-    pub(crate) legs: Vec<Leg<D>>,
+    pub(crate) legs: Legs<D>,
+    /// Slices that were legs and are not any more.
+    pub(crate) former_slices: RefCell<Vec<SliceId>>,
     /// The *unclean* flags of the first OPENs have been weighed ([`crate::equal`]).
     pub(crate) settled: Cell<bool>,
     /// It cannot be served any more in this mount (lost writes, W5).
@@ -99,7 +102,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             start,
             length: facts.length,
             members: RefCell::new(Members::new(facts.generation, facts.legs.iter().map(|leg| leg.in_sync))),
-            legs: facts.legs.iter().map(|leg| Leg::new(leg.clone(), now, first_session)).collect(),
+            legs: Legs::new(facts.legs.iter().map(|leg| Leg::new(leg.clone(), now, first_session))),
+            former_slices: RefCell::default(),
             shared,
             settled: Cell::new(false),
             failed: RefCell::new(None),
@@ -207,7 +211,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             }
             let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
             let open = readable.into_iter().filter(|leg| self.is_sound(*leg)).filter_map(|leg| self.legs.get(leg));
-            let open = open.filter_map(|leg| Some((leg, leg.session()?)));
+            let open = open.filter_map(|leg| leg.session().map(|session| (leg, session)));
             let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
                 if self.reads_expired.get() {
                     return Err(self.expired());
@@ -367,7 +371,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 self.shared.changed.changed(seen).await;
                 continue;
             };
-            let (status, text) = match self.send(leg, &session, change).await {
+            let (status, text) = match self.send(&leg, &session, change).await {
                 Ok(()) => return Ok(Applied::Done),
                 // Again, but in another session (W4): this one is dead.
                 Err(SessionError::Lost) => continue,
@@ -417,7 +421,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     pub(crate) fn leaves_broken(&self, index: usize, text: &str) -> bool {
         let others = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
         let intact = |leg: &Leg<D>| !leg.lost_writes.get() && leg.broken.borrow().is_none();
-        let other = others.iter().any(|other| *other != index && self.legs.get(*other).is_some_and(intact));
+        let other = others.iter().any(|other| *other != index && self.legs.get(*other).is_some_and(|leg| intact(&leg)));
         if !other || !self.members.borrow().may_leave(index) {
             return false;
         }

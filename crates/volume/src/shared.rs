@@ -15,6 +15,7 @@ use crate::error::{VolumeError, VolumeErrorKind};
 use crate::options::{ManagerDoor, VolumeOptions};
 use crate::rangelock::RangeLock;
 use crate::read::Findings;
+use crate::scrub::Scrub;
 use crate::throttle::Throttle;
 
 /// Addresses are asked of the manager at most so often.
@@ -58,6 +59,8 @@ pub(crate) struct Shared<D: Doors, M: ManagerDoor> {
     last_use: Cell<Tick>,
     /// The rate of resyncs.
     pub(crate) throttle: Throttle,
+    /// Scrubs that the manager has asked for.
+    pub(crate) scrubs: RefCell<Vec<Rc<Scrub>>>,
     /// What was found wrong (K1).
     pub(crate) findings: RefCell<Findings>,
     lenders: RefCell<HashMap<ServerId, Vec<Address>>>,
@@ -95,6 +98,7 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
             in_use: Cell::new(0),
             last_use: Cell::new(now),
             throttle: Throttle::default(),
+            scrubs: RefCell::default(),
             findings: RefCell::default(),
             lenders: RefCell::new(lenders),
             lenders_asked: Cell::new(None),
@@ -220,6 +224,11 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
                 *addresses = lender.addresses;
             }
         }
+    }
+
+    /// A lender that was not one of this volume's before.
+    pub(crate) fn add_lender(&self, server: ServerId, addresses: Vec<Address>) {
+        self.lenders.borrow_mut().insert(server, addresses);
     }
 
     /// Asks the manager for addresses in the background, not too often.

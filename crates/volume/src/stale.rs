@@ -31,7 +31,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     /// Asks the manager for a change of the in-sync set (S2: only the holder of the lease does).
     pub(crate) async fn ask(&self, leg: usize, generation: Generation, change: LegChange) -> Asked {
         let shared = &self.shared;
-        let Some(facts) = self.legs.get(leg).map(|leg| &leg.facts) else { return Asked::Refused };
+        let Some(facts) = self.legs.get(leg).map(|leg| leg.facts.clone()) else { return Asked::Refused };
         let segment = u32::try_from(self.index).unwrap_or(u32::MAX);
         let question = ChangeLeg { epoch: shared.info.epoch, segment, slice: facts.slice, generation, change };
         let answer = shared.doors.timeout(MANAGER_LIMIT, shared.manager.change_leg(shared.info.volume, question)).await;
@@ -106,7 +106,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             tracing::error!(segment = self.index, leg, "the manager answers with a set that still has the leg that left");
         }
         if let Some(leg) = self.legs.get(leg) {
-            leg.stale_since.set(Some(answer.generation));
+            // L2: of one that may have been rolled back no map says what it lacks.
+            leg.stale_since.set(Some(answer.generation).filter(|_| !leg.disagreed.get()));
         }
         self.members.borrow_mut().has_left(leg, answer);
         if let Some(leg) = self.legs.get(leg) {
@@ -219,10 +220,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 Ok(Err(SessionError::Lost)) | Err(_) => ok = false,
             }
         }
-        let alone = self.members.borrow().which(|m| m.role == Role::InSync).len() == 1;
-        if ok && alone && !self.exact.get() {
-            // The others have left: their maps have all in which they may differ.
-            self.all_equal();
+        if ok {
+            self.look_equal();
         }
         ok
     }

@@ -44,6 +44,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         }
         reasons.dedup();
         status.reason = reasons.join("; ");
+        status.work.extend(self.shared.scrubs.borrow().iter().map(|scrub| scrub.report()));
         status.findings = self.shared.findings.borrow().untold();
         status.missing.sort();
         status.missing.dedup();

@@ -43,9 +43,7 @@ impl Throttle {
 
     /// Waits until so many bytes more may be worked on.
     pub(crate) async fn take<D: Doors, M: ManagerDoor>(&self, shared: &Shared<D, M>, bytes: u64) {
-        while self.paused.get() && !shared.is_over() {
-            shared.pause(PAUSE_INTERVAL).await;
-        }
+        self.rest(shared).await;
         let now = shared.doors.now();
         let in_use = shared.in_use() > 0 || now.since(shared.last_use()) < IDLE_AFTER;
         let rate = match self.rate_max.get() {
@@ -59,6 +57,13 @@ impl Throttle {
         self.count(now, bytes);
         if from > now {
             shared.pause(from.since(now)).await;
+            self.rest(shared).await;
+        }
+    }
+
+    async fn rest<D: Doors, M: ManagerDoor>(&self, shared: &Shared<D, M>) {
+        while self.paused.get() && !shared.is_over() {
+            shared.pause(PAUSE_INTERVAL).await;
         }
     }
 

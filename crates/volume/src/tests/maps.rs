@@ -338,3 +338,45 @@ fn h3_a_crashed_lender_is_not_the_source_while_one_that_may_have_more_is_away() 
         world.assert_same(0, 1);
     });
 }
+
+#[test]
+fn h3_nothing_is_read_before_every_in_sync_leg_was_asked_or_has_left() {
+    for comes_back in [false, true] {
+        MemDoors::run(22, move |doors| async move {
+            let mut world = World::new(&doors, &[SIZE], 2);
+            // An earlier client reached only the first leg, wrote there, and died.
+            {
+                let mut slices = world.lenders[0].slices.borrow_mut();
+                let slice = slices.values_mut().next().unwrap();
+                slice.bytes[..4096].fill(9);
+                slice.regions.written(0, &[9; 4096]);
+                slice.label.open_epoch = Some(1);
+            }
+            world.info.epoch.number = 2;
+            world.manager.0.away.set(true);
+            world.sleep(0.01).await;
+            doors.set_blackhole(world.lenders[0].port, true);
+            let volume = world.open().await;
+            let (reader, result) = (Rc::clone(&volume), Rc::new(std::cell::RefCell::new(None)));
+            let slot = Rc::clone(&result);
+            doors.spawn(async move {
+                let bytes = read(&reader, 0, 1).await;
+                *slot.borrow_mut() = Some(bytes.unwrap()[0]);
+            });
+            world.sleep(30.0).await;
+            assert_eq!(*result.borrow(), None, "the missing leg may hold something newer");
+            if comes_back {
+                doors.set_blackhole(world.lenders[0].port, false);
+            } else {
+                world.manager.0.away.set(false);
+            }
+            world.until(10, "it is read", || result.borrow().is_some()).await;
+            let seen = result.borrow().unwrap();
+            world.manager.0.away.set(false);
+            doors.set_blackhole(world.lenders[0].port, false);
+            world.until(60, "all is well", || in_sync(&world) == [true, true] && volume.status().reason.is_empty()).await;
+            world.assert_same(0, 1);
+            assert_eq!(world.lenders[1].bytes()[0], seen, "what was read once stays");
+        });
+    }
+}

@@ -8,3 +8,4 @@ mod maps;
 mod resync;
 mod search;
 mod shipped;
+mod work;

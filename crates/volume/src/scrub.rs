@@ -1,0 +1,182 @@
+//! Scrubbing: every block of every leg is read at its lender and compared with its checksum and with the other legs; what is wrong
+//! is rewritten and told (K1).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+use sublet_api::work::{FindingKind, Work, WorkKind, WorkReport, WorkState};
+use sublet_doors::Doors;
+use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
+use sublet_types::{BlockRange, TaskId};
+use sublet_wire::message::{BlockState, VerifyBlock};
+
+use crate::equal::copies;
+use crate::error::VolumeError;
+use crate::members::Role;
+use crate::options::ManagerDoor;
+use crate::segment::Segment;
+use crate::session::{Session, SessionError};
+use crate::throttle::Throttle;
+use crate::volume::Inner;
+
+/// One scrub that the manager has asked for.
+pub(crate) struct Scrub {
+    task: TaskId,
+    throttle: Throttle,
+    /// Bytes of the volume that are done, from its beginning.
+    done: Cell<u64>,
+    total: u64,
+    state: Cell<WorkState>,
+    reason: RefCell<String>,
+    /// Nobody wants it any more.
+    ended: Cell<bool>,
+}
+
+impl Scrub {
+    pub(crate) fn report(&self) -> WorkReport {
+        let state = match self.state.get() {
+            WorkState::Running if self.throttle.is_paused() => WorkState::Paused,
+            state => state,
+        };
+        WorkReport {
+            work: Some(self.task),
+            kind: WorkKind::Scrub,
+            slice: None,
+            done: self.done.get(),
+            total: self.total,
+            rate_bytes_per_s: if state == WorkState::Running { self.throttle.rate() } else { 0 },
+            state,
+            reason: self.reason.borrow().clone(),
+        }
+    }
+}
+
+impl<D: Doors, M: ManagerDoor> Inner<D, M> {
+    /// Does the scrubs that are listed, and ends those that are not. Idempotent.
+    pub(crate) fn set_scrubs(self: &Rc<Self>, work: &[Work]) {
+        let shared = &self.shared;
+        let wanted = || work.iter().filter(|work| work.kind == WorkKind::Scrub);
+        shared.scrubs.borrow_mut().retain(|scrub| {
+            let stays = wanted().any(|work| work.task == scrub.task);
+            scrub.ended.set(!stays);
+            stays
+        });
+        for work in wanted() {
+            let known = shared.scrubs.borrow().iter().find(|scrub| scrub.task == work.task).cloned();
+            if let Some(scrub) = known {
+                scrub.throttle.set(work.rate_max, work.is_paused);
+                continue;
+            }
+            let scrub = Rc::new(Scrub {
+                task: work.task,
+                throttle: Throttle::default(),
+                done: Cell::new((work.done / REQUEST_SIZE_MAX * REQUEST_SIZE_MAX).min(self.map.size())),
+                total: self.map.size(),
+                state: Cell::new(WorkState::Running),
+                reason: RefCell::default(),
+                ended: Cell::new(false),
+            });
+            scrub.throttle.set(work.rate_max, work.is_paused);
+            shared.scrubs.borrow_mut().push(Rc::clone(&scrub));
+            let inner = Rc::clone(self);
+            shared.doors.spawn(async move {
+                let outcome = inner.scrub(&scrub).await;
+                tracing::info!(volume = %inner.shared.info.name, task = %scrub.task, ?outcome, done = scrub.done.get(), "a scrub has ended");
+                scrub.state.set(if outcome.is_ok() { WorkState::Done } else { WorkState::Failed });
+                if let Err(error) = outcome {
+                    scrub.reason.replace(error.text);
+                }
+                inner.shared.changed.notify();
+            });
+        }
+        shared.changed.notify();
+    }
+
+    async fn scrub(&self, scrub: &Scrub) -> Result<(), VolumeError> {
+        while scrub.done.get() < scrub.total && !scrub.ended.get() {
+            let at = scrub.done.get();
+            let length = REQUEST_SIZE_MAX.min(scrub.total - at);
+            scrub.throttle.take(&self.shared, length).await;
+            if scrub.ended.get() {
+                break;
+            }
+            // The path stays open meanwhile; a volume that is being closed ends the scrub.
+            let _in_use = self.shared.begin().await?;
+            for piece in self.map.pieces(at, length, REQUEST_SIZE_MAX) {
+                if let Some(segment) = self.segments.get(piece.segment) {
+                    segment.scrub(piece.offset, piece.length).await?;
+                }
+            }
+            scrub.done.set(at + length);
+        }
+        Ok(())
+    }
+}
+
+impl<D: Doors, M: ManagerDoor> Segment<D, M> {
+    /// Checks and compares a range at all in-sync legs that are there, and repairs it.
+    async fn scrub(&self, offset: u64, length: u64) -> Result<(), VolumeError> {
+        loop {
+            let seen = self.shared.changed.version();
+            self.make_equal(offset, length, false).await?;
+            // W2: a write under way would look like a difference.
+            let guard = self.shared.ranges.lock(BlockRange::covering(self.start + offset, length)).await;
+            let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
+            let here = readable.into_iter().filter(|leg| self.is_sound(*leg));
+            let legs: Vec<(usize, Rc<Session<D>>)> = here.filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?))).collect();
+            let verified = join_all(legs.iter().map(|(leg, session)| async move {
+                session.verify(offset, length).await.map(|blocks| (*leg, blocks)).map_err(|error| (*leg, error))
+            }));
+            match verified.await.into_iter().collect::<Result<Vec<_>, _>>() {
+                // Without checksums there is nothing to compare.
+                Ok(verified) if !legs.is_empty() => {
+                    let kept: Vec<_> = verified.into_iter().filter_map(|(leg, blocks)| Some((leg, blocks?))).collect();
+                    self.judge_blocks(offset, &kept, &legs).await;
+                    return Ok(());
+                }
+                Err((leg, SessionError::Refused(status, text))) => {
+                    let Some((_, session)) = legs.iter().find(|(index, _)| *index == leg) else { continue };
+                    let name = self.legs.get(leg).map(|leg| leg.lender()).unwrap_or_default();
+                    if let Some(error) = self.judge(session, status, &text, &name) {
+                        return Err(error);
+                    }
+                }
+                Ok(_) | Err((_, SessionError::Lost)) => {
+                    drop(guard);
+                    self.check()?;
+                    self.shared.changed.changed(seen).await;
+                }
+            }
+        }
+    }
+
+    async fn judge_blocks(&self, offset: u64, legs: &[(usize, Vec<VerifyBlock>)], sessions: &[(usize, Rc<Session<D>>)]) {
+        let Some(source) = legs.first().map(|(leg, _)| *leg) else { return };
+        let copies = copies(offset, legs, source);
+        for (leg, blocks) in legs {
+            let is_copied = |block: usize| {
+                let at = offset + block as u64 * BLOCK_SIZE;
+                copies.iter().any(|(start, length, _, to)| (*start..start + length).contains(&at) && to.contains(leg))
+            };
+            let wrong = blocks.iter().enumerate().filter(|(_, block)| block.state == BlockState::Differs);
+            let lost: Vec<usize> = wrong.map(|(block, _)| block).filter(|block| !is_copied(*block)).collect();
+            self.found(*leg, offset, &lost, FindingKind::Unrepairable, "no other copy has it");
+        }
+        for (at, length, from, to) in &copies {
+            let Some((_, session)) = sessions.iter().find(|(leg, _)| leg == from) else { continue };
+            let size = u32::try_from(*length).unwrap_or(u32::MAX);
+            // If the source does not deliver, the next scrub finds the place again.
+            let Some(data) = session.read(*at, size).await.ok().and_then(|blocks| blocks.sound()) else { continue };
+            let first = ((at - offset) / BLOCK_SIZE) as usize;
+            for target in to {
+                let Some((_, blocks)) = legs.iter().find(|(leg, _)| leg == target) else { continue };
+                let all = blocks.iter().skip(first).take((length / BLOCK_SIZE) as usize);
+                let (rotten, other): (Vec<_>, Vec<_>) = all.enumerate().partition(|(_, b)| b.state == BlockState::Differs);
+                let number = |blocks: Vec<(usize, &VerifyBlock)>| blocks.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+                self.repair(*target, *at, &number(rotten), &data, FindingKind::Repaired).await;
+                self.repair(*target, *at, &number(other), &data, FindingKind::Differed).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Repairs, scrubs, rates, and legs in whose place there is another slice (K1, K2, S3).
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sublet_api::work::{FindingKind, Work, WorkKind, WorkState};
+use sublet_doors::{Clock, Rng};
+use sublet_types::{SliceId, TaskId};
+
+use crate::VolumeErrorKind;
+use crate::testing::doors::MemDoors;
+use crate::testing::lender::{Label, Lender, Slice};
+use crate::testing::world::{TestVolume, World, kind, read, write};
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 6 * MIB;
+
+/// A byte of the disk changes by itself.
+fn rot(lender: &Lender, at: usize) {
+    let mut slices = lender.slices.borrow_mut();
+    let slice = slices.values_mut().next().unwrap();
+    slice.bytes[at] ^= 1;
+    slice.durable[at] ^= 1;
+}
+
+fn findings(volume: &TestVolume) -> Vec<(FindingKind, u64, u64)> {
+    volume.status().findings.iter().map(|f| (f.kind, f.offset, f.length)).collect()
+}
+
+#[test]
+fn k1_a_block_that_does_not_fit_its_checksum_is_repaired_from_the_other_leg_and_told() {
+    MemDoors::run(1, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        write(&volume, MIB, &[5; 65536]).await.unwrap();
+        volume.flush().await.unwrap();
+        world.sleep(15.0).await;
+        rot(&world.lenders[0], MIB as usize + 4096);
+        rot(&world.lenders[0], MIB as usize + 8192);
+        for _ in 0..4 {
+            assert_eq!(read(&volume, MIB, 65536).await.unwrap(), [5; 65536]);
+        }
+        world.assert_same(0, 1);
+        assert_eq!(findings(&volume), [(FindingKind::Repaired, MIB + 4096, 8192)]);
+        let number = volume.status().findings[0].number;
+        volume.findings_seen(number);
+        assert!(findings(&volume).is_empty());
+    });
+}
+
+#[test]
+fn k1_a_block_that_nobody_has_is_an_io_error_that_names_the_place_and_is_told_once() {
+    MemDoors::run(2, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 1);
+        let volume = world.open().await;
+        write(&volume, MIB, &[5; 8192]).await.unwrap();
+        rot(&world.lenders[0], MIB as usize + 4096);
+        for _ in 0..3 {
+            let error = read(&volume, MIB, 8192).await.unwrap_err();
+            assert_eq!(error.kind, VolumeErrorKind::Io);
+            assert!(error.text.contains("server-a") && error.text.contains("1048576"), "{}", error.text);
+        }
+        assert_eq!(read(&volume, MIB, 4096).await.unwrap(), [5; 4096]);
+        assert_eq!(findings(&volume), [(FindingKind::Unrepairable, MIB + 4096, 4096)]);
+        write(&volume, MIB + 4096, &[6; 4096]).await.unwrap();
+        assert_eq!(read(&volume, MIB + 4096, 4096).await.unwrap(), [6; 4096], "a write makes it good");
+    });
+}
+
+#[test]
+fn k2_a_leg_whose_checksums_were_recomputed_never_wins_over_one_whose_checksums_were_kept() {
+    for both_rotten in [false, true] {
+        MemDoors::run(3, move |doors| async move {
+            let world = World::new(&doors, &[SIZE], 2);
+            let volume = world.open().await;
+            write(&volume, 0, &[5; 4096]).await.unwrap();
+            // Its agent restarts: nothing is lost but the checksums of hot regions.
+            world.lenders[1].stop();
+            world.lenders[1].start();
+            world.sleep(1.0).await;
+            if both_rotten {
+                rot(&world.lenders[1], 7);
+            }
+            rot(&world.lenders[0], 100);
+            // Whichever leg is asked first.
+            world.lenders[1].delay.set(Duration::from_millis(1));
+            let bytes = read(&volume, 0, 4096).await;
+            if both_rotten {
+                assert_eq!(kind(bytes), VolumeErrorKind::Io);
+            } else {
+                assert_eq!(bytes.unwrap(), [5; 4096]);
+                world.assert_same(0, 1);
+            }
+        });
+    }
+}
+
+fn scrub(doors: &MemDoors, rate_max: u64) -> Work {
+    Work { task: TaskId::from_u128(doors.random_u128()), kind: WorkKind::Scrub, rate_max, is_paused: false, done: 0 }
+}
+
+#[test]
+fn k1_a_scrub_checks_every_leg_repairs_what_it_can_and_tells_everything() {
+    MemDoors::run(4, |doors| async move {
+        let world = World::new(&doors, &[SIZE, SIZE], 2);
+        let volume = world.open().await;
+        for at in 0..12 {
+            write(&volume, at * MIB, &vec![at as u8 + 1; MIB as usize]).await.unwrap();
+        }
+        rot(&world.lenders[0], 5);
+        rot(&world.lenders[1], MIB as usize);
+        rot(&world.lenders[2], 3 * MIB as usize);
+        rot(&world.lenders[3], 3 * MIB as usize);
+        // Not rot: both are sure, and they differ.
+        {
+            let mut slices = world.lenders[1].slices.borrow_mut();
+            let slice = slices.values_mut().next().unwrap();
+            slice.bytes[8192..12288].fill(77);
+            slice.regions.written(8192, &[77; 4096]);
+        }
+        let work = [scrub(&doors, 0)];
+        volume.set_work(&work);
+        let state = |volume: &TestVolume| volume.status().work.first().map(|work| (work.state, work.done, work.total));
+        world.until(60, "the scrub is done", || state(&volume) == Some((WorkState::Done, 2 * SIZE, 2 * SIZE))).await;
+        volume.set_work(&work);
+        assert_eq!(volume.status().work.len(), 1, "told until it is not listed any more");
+        let mut found = findings(&volume);
+        found.sort_by_key(|(kind, offset, _)| (*offset, format!("{kind:?}")));
+        assert_eq!(
+            found,
+            [
+                (FindingKind::Repaired, 0, 4096),
+                (FindingKind::Differed, 8192, 4096),
+                (FindingKind::Repaired, MIB, 4096),
+                (FindingKind::Unrepairable, 3 * MIB, 4096),
+                (FindingKind::Unrepairable, 3 * MIB, 4096),
+            ]
+        );
+        world.assert_same(0, 1);
+        assert_eq!(read(&volume, 8192, 1).await.unwrap(), [1]);
+        volume.set_work(&[]);
+        assert!(volume.status().work.is_empty());
+    });
+}
+
+#[test]
+fn a_scrub_keeps_to_its_rate_can_be_paused_cancelled_and_begun_where_it_was() {
+    MemDoors::run(5, |doors| async move {
+        let world = World::new(&doors, &[3 * SIZE], 2);
+        let volume = world.open().await;
+        let mut work = [scrub(&doors, MIB)];
+        work[0].done = 2 * MIB + 5;
+        volume.set_work(&work);
+        world.sleep(2.5).await;
+        let done = |volume: &TestVolume| volume.status().work[0].done;
+        assert!((4 * MIB..=5 * MIB).contains(&done(&volume)), "{}", done(&volume));
+        work[0].is_paused = true;
+        volume.set_work(&work);
+        world.sleep(1.5).await;
+        let rests = done(&volume);
+        world.sleep(5.0).await;
+        assert_eq!((done(&volume), volume.status().work[0].state), (rests, WorkState::Paused));
+        let verified = || world.lenders[0].seen.borrow().iter().filter(|s| s.op == sublet_wire::Op::Verify).count();
+        volume.set_work(&[]);
+        let before = verified();
+        world.sleep(5.0).await;
+        assert_eq!(verified(), before, "it has ended");
+        volume.close(false).await.unwrap();
+    });
+}
+
+#[test]
+fn a_resync_leaves_room_for_a_volume_that_is_in_use_and_can_be_made_to_rest() {
+    MemDoors::run(6, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        world.lenders[0].stop();
+        for at in 0..6 {
+            write(&volume, at * MIB, &vec![9; MIB as usize]).await.unwrap();
+        }
+        volume.set_resync(MIB, false);
+        let before = doors.now();
+        world.lenders[0].start();
+        world.until(20, "it has begun", || volume.status().work.iter().any(|w| w.done > 0)).await;
+        volume.set_resync(MIB, true);
+        world.sleep(20.0).await;
+        assert_eq!(volume.status().work[0].state, WorkState::Paused);
+        assert_eq!(world.manager.0.segments.borrow()[0].in_sync, [false, true]);
+        volume.set_resync(MIB, false);
+        world.until(20, "it returns", || world.manager.0.segments.borrow()[0].in_sync == [true, true]).await;
+        assert!(doors.now().since(before) > Duration::from_secs(22));
+        world.assert_same(0, 1);
+    });
+}
+
+#[test]
+fn s3_a_leg_in_whose_place_there_is_another_slice_is_copied_as_a_whole_while_the_volume_is_used() {
+    MemDoors::run(7, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        for at in 0..6 {
+            write(&volume, at * MIB, &vec![at as u8 + 1; MIB as usize]).await.unwrap();
+        }
+        world.lenders[0].stop();
+        write(&volume, 0, &[50; 4096]).await.unwrap();
+        // The survivor has a map of the lost leg: it says nothing of the new one.
+        let fresh = Lender::new(&doors, 9, &world.history);
+        let slice = SliceId::from_u128(doors.random_u128());
+        let row = |f: &dyn Fn(&mut crate::testing::manager::SegmentRow)| f(&mut world.manager.0.segments.borrow_mut()[0]);
+        row(&|row| row.slices[0] = slice);
+        let generation = world.manager.0.segments.borrow()[0].generation;
+        let label = Label { generation, in_sync: vec![false, true], unclean: false, open_epoch: None };
+        fresh.slices.borrow_mut().insert(slice.to_u128(), Slice::new(label, SIZE as usize));
+        let former = world.info.segments.clone();
+        let mut segments = former.clone();
+        let leg = &mut segments[0].legs[0];
+        (leg.slice, leg.server, leg.addresses, leg.in_sync) = (slice, fresh.server, vec![fresh.address()], false);
+        leg.server_name = fresh.name.parse().unwrap();
+        volume.take_segments(&segments);
+        volume.take_segments(&segments);
+        write(&volume, MIB, &[51; 4096]).await.unwrap();
+        world.until(60, "it comes in sync", || world.manager.0.segments.borrow()[0].in_sync == [true, true]).await;
+        world.until(10, "all is well", || volume.status().reason.is_empty()).await;
+        assert_eq!(fresh.bytes(), world.lenders[1].bytes());
+        // An old answer, and the old lender, change nothing any more.
+        world.lenders[0].start();
+        volume.take_segments(&former);
+        world.sleep(5.0).await;
+        assert_eq!(world.lenders[0].connections.get(), 0);
+        write(&volume, 2 * MIB, &[52; 4096]).await.unwrap();
+        assert_eq!(fresh.bytes(), world.lenders[1].bytes());
+        assert!(Rc::strong_count(&fresh) > 0);
+    });
+}
