@@ -3,7 +3,7 @@
 
 use sublet_api::request::ClientReport;
 use sublet_api::view::PathState;
-use sublet_api::work::WorkReport;
+use sublet_api::work::{FINDINGS_MAX, Finding, WorkReport};
 use sublet_types::Epoch;
 use sublet_volume::PathStatus;
 
@@ -14,6 +14,8 @@ pub struct Reporter {
     path: PathState,
     reason: String,
     work: Vec<WorkReport>,
+    /// Not recorded by the manager yet.
+    findings: Vec<Finding>,
     version: u64,
     /// The path is being closed by its owner: what happens to it now is no news.
     closing: bool,
@@ -28,6 +30,7 @@ impl Reporter {
             path: PathState::default(),
             reason: String::new(),
             work: Vec::new(),
+            findings: Vec::new(),
             version: 0,
             closing: false,
             leaving: false,
@@ -36,13 +39,15 @@ impl Reporter {
 
     /// Takes over how the path is; true if that is news.
     pub fn update(&mut self, status: &PathStatus) -> bool {
-        let fresh = (&self.path, &self.reason, &self.work) != (&status.path, &status.reason, &status.work);
+        let before = (&self.path, &self.reason, &self.work, &self.findings);
+        let fresh = before != (&status.path, &status.reason, &status.work, &status.findings);
         if !fresh || self.closing {
             return false;
         }
         self.path = status.path;
         self.reason.clone_from(&status.reason);
         self.work.clone_from(&status.work);
+        self.findings.clone_from(&status.findings);
         self.version += 1;
         true
     }
@@ -75,7 +80,7 @@ impl Reporter {
             path: self.path,
             reason: self.reason.clone(),
             work: self.work.clone(),
-            findings: Vec::new(),
+            findings: self.findings.iter().take(FINDINGS_MAX).cloned().collect(),
             hold,
             leaving: false,
             clean: false,

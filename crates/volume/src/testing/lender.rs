@@ -98,6 +98,12 @@ pub(crate) struct Lender {
     pub(crate) io_errors: Cell<usize>,
     /// So many writes more are carried out, but the connection breaks before the answer.
     pub(crate) swallow: Cell<usize>,
+    /// So many writes more are still under way at the disk when their connection breaks, and land so much later.
+    pub(crate) late: Cell<usize>,
+    pub(crate) late_by: Cell<Duration>,
+    unfinished: Cell<usize>,
+    /// Writes in the order in which the disk did them: offset, length, first byte.
+    pub(crate) wrote: RefCell<Vec<(u64, u32, u8)>>,
     pub(crate) no_fast: Cell<bool>,
     pub(crate) hot_max: Cell<u32>,
     /// Ends all connections (and the listener, if `down`).
@@ -127,6 +133,10 @@ impl Lender {
             lie: Cell::new(None),
             io_errors: Cell::new(0),
             swallow: Cell::new(0),
+            late: Cell::new(0),
+            late_by: Cell::new(Duration::from_secs(3)),
+            unfinished: Cell::new(0),
+            wrote: RefCell::default(),
             no_fast: Cell::new(false),
             hot_max: Cell::new(1024),
             cut: Signal::new(),
@@ -268,6 +278,23 @@ impl Lender {
         if hangs || (self.hang_flushes.get() && frame.op == Op::Flush) {
             std::future::pending::<()>().await;
         }
+        if frame.op == Op::Write && self.late.get() > 0 {
+            self.late.set(self.late.get() - 1);
+            self.unfinished.set(self.unfinished.get() + 1);
+            let lender = Rc::clone(self);
+            self.doors.spawn(async move {
+                lender.doors.sleep(lender.late_by.get()).await;
+                // Nobody is there to be told.
+                let _ = lender.carry_out(&frame, &payload);
+                lender.note("late write");
+                lender.unfinished.set(lender.unfinished.get() - 1);
+            });
+            return false;
+        }
+        while frame.op == Op::Open && self.unfinished.get() > 0 {
+            // W4: all disk I/O of earlier sessions has ended before OPEN is answered.
+            self.doors.sleep(Duration::from_millis(10)).await;
+        }
         let (status, data, result) = match self.carry_out(&frame, &payload) {
             Ok((data, result)) => (Status::Ok, data, result),
             Err((status, text)) => (status, text.as_bytes().to_vec(), 0),
@@ -390,6 +417,7 @@ impl Lender {
                 assert_eq!(first_mismatch(data, table), None);
                 slice.bytes[range.clone()].copy_from_slice(data);
                 slice.regions.written(at, data);
+                self.wrote.borrow_mut().push((frame.offset, frame.length, data[0]));
                 if frame.flags.has(Flags::FUA) {
                     slice.durable[range].copy_from_slice(data);
                 }

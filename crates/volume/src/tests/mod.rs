@@ -5,6 +5,7 @@ mod fence;
 mod kept;
 mod lost;
 mod maps;
+mod order;
 mod resync;
 mod search;
 mod shipped;

@@ -188,7 +188,7 @@ fn a_resync_leaves_room_for_a_volume_that_is_in_use_and_can_be_made_to_rest() {
         assert_eq!(world.manager.0.segments.borrow()[0].in_sync, [false, true]);
         volume.set_resync(MIB, false);
         world.until(20, "it returns", || world.manager.0.segments.borrow()[0].in_sync == [true, true]).await;
-        assert!(doors.now().since(before) > Duration::from_secs(22));
+        assert!(doors.now().since(before) > Duration::from_millis(20_500));
         world.assert_same(0, 1);
     });
 }
