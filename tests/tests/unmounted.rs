@@ -1,0 +1,90 @@
+//! What happens to a volume while nobody has it mounted: lenders bring its copies up to date (F5).
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use sublet_tests::random::Random;
+use sublet_tests::{MIB, Pool, Wish, wait_for};
+
+/// How long a resync of these small volumes may take, the lender's registration and the rest after the unmount included.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// A doubled volume of which the copy at `server-c` was away while it was written, and is back now; nobody has it mounted.
+fn stale_and_unmounted(size: u64) -> (Pool, Vec<u8>) {
+    let pool = Pool::with(&Wish { servers: 3, area: Some("256M") });
+    pool.ok(0, &format!("volume create v --way doubled --on b1:{size},c1:{size}"));
+    pool.ok(0, "borrow v");
+    let mut nbd = pool.mount(0, "v", "");
+    let mut bytes = Random::new(5).bytes(size as usize);
+    let write = |nbd: &mut sublet_tests::nbd::Nbd, from: usize, bytes: &[u8]| {
+        for (n, part) in bytes.chunks(1 << 20).enumerate() {
+            nbd.write((from + (n << 20)) as u64, part).unwrap();
+        }
+        nbd.flush().unwrap();
+    };
+    write(&mut nbd, 0, &bytes);
+    let lender = pool.kill(2);
+    let (from, new) = (bytes.len() / 4, Random::new(6).bytes(bytes.len() / 2));
+    bytes[from..from + new.len()].copy_from_slice(&new);
+    // Waits until the volume goes on without the copy (S1).
+    write(&mut nbd, from, &new);
+    drop(nbd);
+    pool.ok(0, "unmount v");
+    assert_eq!(pool.legs("v"), ["in-sync", "stale"]);
+    pool.revive(2, &lender);
+    (pool, bytes)
+}
+
+/// Each copy alone has all of it.
+fn each_copy_has(pool: &Pool, bytes: &[u8]) {
+    for lender in [1, 2] {
+        let killed = pool.kill(lender);
+        let mut nbd = pool.mount(0, "v", "");
+        assert!(nbd.read_all().unwrap() == bytes, "without server {lender}");
+        drop(nbd);
+        pool.ok(0, "unmount v");
+        pool.revive(lender, &killed);
+        pool.wait_in_sync("v", RESYNC);
+    }
+}
+
+#[test]
+fn f5_a_lender_brings_a_copy_up_to_date_while_nobody_has_the_volume_mounted() {
+    let (pool, bytes) = stale_and_unmounted(32 * MIB);
+    pool.wait_in_sync("v", RESYNC);
+    assert_eq!(pool.volume("v")["status"], 0, "nobody has mounted it");
+    each_copy_has(&pool, &bytes);
+    pool.ok(0, "return v");
+}
+
+#[test]
+fn f5_a_mount_takes_over_from_a_lender_at_any_moment() {
+    let (pool, bytes) = stale_and_unmounted(64 * MIB);
+    let mut random = Random::from_env("moments");
+    for _ in 0..4 {
+        // Before, during and after the lender's work.
+        std::thread::sleep(Duration::from_millis(random.below(4000)));
+        let begun = Instant::now();
+        let mut nbd = pool.mount(0, "v", "");
+        assert!(begun.elapsed() < Duration::from_secs(20), "a mount waits for no background work: {:?}", begun.elapsed());
+        assert!(nbd.read_all().unwrap() == bytes);
+        drop(nbd);
+        pool.ok(0, "unmount v");
+    }
+    pool.wait_in_sync("v", RESYNC);
+    each_copy_has(&pool, &bytes);
+    pool.ok(0, "return v");
+}
+
+#[test]
+fn f5_a_coordinator_that_dies_is_replaced() {
+    let (pool, bytes) = stale_and_unmounted(64 * MIB);
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(1500));
+        pool.bounce(1);
+    }
+    wait_for("all copies to be in sync", RESYNC, || pool.legs("v").iter().all(|state| state == "in-sync"));
+    each_copy_has(&pool, &bytes);
+    pool.ok(0, "return v");
+}
