@@ -175,14 +175,13 @@ impl<D: Doors> Inner<D> {
             let mut maps = self.regions.maps.borrow_mut();
             let Some(leg) = maps.0.entry(slice).or_default().get_mut(usize::from(mark.leg)) else { continue };
             let staged = leg.staged.take();
-            if std::mem::take(&mut leg.anew) {
-                leg.live = None;
-            }
-            if leg.live.is_some() {
-                // The older map knows all that this one would.
+            let anew = std::mem::take(&mut leg.anew);
+            let live = leg.live.get_or_insert_with(|| LegMap { since: Generation::default(), bits: BTreeMap::new() });
+            if live.since == mark.since && !anew {
+                // It has been kept since the leg left, and knows all that this one would.
                 found.clear();
             }
-            let live = leg.live.get_or_insert_with(|| LegMap { since: mark.since, bits: BTreeMap::new() });
+            live.since = mark.since;
             for (region, bits) in found.into_iter().chain(staged.into_iter().flat_map(|map| map.bits)) {
                 *live.bits.entry(region).or_default() |= bits;
             }

@@ -9,6 +9,7 @@ mod labels;
 mod leases;
 mod ledger;
 mod maps;
+mod measure;
 mod memory;
 mod real;
 mod wipes;
