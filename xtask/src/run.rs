@@ -81,7 +81,11 @@ pub fn torture(top: &Path, seconds: &str, seed: Option<&str>) -> Result<(), Stri
 /// # Errors
 /// What could not be built, or that it found something.
 pub fn sim(top: &Path, args: &[&str]) -> Result<(), String> {
-    cargo(top, &["build", "--profile", "sim", "--package", "sublet-sim"], &[])?;
+    let mut build = vec!["build", "--profile", "sim", "--package", "sublet-sim"];
+    if args.iter().any(|word| word.starts_with("--mutation")) {
+        build.extend(["--features", "mutations"]);
+    }
+    cargo(top, &build, &[])?;
     let sim = top.join("target/sim/sublet-sim");
     let status =
         Command::new(&sim).args(args).current_dir(top).status().map_err(|e| format!("cannot run {}: {e}", sim.display()))?;

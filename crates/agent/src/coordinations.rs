@@ -1,7 +1,7 @@
 //! Volumes that are not mounted and that this server coordinates for the manager (F5): at most one coordination of each.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use futures_util::future::{LocalBoxFuture, join_all};
@@ -26,7 +26,7 @@ struct Running {
 #[derive(Default)]
 pub(crate) struct Coordinations {
     how: RefCell<Option<Box<Coordinate>>>,
-    running: RefCell<HashMap<VolumeId, Rc<Running>>>,
+    running: RefCell<BTreeMap<VolumeId, Rc<Running>>>,
 }
 
 impl Coordinations {

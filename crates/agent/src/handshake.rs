@@ -7,6 +7,7 @@ use sublet_area::Area;
 use sublet_doors::{ConnReader, ConnWriter, Doors};
 use sublet_types::SliceId;
 use sublet_types::limits::{REQUEST_SIZE_MAX, SESSION_DEPTH_MAX};
+use sublet_types::mutation::{self, Mutation};
 use sublet_wire::frame::PROTOCOL_VERSION;
 use sublet_wire::message::{Announce, CONTROL_PAYLOAD_MAX, Hello, HelloReply, Message, Open, OpenMode, OpenReply};
 use sublet_wire::{Flags, Malformed, Op, RequestFrame, Status};
@@ -172,7 +173,11 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
             let text = format!("session {} or a higher one was opened before; open a higher one", open.session.0);
             return Err(Failure::new(Status::Superseded, text));
         }
-        gate.end_all(Closing::Superseded).await;
+        if mutation::is(Mutation::OpenDoesNotWait) {
+            gate.close_all(Closing::Superseded);
+        } else {
+            gate.end_all(Closing::Superseded).await;
+        }
         Ok(turn)
     };
     // Only the waiting is given up, never a label change.

@@ -6,6 +6,7 @@ use sublet_api::order::{Order, Outcome};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_area::{AreaError, AreaErrorKind};
 use sublet_doors::Doors;
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{AreaId, Epoch, SliceId};
 
 use crate::agent::{Agent, Missing, Served};
@@ -50,7 +51,9 @@ impl<D: Doors> Agent<D> {
                 let _turn = gate.turn().await;
                 // F1: persisted first, then the older sessions end, then the answer.
                 served.area.open_lease(*slice, lease, facts).await.map_err(|e| e.refusal())?;
-                if let Some(older) = lease.epoch.number.checked_sub(1) {
+                if let Some(older) = lease.epoch.number.checked_sub(1)
+                    && !mutation::is(Mutation::FenceDoesNotEnd)
+                {
                     gate.end_epochs_up_to(older, Closing::Fenced).await;
                 }
                 Ok(())
@@ -132,7 +135,9 @@ const fn slice_of(order: &Order) -> Option<SliceId> {
 /// F1: the epoch is durable, then everything older is closed, and its disk I/O has ended.
 async fn fence<D: Doors>(served: &Served<D>, gate: &Gate, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> {
     served.area.fence(slice, epoch).await?;
-    gate.end_epochs_up_to(epoch.number, Closing::Fenced).await;
+    if !mutation::is(Mutation::FenceDoesNotEnd) {
+        gate.end_epochs_up_to(epoch.number, Closing::Fenced).await;
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use sublet_area::{AreaError, ReadInfo};
 use sublet_doors::local::Permit;
 use sublet_doors::{Buffer, Chunk, Doors, Tick};
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
+use sublet_types::mutation::{self, Mutation};
 use sublet_wire::checksum::{first_mismatch, table_size};
 use sublet_wire::frame::READ_COMPUTED;
 use sublet_wire::message::{
@@ -182,6 +183,7 @@ impl<D: Doors> Work<D> {
     pub(crate) fn in_sync(&self, otherwise: &str) -> Result<(), Failure> {
         match self.shared.session.mode.get() {
             OpenMode::InSync => Ok(()),
+            OpenMode::Target if mutation::is(Mutation::ServeStaleLeg) => Ok(()),
             OpenMode::Target => Err(Failure::new(Status::Disagreement, format!("this leg is stale: {otherwise}"))),
         }
     }
@@ -257,6 +259,9 @@ impl<D: Doors> Work<D> {
 
     /// Covers every write that was answered before, on any session: it is one file (or several) for all of them.
     async fn flush(&self) -> Result<(), Failure> {
+        if mutation::is(Mutation::FlushNotDone) {
+            return Ok(());
+        }
         Ok(self.shared.served.area.flush().await?)
     }
 

@@ -9,6 +9,7 @@ use futures_util::lock::Mutex;
 use sublet_api::order::SliceFacts;
 use sublet_api::server::AreaReport;
 use sublet_doors::{Disk, DiskFile, Doors};
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{AreaId, Generation, Name, SliceId};
 use sublet_wire::message::DiskIdentity;
 
@@ -151,7 +152,7 @@ impl<D: Doors> Inner<D> {
             return Ok(answer);
         }
         new.sequence += 1;
-        if let Some((piece, at)) = self.label_place() {
+        if let Some((piece, at)) = self.label_place().filter(|_| !mutation::is(Mutation::EpochNotPersisted)) {
             let written = write_both(&*piece.file, at, &new.encode(), 0).await;
             if let Err(error) = written {
                 let failure = self.fail(&format!("writing the label on {}", piece.spec), &error);

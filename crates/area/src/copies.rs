@@ -1,6 +1,7 @@
 //! Structures in two copies (L1): one is durable before the other is begun, and the highest valid sequence wins.
 
 use sublet_doors::{Buffer, Chunk, DiskFile};
+use sublet_types::mutation::{self, Mutation};
 
 use crate::envelope::{Kind, Sealed, judge, length_of};
 use crate::error::{AreaError, AreaErrorKind};
@@ -66,7 +67,9 @@ fn choose(copies: [Copy; 2], kind: Kind, name: &str) -> Result<Option<Winner>, A
     let [a, b] = copies;
     let states = (a.state.clone(), b.state.clone());
     let (index, winner, other, sequence) = match states {
-        (Sealed::Whole(first), Sealed::Whole(second)) if second > first => (1, b, a, second),
+        (Sealed::Whole(first), Sealed::Whole(second)) if (second > first) != mutation::is(Mutation::OlderLabelCounts) => {
+            (1, b, a, second)
+        }
         (Sealed::Whole(first), _) => (0, a, b, first),
         (_, Sealed::Whole(second)) => (1, b, a, second),
         (Sealed::Absent, Sealed::Absent) => return Ok(None),

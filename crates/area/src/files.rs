@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+use sublet_types::mutation::{self, Mutation};
 
 use futures_util::lock::Mutex;
 use sublet_doors::{Disk, OpenHow};
@@ -68,7 +69,10 @@ where
     let _one_at_a_time = gate.lock().await;
     let file = match shared::<D::File>(piece) {
         Some(file) => file,
-        None => Rc::new(disk.open(&piece.path, OpenHow { write: true, direct: true, exclusive: true }).await?),
+        None => Rc::new(
+            disk.open(&piece.path, OpenHow { write: true, direct: true, exclusive: !mutation::is(Mutation::LockIgnored) })
+                .await?,
+        ),
     };
     let holder = Rc::new(());
     let weak: Weak<dyn Any> = Rc::downgrade(&(Rc::clone(&file) as Rc<dyn Any>));

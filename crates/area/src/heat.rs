@@ -8,6 +8,7 @@ use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, DiskFile, Doors};
 use sublet_types::SliceId;
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
+use sublet_types::mutation::{self, Mutation};
 
 use crate::area::Inner;
 use crate::error::{AreaError, AreaErrorKind};
@@ -108,7 +109,9 @@ impl<D: Doors> Inner<D> {
                 hot.cooling = false;
             }
         }
-        regions.maps.borrow_mut().note(slice, at, length);
+        if !mutation::is(Mutation::MissedNotNoted) {
+            regions.maps.borrow_mut().note(slice, at, length);
+        }
         let first = at / BLOCK_SIZE;
         let id = regions.active.borrow_mut().begin_write(first..first + length / BLOCK_SIZE);
         Ok(Writing { inner: Rc::clone(self), id, at, length, ended: false })
@@ -166,7 +169,7 @@ impl<D: Doors> Inner<D> {
     /// the zeroes are durable before it is.
     async fn zero_region(&self, region: usize) -> Result<(), AreaError> {
         let (piece, regions) = self.piece_of(region)?;
-        if !piece.tracked {
+        if !piece.tracked || mutation::is(Mutation::RegionNotZeroed) {
             return Ok(());
         }
         let at = piece.data_at + (region - regions.first) as u64 * REGION_SIZE;

@@ -5,6 +5,7 @@
 //! distrust, see [`crate::table::choose`].
 
 use std::collections::BTreeSet;
+use sublet_types::mutation::{self, Mutation};
 
 use futures_util::future::try_join_all;
 use sublet_doors::{Buffer, DiskFile, Doors};
@@ -113,6 +114,9 @@ impl<D: Doors> Inner<D> {
             return Ok(());
         }
         let batch = regions.pending.take();
+        if mutation::is(Mutation::NoHotMark) {
+            return Ok(());
+        }
         let failed = |error| self.fail(&format!("marking regions of {} as hot", piece.spec), &error);
         let filled: BTreeSet<usize> = match piece.tracked {
             true => batch.iter().copied().filter(|region| self.regions.is_blank(*region)).collect(),

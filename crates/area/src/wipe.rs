@@ -8,6 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, DiskFile, Doors};
 use sublet_types::limits::REGION_SIZE;
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::size::MIB;
 use sublet_types::{Epoch, SliceId};
 
@@ -127,6 +128,9 @@ async fn wipe<D: Doors>(
 
 /// Really overwrites: where the file system would only note that a stretch reads as zero, the old bytes stay on the disk.
 async fn overwrite<D: Doors>(piece: &OpenPiece<D>, begin: u64, length: u64) -> Result<(), AreaError> {
+    if mutation::is(Mutation::NothingWiped) {
+        return Ok(());
+    }
     let end = begin + length;
     if piece.file.facts().device {
         let zeroed = piece.file.zero(begin, length, Zero::Keep).await;
@@ -179,7 +183,7 @@ async fn forget<D: Doors>(inner: &Rc<Inner<D>>, slice: SliceId, offset: u64, len
 /// Lets the file system know that a stretch is empty again, so that the next wipe, copy or search can skip it.
 async fn release<D: Doors>(inner: &Inner<D>, stretch: Stretch) -> Result<(), AreaError> {
     let piece = inner.piece(stretch)?;
-    if piece.file.facts().device {
+    if piece.file.facts().device || mutation::is(Mutation::NothingWiped) {
         return Ok(());
     }
     let how = if inner.label.borrow().sparse { Zero::Punch } else { Zero::Keep };

@@ -117,7 +117,7 @@ async fn work<D: Doors, M: Reports>(
     let mut fenced = pin!(watch(doors, manager, volume).fuse());
     let mut stopped = pin!(stop.wait().fuse());
     loop {
-        futures_util::select! {
+        futures_util::select_biased! {
             () = fenced => return true,
             () = stopped => return false,
             heard = heard.next() => match heard {

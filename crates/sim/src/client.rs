@@ -1,85 +1,29 @@
 //! A borrower's process: the engine over a mounted volume, and what it tells the manager.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_channel::oneshot;
+use futures_channel::{mpsc, oneshot};
+use futures_util::StreamExt;
 use sublet_api::mount::MountingInformation;
-use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegAnswer, LenderAddresses, Request, Response};
-use sublet_api::view::PathState;
-use sublet_api::{ErrorKind, Refusal};
+use sublet_coordinator::{Heard, Reports, close, obey};
 use sublet_doors::{Clock, Doors};
-use sublet_types::limits::POLL_INTERVAL;
-use sublet_types::{Epoch, VolumeId};
-use sublet_volume::{ManagerDoor, PathStatus, Volume, VolumeError, VolumeErrorKind, VolumeOptions};
+use sublet_volume::{Volume, VolumeError, VolumeErrorKind, VolumeOptions};
 
+use crate::door::Door;
 use crate::doors::{Machine, SimDoors};
 use crate::exec::Sim;
 use crate::manager::Manager;
 use crate::net::Net;
 
-/// As the real client: the pause after a report that did not arrive.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// As the real client: how often the progress of background work is told.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
-/// As the real client: how long a clean close may take.
+/// As the real client: how long a last flush may take.
 const CLOSE_MAX: Duration = Duration::from_secs(30);
-/// As the real client: how long a close may take that waits for nobody.
-const FORCED_CLOSE_MAX: Duration = Duration::from_secs(5);
 /// As the real client: how long the manager is waited for at the end.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
-
-/// The engine's way to the manager.
-#[derive(Clone)]
-pub struct Door {
-    doors: SimDoors,
-    manager: Rc<Manager>,
-    volume: VolumeId,
-    epoch: Epoch,
-    status: Rc<RefCell<PathStatus>>,
-    leaving: Rc<Cell<bool>>,
-}
-
-impl Door {
-    fn report(&self, hold: bool) -> ClientReport {
-        let status = self.status.borrow();
-        ClientReport {
-            epoch: self.epoch,
-            path: status.path,
-            reason: status.reason.clone(),
-            work: status.work.clone(),
-            findings: Vec::new(),
-            hold,
-            leaving: false,
-            clean: false,
-            segments_revision: 0,
-        }
-    }
-
-    async fn send(&self, report: ClientReport) -> Result<ClientAnswer, Refusal> {
-        let hold = if report.hold { POLL_INTERVAL } else { Duration::ZERO };
-        let request = Request::ClientReport { volume: self.volume, report };
-        match self.manager.call(&self.doors, request, hold).await? {
-            Response::Client(answer) => Ok(answer),
-            _ => Err(Refusal::new(ErrorKind::Internal, "the manager answered something else")),
-        }
-    }
-}
-
-impl ManagerDoor for Door {
-    async fn change_leg(&self, volume: VolumeId, change: ChangeLeg) -> Result<LegAnswer, Refusal> {
-        match self.manager.call(&self.doors, Request::ChangeLeg { volume, change }, POLL_INTERVAL).await? {
-            Response::Leg(answer) => Ok(answer),
-            _ => Err(Refusal::new(ErrorKind::Internal, "the manager answered something else")),
-        }
-    }
-
-    async fn lenders(&self, _volume: VolumeId) -> Result<Vec<LenderAddresses>, Refusal> {
-        self.send(self.report(false)).await.map(|answer| answer.lenders)
-    }
-}
 
 /// A running client.
 pub struct Client {
@@ -121,16 +65,9 @@ impl Client {
             return None;
         }
         let doors = SimDoors::start(sim, net, machine, format!("client-{}-{}", info.name, info.epoch.number));
-        let door = Door {
-            doors: doors.clone(),
-            manager: Rc::clone(manager),
-            volume: info.volume,
-            epoch: info.epoch,
-            status: Rc::default(),
-            leaving: Rc::default(),
-        };
-        let (own, known) = (door.clone(), info.clone());
-        let opened = in_process(&doors, async move { Volume::open(own.doors.clone(), own, known, options).await }).await?;
+        let door = Door::new(&doors, manager, info.volume, info.epoch);
+        let (own_doors, own, known) = (doors.clone(), door.clone(), info.clone());
+        let opened = in_process(&doors, async move { Volume::open(own_doors, own, known, options).await }).await?;
         let volume = match opened {
             Ok(volume) => volume,
             Err(error) => {
@@ -140,8 +77,17 @@ impl Client {
         };
         let client = Rc::new(Self { doors, volume, info, door, told_stale: Cell::new(false) });
         client.doors.spawn(Rc::clone(&client).watch());
-        client.doors.spawn(Rc::clone(&client).hold());
-        client.doors.spawn(Rc::clone(&client).tell());
+        let (hear, mut heard) = mpsc::unbounded();
+        client.door.start(&hear);
+        let own = Rc::clone(&client);
+        client.doors.spawn(async move {
+            while let Some(heard) = heard.next().await {
+                match heard {
+                    Heard::Answer(answer) => obey(&own.volume, *answer),
+                    Heard::StaleEpoch(_) => own.told_stale.set(true),
+                }
+            }
+        });
         Some(Ok(client))
     }
 
@@ -160,7 +106,7 @@ impl Client {
             let seen = self.volume.status_changed().version();
             let status = self.volume.status();
             let busy = !status.work.is_empty();
-            self.door.status.replace(status);
+            self.door.update(&status);
             let changed = self.volume.status_changed().changed(seen);
             if busy {
                 let _ = self.doors.timeout(PROGRESS_PAUSE, changed).await;
@@ -170,62 +116,18 @@ impl Client {
         }
     }
 
-    fn take(&self, answer: Result<ClientAnswer, Refusal>) -> bool {
-        match answer {
-            Ok(answer) => {
-                self.volume.update_lenders(answer.lenders);
-                true
-            }
-            Err(refusal) => {
-                if refusal.kind == ErrorKind::StaleEpoch {
-                    self.told_stale.set(true);
-                }
-                false
-            }
-        }
-    }
-
-    /// The held report, whose end is how the manager sees that this process died.
-    async fn hold(self: Rc<Self>) {
-        while !self.door.leaving.get() {
-            let answer = self.door.send(self.door.report(true)).await;
-            if !self.take(answer) {
-                self.doors.sleep(RETRY_PAUSE).await;
-            }
-        }
-    }
-
-    /// Tells every change at once.
-    async fn tell(self: Rc<Self>) {
-        let mut told = None;
-        while !self.door.leaving.get() {
-            let status = self.door.status.borrow().clone();
-            if told.as_ref() == Some(&status) {
-                let seen = self.volume.status_changed().version();
-                let _ = self.doors.timeout(PROGRESS_PAUSE, self.volume.status_changed().changed(seen)).await;
-                continue;
-            }
-            let answer = self.door.send(self.door.report(false)).await;
-            if self.take(answer) {
-                told = Some(status);
-            } else {
-                self.doors.sleep(RETRY_PAUSE).await;
-            }
-        }
-    }
-
     /// Ends in order: flushes and closes, as the real client does. True if everything is durable.
     pub async fn stop(self: &Rc<Self>) -> Option<bool> {
         let own = Rc::clone(self);
         let clean = in_process(&self.doors, async move {
             let flushed = matches!(own.doors.timeout(CLOSE_MAX, own.volume.flush()).await, Ok(Ok(())));
-            let clean = flushed && matches!(own.doors.timeout(CLOSE_MAX, own.volume.close(false)).await, Ok(Ok(())));
+            own.door.close();
+            let clean = flushed && close(&own.doors, &own.volume, false).await;
             if !clean {
-                let _ = own.doors.timeout(FORCED_CLOSE_MAX, own.volume.close(true)).await;
+                close(&own.doors, &own.volume, true).await;
             }
-            own.door.leaving.set(true);
-            let report = ClientReport { leaving: true, clean, path: PathState::None, ..own.door.report(false) };
-            let _ = own.doors.timeout(LEAVE_MAX, own.door.send(report)).await;
+            // A manager that does not answer sees it from the end of the held report.
+            let _ = own.doors.timeout(LEAVE_MAX, own.door.leave()).await;
             clean
         })
         .await;

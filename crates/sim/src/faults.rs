@@ -59,6 +59,10 @@ pub enum Fault {
     Stuck,
     /// A wall clock jumps.
     Clock,
+    /// A bit flips on one server's disks.
+    Rot,
+    /// Reads, writes and syncs of one server's disks fail for a while.
+    Errors,
 }
 
 /// All kinds, for drawing.
@@ -86,9 +90,21 @@ impl Knobs {
             _ => vec![Way::Doubled, Way::Single],
         };
         // A few kinds at a time find more than all of them together.
-        let faults: Vec<Fault> = ALL.iter().copied().filter(|_| sim.chance(400_000)).collect();
-        // Where the last copy that was accepted everywhere is lost with the power, the volume fails loudly (W5).
-        let loud = faults.contains(&Fault::CrashServer);
+        let mut faults: Vec<Fault> = ALL.iter().copied().filter(|_| sim.chance(400_000)).collect();
+        // Damage at one server only, so that a good copy is left; errors are allowed, because the other copy may be stale.
+        let damage = match sim.below(8) {
+            0 => Some(Fault::Rot),
+            1 => Some(Fault::Errors),
+            _ => None,
+        };
+        if let Some(damage) = damage {
+            faults.extend([damage, damage]);
+        }
+        if damage == Some(Fault::Rot) {
+            // K2: rot of a hot block is not seen if its lender's process ends before it cools.
+            faults.retain(|fault| !matches!(fault, Fault::KillServer | Fault::CrashServer));
+        }
+        let ways = if damage.is_some() { vec![Way::Doubled] } else { ways };
         Self {
             servers: sim.between(2, 4),
             volumes: sim.between(1, 3),
@@ -99,7 +115,7 @@ impl Knobs {
             faults,
             borrower_crash: *sim.random(|random| random.pick(&[0, 200_000, 600_000])),
             forced_unmount: *sim.random(|random| random.pick(&[0, 0, 300_000])),
-            loud,
+            loud: damage.is_some(),
             shuffled: sim.chance(300_000),
             devices: sim.chance(500_000),
         }
@@ -194,6 +210,32 @@ async fn strike(world: &Rc<World>, fault: Fault) {
                 });
             }
         }
+        Fault::Rot => {
+            if let Some(victim) = world.servers.first() {
+                for file in victim.machine.files.borrow().all() {
+                    let begin = sublet_area::layout::HEADER_SIZE;
+                    if let Some(at) = file.rot(sim, begin, file.size.get() - begin) {
+                        sim.log("faults", || format!("a bit of {} flips at {at}", file.path.display()));
+                    }
+                }
+            }
+        }
+        Fault::Errors => {
+            if let Some(victim) = world.servers.first() {
+                let faults = DiskFaults {
+                    read_error: if sim.chance(300_000) { 100_000 } else { 0 },
+                    write_error: if sim.chance(300_000) { 100_000 } else { 0 },
+                    sync_error: if sim.chance(300_000) { 300_000 } else { 0 },
+                    full: sim.chance(100_000),
+                    ..DiskFaults::default()
+                };
+                let set =
+                    move |files: Vec<Rc<crate::disk::SimFile>>, faults| files.iter().for_each(|file| file.faults.set(faults));
+                set(victim.machine.files.borrow().all(), faults);
+                let own = Rc::clone(victim);
+                sim.after(restart_pause(sim), move |_| set(own.machine.files.borrow().all(), DiskFaults::default()));
+            }
+        }
         Fault::Clock => {
             let jump = sim.below(7_200_000) as i64 - 3_600_000;
             server.machine.wall_skew_ms.set(jump);
@@ -211,6 +253,12 @@ async fn mend(world: &Rc<World>) {
         for file in server.machine.files.borrow().all() {
             file.faults.set(DiskFaults::default());
             file.stuck_until.set(0);
+        }
+    }
+    // W7: an area whose disk failed takes nothing any more until its server was started again.
+    for server in &world.servers {
+        if server.areas().iter().any(|area| area.report("").offline.is_some()) {
+            server.stop();
         }
     }
     // What is off is on its way back already.

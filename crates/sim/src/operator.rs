@@ -32,6 +32,8 @@ pub struct Keeper {
     oracle: Rc<RefCell<Oracle>>,
     style: Style,
     options: VolumeOptions,
+    /// A client that was unmounted by force and lives on.
+    ghost: RefCell<Option<(Rc<Work>, Rc<Client>)>>,
 }
 
 /// How a mount ended.
@@ -197,8 +199,12 @@ impl Keeper {
             self.log(|| "unmounted by force".to_owned());
             self.unmount(at, None, true).await?;
             // F4: it notices by itself; what it still does is of no effect.
-            self.pause(Duration::from_millis(self.sim().below(3000))).await;
-            client.kill();
+            if self.sim().chance(500_000) {
+                self.ghost.replace(Some((work, Rc::clone(client))));
+            } else {
+                self.pause(Duration::from_millis(self.sim().below(3000))).await;
+                client.kill();
+            }
             return Ok(Ended::Crashed);
         }
         work.stop();
@@ -211,7 +217,7 @@ impl Keeper {
             return Ok(Ended::Crashed);
         }
         if !work.is_quiet() {
-            if last {
+            if last && !self.world.knobs.loud {
                 let reason = client.volume.status();
                 self.world.violation(format!("requests of volume {} do not end: {reason:?}", self.name));
             }
@@ -230,7 +236,7 @@ impl Keeper {
             self.unmount(at, Some(client.info.epoch), false).await?;
             return Ok(Ended::Clean);
         }
-        if last {
+        if last && !self.world.knobs.loud {
             self.world.violation(format!("volume {} cannot be closed although nothing is wrong", self.name));
         }
         Ok(Ended::Crashed)
@@ -246,6 +252,9 @@ impl Keeper {
                 .manager
                 .table(|table| table.volumes.get(&volume).map(|row| row.legs().filter(|(_, leg)| !leg.in_sync).count()));
             if stale.flatten() == Some(0) || !client.is_alive() {
+                return;
+            }
+            if self.sim().now() > patience && self.world.knobs.loud {
                 return;
             }
             if self.sim().now() > patience {
@@ -282,9 +291,15 @@ impl Keeper {
         loop {
             let calm = world.is_calm();
             let info = self.mount(&at).await?;
+            if let Some((work, client)) = self.ghost.take() {
+                work.haunt();
+                self.oracle.borrow_mut().crashed();
+                self.sim().after(self.sim().below(30 * SECOND), move |_| client.kill());
+            }
             self.log(|| format!("mounted by {} (epoch {})", at.name(), info.epoch.number));
             let ended = match self.open(&at, &info).await {
                 Some(client) => self.session(&at, &client).await?,
+                None if calm && world.calm_for() > 300 * SECOND && world.knobs.loud => return Ok(()),
                 None if calm && world.calm_for() > 300 * SECOND => {
                     world.violation(format!("volume {} cannot be opened although nothing is wrong", self.name));
                     return Ok(());
@@ -340,13 +355,14 @@ pub async fn keep(world: Rc<World>, number: u64) {
             oracle: Rc::new(RefCell::new(Oracle::new(tag))),
             style: Style::draw(sim, size),
             options: VolumeOptions::default(),
+            ghost: RefCell::new(None),
         };
         let result = keeper.life().await;
         world.checked.set(world.checked.get() + keeper.oracle.borrow().checked);
         if let Err(refusal) = result {
             sim.log("operator", || format!("{}: given up: {refusal}", keeper.name));
             let hopeless = matches!(refusal.kind, ErrorKind::NoSpace | ErrorKind::NotFound | ErrorKind::BadRequest);
-            if world.is_calm() && !hopeless {
+            if world.is_calm() && !hopeless && !world.knobs.loud {
                 world.violation(format!("volume {}: {refusal}", keeper.name));
             }
         }

@@ -3,7 +3,7 @@
 //! The unit is a cell of 512 bytes. Every write gives its cells a number, and the bytes of a cell tell volume, cell and number,
 //! so that wrong bytes say where they come from. Number 0 is zeroes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of a cell: what a disk writes wholly or not at all.
 pub const CELL: u64 = 512;
@@ -35,6 +35,8 @@ pub struct Oracle {
     clock: u64,
     next_version: u64,
     cells: BTreeMap<u64, Vec<Value>>,
+    /// The cells that may hold more than one value.
+    open: BTreeSet<u64>,
     /// Cells read and compared.
     pub checked: u64,
 }
@@ -54,7 +56,7 @@ const ZERO: Value = Value { version: 0, issued: 0, ended: Some(0), failed: None,
 impl Oracle {
     /// The truth of a new volume: all zero.
     pub fn new(tag: u64) -> Self {
-        Self { tag, clock: 1, next_version: 1, cells: BTreeMap::new(), checked: 0 }
+        Self { tag, clock: 1, next_version: 1, cells: BTreeMap::new(), open: BTreeSet::new(), checked: 0 }
     }
 
     fn tick(&mut self) -> u64 {
@@ -83,6 +85,7 @@ impl Oracle {
         for cell in first..first + count {
             let value = Value { version, issued, ended: None, failed: None, acknowledged: false, old: false, passed: false };
             self.cells.entry(cell).or_insert_with(|| vec![ZERO]).push(value);
+            self.open.insert(cell);
         }
         Write { first, count, version, issued }
     }
@@ -115,9 +118,13 @@ impl Oracle {
 
     /// A flush that was sent at `mark` was acknowledged: what had ended by then is durable, and what it replaced is gone for ever.
     pub fn flushed(&mut self, mark: u64) {
-        for values in self.cells.values_mut() {
-            prune(values, mark);
-        }
+        let cells = &mut self.cells;
+        self.open.retain(|cell| {
+            cells.get_mut(cell).is_some_and(|values| {
+                prune(values, mark);
+                values.len() > 1
+            })
+        });
     }
 
     /// The same for a write with force unit access: only its own cells.
@@ -133,8 +140,8 @@ impl Oracle {
     /// The mount ended without a clean close: any value since the last flush may be what is left, and what was under way may still
     /// have been carried out.
     pub fn crashed(&mut self) {
-        for values in self.cells.values_mut().filter(|values| values.len() > 1) {
-            for value in values {
+        for cell in &self.open {
+            for value in self.cells.get_mut(cell).into_iter().flatten() {
                 *value = Value {
                     issued: 0,
                     ended: Some(0),

@@ -5,12 +5,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use sublet_types::mutation::Mutation;
+
 use crate::trace::Detail;
 use crate::world::{Outcome, run};
 
 const USAGE: &str = "\
 usage: sublet-sim --seeds N [--seed FIRST] [--jobs N]   run N seeds from FIRST (default 1)
        sublet-sim --seed S --trace                      run one seed and print its trace
+       sublet-sim --mutations [--seeds N]               show that every deliberate bug is found within N seeds
 ";
 /// Lines of the trace that are printed for a seed that failed.
 const TAIL: usize = 60;
@@ -22,11 +25,13 @@ struct Wishes {
     count: u64,
     trace: bool,
     jobs: usize,
+    mutations: bool,
+    mutation: Option<Mutation>,
 }
 
 fn parse(args: &[String]) -> Option<Wishes> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut wishes = Wishes { first: 1, count: 1, trace: false, jobs };
+    let mut wishes = Wishes { first: 1, count: 1, trace: false, jobs, mutations: false, mutation: None };
     let mut words = args.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -34,6 +39,11 @@ fn parse(args: &[String]) -> Option<Wishes> {
             "--seeds" => wishes.count = words.next()?.parse().ok()?,
             "--jobs" => wishes.jobs = words.next()?.parse().ok()?,
             "--trace" => wishes.trace = true,
+            "--mutations" => wishes.mutations = true,
+            "--mutation" => {
+                let name = words.next()?;
+                wishes.mutation = Some(Mutation::ALL.iter().copied().find(|mutation| format!("{mutation:?}") == *name)?);
+            }
             _ => return None,
         }
     }
@@ -42,8 +52,20 @@ fn parse(args: &[String]) -> Option<Wishes> {
 
 /// Runs a seed on a thread of its own: nothing of another seed is left there, and a panic is a violation.
 pub fn isolated(seed: u64, detail: Detail) -> Outcome {
+    mutated(seed, detail, None)
+}
+
+/// As [`isolated`], with a deliberate bug (only in builds that have them).
+pub fn mutated(seed: u64, detail: Detail, mutation: Option<Mutation>) -> Outcome {
     let builder = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(16 << 20);
-    let outcome = builder.spawn(move || run(seed, detail)).map(std::thread::JoinHandle::join);
+    let work = move || {
+        #[cfg(feature = "mutations")]
+        sublet_types::mutation::choose(mutation);
+        #[cfg(not(feature = "mutations"))]
+        assert!(mutation.is_none(), "this build has no deliberate bugs");
+        run(seed, detail)
+    };
+    let outcome = builder.spawn(work).map(std::thread::JoinHandle::join);
     let failed = |text: String| Outcome { seed, seconds: 0.0, violations: vec![text], hash: 0, lines: Vec::new(), checked: 0 };
     match outcome {
         Ok(Ok(outcome)) => outcome,
@@ -62,8 +84,11 @@ pub fn main(args: &[String]) -> ExitCode {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
+    if wishes.mutations {
+        return crate::mutations::main(wishes.first, wishes.count, wishes.jobs);
+    }
     if wishes.trace {
-        return traced(wishes.first);
+        return traced(wishes.first, wishes.mutation);
     }
     let next = AtomicU64::new(0);
     let results: Mutex<(f64, u64, Vec<Outcome>)> = Mutex::new((0.0, 0, Vec::new()));
@@ -76,7 +101,7 @@ pub fn main(args: &[String]) -> ExitCode {
                     if index >= wishes.count {
                         return;
                     }
-                    let outcome = isolated(wishes.first + index, Detail::Off);
+                    let outcome = mutated(wishes.first + index, Detail::Off, wishes.mutation);
                     let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     results.0 += outcome.seconds;
                     results.1 += outcome.checked;
@@ -91,23 +116,23 @@ pub fn main(args: &[String]) -> ExitCode {
     let (seconds, checked, mut failed) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     failed.sort_by_key(|outcome| outcome.seed);
     for outcome in failed.iter().take(EXPLAINED_MAX) {
-        explain(outcome.seed);
+        explain(outcome.seed, wishes.mutation);
     }
     summary(wishes.count, seconds, checked, failed.len(), begun.elapsed());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn explain(seed: u64) {
+fn explain(seed: u64, mutation: Option<Mutation>) {
     println!("== the end of the trace of seed {seed} (all of it: cargo xtask sim --seed {seed} --trace)");
-    let outcome = isolated(seed, Detail::Lines);
+    let outcome = mutated(seed, Detail::Lines, mutation);
     for line in outcome.lines.iter().skip(outcome.lines.len().saturating_sub(TAIL)) {
         println!("{}", line.chars().take(300).collect::<String>());
     }
 }
 
-fn traced(seed: u64) -> ExitCode {
+fn traced(seed: u64, mutation: Option<Mutation>) -> ExitCode {
     let begun = Instant::now();
-    let outcome = isolated(seed, Detail::Lines);
+    let outcome = mutated(seed, Detail::Lines, mutation);
     for line in &outcome.lines {
         println!("{line}");
     }

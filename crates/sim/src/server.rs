@@ -6,18 +6,25 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_channel::mpsc;
+use futures_util::future::LocalBoxFuture;
 use sublet_agent::Agent;
 use sublet_agent::poller::{Next, Poller};
+use sublet_api::mount::MountingInformation;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome};
 use sublet_api::request::{Request, Response};
 use sublet_api::server::{AreaReport, Poll, PollAnswer, Register};
+use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_area::{Area, FormatSpec, PieceSpec, file_size_for};
+use sublet_coordinator::{Flag, Reports, coordinate};
 use sublet_doors::local::Signal;
 use sublet_doors::{Clock, Doors, Endpoint, Listener, Net as _, Rng};
 use sublet_types::limits::POLL_INTERVAL;
 use sublet_types::{AreaId, Name, PoolId, ServerId};
+use sublet_volume::PathStatus;
 
+use crate::door::Door;
 use crate::doors::{Machine, SimDoors, address};
 use crate::exec::{Sim, Time};
 use crate::manager::Manager;
@@ -130,6 +137,7 @@ impl Server {
             agent.set_offline(entry.area, "it is being opened");
             entry.offline = Some("it is being opened".to_owned());
         }
+        agent.set_coordinate(coordination(&doors, &self.manager));
         let run = doors.random_u64();
         let running =
             Rc::new(Running { doors, agent, areas: RefCell::default(), poller: RefCell::default(), changed: Signal::new(), run });
@@ -389,4 +397,25 @@ async fn accept(running: Rc<Running>) {
         let agent = Rc::clone(&running.agent);
         doors.spawn(async move { agent.serve(conn).await });
     }
+}
+
+/// How a server coordinates a volume that is not mounted (F5), as the real daemon does it.
+fn coordination(
+    doors: &SimDoors,
+    manager: &Rc<Manager>,
+) -> Box<dyn Fn(MountingInformation, Rc<Flag>) -> LocalBoxFuture<'static, bool>> {
+    let (doors, manager) = (doors.clone(), Rc::clone(manager));
+    Box::new(move |info, stop| {
+        let door = Door::new(&doors, &manager, info.volume, info.epoch);
+        let doors = doors.clone();
+        Box::pin(async move {
+            let (hear, heard) = mpsc::unbounded();
+            let reason = "the path is being opened".to_owned();
+            door.update(&PathStatus { path: PathState::Lost, reason, ..PathStatus::default() });
+            door.start(&hear);
+            drop(hear);
+            let boot = doors.machine().boot.get();
+            coordinate(doors, door, info, boot, heard, &stop).await
+        })
+    })
 }

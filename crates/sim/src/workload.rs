@@ -12,6 +12,9 @@ use crate::exec::{MILLISECOND, Sim};
 use crate::oracle::{CELL, Oracle};
 use crate::world::World;
 
+/// Tells the bytes of fenced clients from those that may be read.
+const GHOST: u64 = 0x6768_6f73_7400_0000;
+
 /// How a volume is used; drawn from the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
@@ -34,7 +37,7 @@ impl Style {
     pub fn draw(sim: &Sim, size: u64) -> Self {
         Self {
             workers: sim.between(1, 4),
-            pause_max: *sim.random(|random| random.pick(&[20 * MILLISECOND, 100 * MILLISECOND, 500 * MILLISECOND])),
+            pause_max: *sim.random(|random| random.pick(&[50 * MILLISECOND, 200 * MILLISECOND, 1000 * MILLISECOND])),
             writes: sim.between(20, 70),
             zeroes: sim.between(0, 8),
             flushes: sim.between(0, 15),
@@ -50,6 +53,8 @@ pub struct Work {
     oracle: Rc<RefCell<Oracle>>,
     style: Style,
     stop: Cell<bool>,
+    /// Somebody else has the volume: nothing that is done here may have an effect (F4).
+    ghost: Cell<bool>,
     running: Cell<u64>,
     /// Errors that a request got.
     pub errors: RefCell<Vec<VolumeError>>,
@@ -64,6 +69,7 @@ impl Work {
             oracle: Rc::clone(oracle),
             style,
             stop: Cell::new(false),
+            ghost: Cell::new(false),
             running: Cell::new(style.workers),
             errors: RefCell::default(),
         });
@@ -85,6 +91,11 @@ impl Work {
         self.stop.set(true);
     }
 
+    /// Somebody else has the volume from now on.
+    pub fn haunt(&self) {
+        self.ghost.set(true);
+    }
+
     /// True when all requests have ended.
     pub fn is_quiet(&self) -> bool {
         self.running.get() == 0
@@ -97,7 +108,8 @@ impl Work {
     /// A range of whole cells.
     fn range(&self) -> (u64, u64) {
         let (sim, size) = (self.sim(), self.client.volume.size());
-        let longest = *sim.random(|random| random.pick(&[512, 4096, 4096, 4096, 16384, 65536, 300_000]));
+        let longest = *sim.random(|random| random.pick(&[512, 4096, 4096, 4096, 8192, 16384, 65536]));
+        let longest = if sim.chance(10_000) { 1_200_000 } else { longest };
         let unit = if sim.chance(700_000) { 4096 } else { CELL };
         let length = (sim.between(1, longest) / unit * unit).clamp(unit, size);
         let room = if sim.chance(800_000) { self.style.spot.max(length) } else { size };
@@ -106,6 +118,9 @@ impl Work {
     }
 
     async fn one(&self) {
+        if self.ghost.get() {
+            return self.haunted().await;
+        }
         let dice = self.sim().below(100);
         let Style { writes, zeroes, flushes, .. } = self.style;
         if dice < writes {
@@ -116,6 +131,19 @@ impl Work {
             self.flush().await;
         } else {
             self.read().await;
+        }
+    }
+
+    /// A client that was fenced and does not know it: its bytes must never be seen.
+    async fn haunted(&self) {
+        let (offset, length) = self.range();
+        let mut ghost = Oracle::new(self.oracle.borrow().tag ^ GHOST);
+        let bytes = {
+            let write = ghost.issue(offset, length, false);
+            ghost.bytes(&write)
+        };
+        if self.client.volume.write(offset, Chunk::from(bytes), false).await.is_ok() {
+            self.world.violation(format!("F4: a fenced client of volume {} still writes", self.client.info.name));
         }
     }
 
@@ -137,6 +165,9 @@ impl Work {
         let bytes = self.oracle.borrow().bytes(&write);
         self.log(|| format!("write {offset}+{length} {write:?}"));
         let result = self.client.volume.write(offset, Chunk::from(bytes), fua).await;
+        if self.ghost.get() {
+            return;
+        }
         self.oracle.borrow_mut().ended(&write, result.is_ok());
         match result {
             Ok(()) if fua => self.oracle.borrow_mut().flushed_write(&write),
@@ -152,6 +183,9 @@ impl Work {
         let write = self.oracle.borrow_mut().issue(offset, length, true);
         self.log(|| format!("zero {offset}+{length} {write:?}"));
         let result = self.client.volume.write_zeroes(offset, length, flags).await;
+        if self.ghost.get() {
+            return;
+        }
         self.oracle.borrow_mut().ended(&write, result.is_ok());
         if let Err(error) = result {
             self.failed("zeroing", error);
@@ -161,7 +195,11 @@ impl Work {
 
     async fn flush(&self) {
         let mark = self.oracle.borrow_mut().mark();
-        match self.client.volume.flush().await {
+        let result = self.client.volume.flush().await;
+        if self.ghost.get() {
+            return;
+        }
+        match result {
             Ok(()) => {
                 self.oracle.borrow_mut().flushed(mark);
                 self.log(|| "flushed".to_owned());
@@ -185,6 +223,9 @@ impl Work {
     pub async fn read_and_check(&self, offset: u64, length: u64) -> bool {
         let mark = self.oracle.borrow_mut().mark();
         let (result, buffer) = self.client.volume.read(offset, Buffer::new(length as usize), 0..length as usize).await;
+        if self.ghost.get() {
+            return false;
+        }
         if let Err(error) = result {
             self.failed("a read", error);
             return false;

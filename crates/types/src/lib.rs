@@ -10,6 +10,7 @@ pub mod epoch;
 pub mod geometry;
 pub mod id;
 pub mod limits;
+pub mod mutation;
 pub mod name;
 pub mod size;
 pub mod way;

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use sublet_doors::Doors;
 use sublet_types::BlockRange;
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE, REQUEST_SIZE_MAX};
+use sublet_types::mutation::{self, Mutation};
 use sublet_wire::message::{BlockState, VerifyBlock};
 
 use crate::change::Change;
@@ -85,7 +86,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             unclean |= leg.session().and_then(|session| session.opened()).is_some_and(|opened| opened.unclean);
         }
         let all_here = in_sync.iter().all(|leg| is_open(*leg).is_some());
-        if in_sync.len() == 1 || (all_here && !unclean) {
+        if in_sync.len() == 1 || (all_here && !unclean) || mutation::is(Mutation::NotMadeEqual) {
             for leg in in_sync {
                 self.adopt_marks(leg);
             }

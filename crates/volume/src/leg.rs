@@ -9,6 +9,7 @@ use futures_util::future::{Either, select};
 use sublet_api::mount::MountLeg;
 use sublet_doors::{Doors, Tick};
 use sublet_types::limits::{LENDER_SILENT_MAX, RECONNECT_GRACE};
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{Generation, LeaseSecret, OpenId, SessionNumber};
 use sublet_wire::Status;
 use sublet_wire::message::{DiskIdentity, MapWhich, Open, OpenMode};
@@ -376,7 +377,7 @@ fn accept<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index
     if session.mode() == OpenMode::Target {
         leg.forget();
     } else {
-        if another_identity && leg.has_unflushed() {
+        if another_identity && leg.has_unflushed() && !mutation::is(Mutation::NoReplay) {
             leg.lost_writes.set(true);
         }
     }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use futures_channel::oneshot;
 use sublet_types::BlockRange;
+use sublet_types::mutation::{self, Mutation};
 
 /// The lock over all blocks of one volume.
 #[derive(Default)]
@@ -49,7 +50,8 @@ impl RangeLock {
 
     fn enqueue(self: &Rc<Self>, range: BlockRange) -> (RangeGuard, Option<oneshot::Receiver<()>>) {
         let mut inner = self.inner.borrow_mut();
-        let blockers = inner.entries.values().filter(|entry| entry.range.overlaps(range)).count();
+        let overlaps = |entry: &&Entry| entry.range.overlaps(range) && !mutation::is(Mutation::NoRangeLock);
+        let blockers = inner.entries.values().filter(overlaps).count();
         let (grant, granted) = if blockers == 0 {
             (None, None)
         } else {

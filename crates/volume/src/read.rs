@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sublet_api::work::{Finding, FindingKind};
 use sublet_doors::{Chunk, Doors};
 use sublet_types::limits::BLOCK_SIZE;
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{BlockRange, SliceId};
 
 use crate::change::Change;
@@ -104,7 +105,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             self.check()?;
             // H3: what may differ is made equal before it is read.
             self.make_equal(offset, length.into(), held || guard.is_some()).await?;
-            let readable = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
+            let readable = self.members.borrow().which(|m| {
+                (m.role == Role::InSync && m.equal) || (m.role.takes_writes() && mutation::is(Mutation::ServeStaleLeg))
+            });
             let (out, usable): (Vec<usize>, Vec<usize>) =
                 readable.into_iter().partition(|leg| failed.get(*leg).is_some_and(Option::is_some));
             let last_error = out.first().filter(|_| usable.is_empty()).and_then(|leg| failed.get_mut(*leg)?.take());
@@ -116,7 +119,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             }
             let open = usable
                 .into_iter()
-                .filter(|leg| self.is_sound(*leg))
+                .filter(|leg| self.is_sound(*leg) || mutation::is(Mutation::ServeStaleLeg))
                 .filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?)));
             let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
                 if self.reads_expired.get() {
@@ -127,7 +130,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             };
             let name = self.legs.get(leg).map(|leg| leg.lender()).unwrap_or_default();
             let error = match session.read(offset, length).await {
-                Ok(blocks) if blocks.wrong.is_empty() => {
+                Ok(blocks) if blocks.wrong.is_empty() || mutation::is(Mutation::ChecksumIgnored) => {
                     if !suspects.iter().all(|(_, suspect)| may_replace(&blocks, suspect)) {
                         // K2: computed checksums never win over kept ones.
                         self.wrong_bytes(&name, offset, length)

@@ -9,6 +9,7 @@ use futures_util::stream;
 use sublet_api::request::LegChange;
 use sublet_doors::Doors;
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{BlockRange, Generation};
 use sublet_wire::message::{BlockState, MapWhich, SetState, StaleMark, VerifyBlock};
 use sublet_wire::{Flags, Status};
@@ -175,8 +176,14 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         self.shared.throttle.take(&self.shared, part.length).await;
         let blocks = BlockRange::covering(self.start + part.offset, part.length);
         // W2: no write of these blocks runs between the reading and the writing.
-        let _guard = self.shared.ranges.lock(blocks).await;
+        let mut _guard = Some(self.shared.ranges.lock(blocks).await);
+        if mutation::is(Mutation::ResyncWithoutLock) {
+            _guard = None;
+        }
         let Some(session) = self.target(leg) else { return Ok(0) };
+        if mutation::is(Mutation::ResyncCopiesNothing) {
+            return Ok(part.length);
+        }
         let mut spans = vec![(part.offset, part.length)];
         if part.compare {
             let Some(source) = (0..self.legs.len()).find(|leg| self.is_sound(*leg)) else { return Ok(0) };

@@ -2,8 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use sublet_types::mutation::{self, Mutation};
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
 use sublet_api::mount::MountSegment;
 use sublet_doors::Doors;
 use sublet_types::SliceId;
@@ -299,7 +300,14 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         // Not a step of waiting between the look at the set and the sending: a target that is attached later finds these
         // blocks locked until this change has ended.
         let legs = self.members.borrow().which(|m| m.role.takes_writes());
-        let outcomes = join_all(legs.iter().map(|leg| self.change_at(*leg, change))).await;
+        let mut outcomes = Vec::new();
+        if mutation::is(Mutation::AckBeforeAllLegs) && matches!(change, Change::Write { .. }) {
+            outcomes.push(select_all(legs.iter().map(|leg| Box::pin(self.change_at(*leg, change)))).await.0);
+        } else if mutation::is(Mutation::ZeroesOnOneLeg) && matches!(change, Change::Zero { .. }) {
+            outcomes.extend(join_all(legs.iter().take(1).map(|leg| self.change_at(*leg, change))).await);
+        } else {
+            outcomes = join_all(legs.iter().map(|leg| self.change_at(*leg, change))).await;
+        }
         if !matches!(change, Change::Flush) {
             self.hot.borrow_mut().end(regions, self.shared.doors.now());
             if self.hot_waiters.get() > 0 {

@@ -2,6 +2,7 @@
 
 use sublet_api::request::{ChangeLeg, LegAnswer, LegChange};
 use sublet_api::{ErrorKind, Refusal};
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{Generation, VolumeId};
 
 use super::{Context, bad, conflict};
@@ -148,7 +149,7 @@ fn commit(
     let before = segment.generation;
     let generation = issued.unwrap_or_else(|| segment.issue((context.random)()));
     if let Some(leg) = segment.legs.get_mut(leg) {
-        leg.in_sync = in_sync;
+        leg.in_sync = in_sync || mutation::is(Mutation::StaleForgotten);
         leg.stale_since = (!in_sync).then_some(generation);
     }
     segment.generation = generation;
