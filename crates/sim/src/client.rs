@@ -127,7 +127,7 @@ impl Client {
                 close(&own.doors, &own.volume, true).await;
             }
             // A manager that does not answer sees it from the end of the held report.
-            let _ = own.doors.timeout(LEAVE_MAX, own.door.leave()).await;
+            let _ = own.doors.timeout(LEAVE_MAX, own.door.leave(clean)).await;
             clean
         })
         .await;

@@ -127,11 +127,11 @@ impl Reports for Door {
         self.0.reporter.borrow_mut().close();
     }
 
-    async fn leave(&self) {
+    async fn leave(&self, clean: bool) {
         let farewell = {
             let mut reporter = self.0.reporter.borrow_mut();
             reporter.leave();
-            reporter.farewell()
+            reporter.farewell(clean)
         };
         self.0.changed.notify();
         if let Err(refusal) = self.send(farewell).await {
