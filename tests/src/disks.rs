@@ -106,22 +106,33 @@ pub fn put(path: &str, offset: u64, bytes: &[u8]) {
 /// # Panics
 /// It cannot be read.
 pub fn holds(path: &Path, pattern: &[u8]) -> bool {
+    find(path, pattern).is_some()
+}
+
+/// Where a file or device holds these bytes first.
+///
+/// # Panics
+/// It cannot be read.
+pub fn find(path: &Path, pattern: &[u8]) -> Option<u64> {
     use std::io::Read;
     let mut file = File::open(path).unwrap();
     let mut window: Vec<u8> = Vec::new();
+    let mut before = 0;
     let mut part = vec![0; 4 << 20];
     loop {
         let n = file.read(&mut part).unwrap();
         if n == 0 {
-            return false;
+            return None;
         }
         window.extend(&part[..n]);
         // Most of a sparse file is zeroes: look for the first byte only.
-        let found = window.iter().enumerate().any(|(at, b)| *b == pattern[0] && window[at..].starts_with(pattern));
-        if found {
-            return true;
+        let mut bytes = window.iter().enumerate();
+        let found = bytes.find(|(at, b)| **b == pattern[0] && window[*at..].starts_with(pattern));
+        if let Some((at, _)) = found {
+            return Some(before + at as u64);
         }
         let keep = window.len().min(pattern.len() - 1);
+        before += (window.len() - keep) as u64;
         window.drain(..window.len() - keep);
     }
 }

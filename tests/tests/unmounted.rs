@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use sublet_tests::disks;
 use sublet_tests::random::Random;
 use sublet_tests::{MIB, Pool, Wish, wait_for};
 
@@ -53,6 +54,36 @@ fn each_copy_has(pool: &Pool, bytes: &[u8]) {
 fn f5_a_lender_brings_a_copy_up_to_date_while_nobody_has_the_volume_mounted() {
     let (pool, bytes) = stale_and_unmounted(32 * MIB);
     pool.wait_in_sync("v", RESYNC);
+    assert_eq!(pool.volume("v")["status"], 0, "nobody has mounted it");
+    each_copy_has(&pool, &bytes);
+    pool.ok(0, "return v");
+}
+
+#[test]
+fn k1_f5_a_scrub_of_an_unmounted_volume_mends_rot_and_tells_of_it() {
+    let pool = Pool::with(&Wish { servers: 3, area: Some("128M") });
+    pool.ok(0, "volume create v --way doubled --on b1:32M,c1:32M");
+    pool.ok(0, "borrow v");
+    let mut nbd = pool.mount(0, "v", "");
+    let bytes = Random::new(7).bytes(32 << 20);
+    for (n, part) in bytes.chunks(1 << 20).enumerate() {
+        nbd.write((n << 20) as u64, part).unwrap();
+    }
+    drop(nbd);
+    pool.ok(0, "unmount v");
+    // One copy rots while its server is away: a bit here, a whole block there.
+    let lender = pool.kill(2);
+    let file = pool.area_files(2).remove(0);
+    let at = |n: usize| disks::find(&file, &bytes[n..n + 4096]).expect("the copy lies in the file");
+    let places = [9 << 20, (20 << 20) + 8192].map(at);
+    disks::put(&file.to_string_lossy(), places[0] + 100, &[!bytes[(9 << 20) + 100]]);
+    disks::put(&file.to_string_lossy(), places[1], &[0x55; 4096]);
+    pool.revive(2, &lender);
+    pool.ok(0, "volume scrub v");
+    let mended = |n: usize| disks::find(&file, &bytes[n..n + 4096]).is_some();
+    wait_for("the rot to be mended", RESYNC, || mended(9 << 20) && mended((20 << 20) + 8192));
+    let told = || pool.json(0, "events").to_string().contains("repaired");
+    wait_for("an event of it", RESYNC, told);
     assert_eq!(pool.volume("v")["status"], 0, "nobody has mounted it");
     each_copy_has(&pool, &bytes);
     pool.ok(0, "return v");
