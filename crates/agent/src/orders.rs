@@ -82,6 +82,10 @@ impl<D: Doors> Agent<D> {
                 self.remove_area(*area);
                 Ok(())
             }
+            Order::SetQuarantine { area, reason } => {
+                let served = self.ordered(*area)?;
+                served.area.set_quarantine(reason.as_deref()).await.map_err(|e| e.refusal())
+            }
             Order::PutTombstones { area, tombstones } => {
                 self.ordered(*area)?.area.put_tombstones(tombstones).await.map_err(|e| e.refusal())
             }
@@ -127,6 +131,7 @@ const fn slice_of(order: &Order) -> Option<SliceId> {
         | Order::RenameArea { .. }
         | Order::Coordinate { .. }
         | Order::StopCoordinating { .. }
+        | Order::SetQuarantine { .. }
         | Order::PutTombstones { .. }
         | Order::DropTombstones { .. } => None,
     }

@@ -8,7 +8,9 @@
 pub mod control;
 pub mod error;
 pub mod mount;
+pub mod naming;
 pub mod order;
+pub mod rebuild;
 pub mod request;
 pub mod server;
 pub mod view;

@@ -90,6 +90,13 @@ pub enum Order {
         /// The server that has it.
         server: ServerId,
     },
+    /// Write into the area's label why it is not trusted, or that it is again (L2): a client is refused as long as it is not.
+    SetQuarantine {
+        /// Which area.
+        area: AreaId,
+        /// Why not; none: it is trusted.
+        reason: Option<String>,
+    },
     /// Keep these tombstones in the area's label until they are dropped (R2).
     PutTombstones {
         /// Which area.

@@ -1,10 +1,11 @@
 //! Requests to the manager. `docs/protocol.md` and the OpenAPI document list the HTTP paths.
 
 use serde::{Deserialize, Serialize};
-use sublet_types::{Address, AreaId, Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId, Way};
+use sublet_types::{Address, Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId, Way};
 
 use crate::error::Refusal;
 use crate::mount::{MountSegment, MountingInformation, UnmountingInformation};
+pub use crate::naming::{AreaName, CheckArea};
 use crate::view::{PathState, TaskView, VolumeView};
 use crate::work::{Finding, Work, WorkReport};
 
@@ -356,25 +357,6 @@ pub struct LegAnswer {
     pub in_sync: Vec<bool>,
 }
 
-/// `POST /v1/servers/{server}/areas/check`: may this server register an area of that name?
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CheckArea {
-    /// The wished name; none asks for a proposal.
-    #[serde(default)]
-    pub name: Option<Name>,
-    /// The area's id, if its label already has one.
-    #[serde(default)]
-    pub area: Option<AreaId>,
-}
-
-/// The answer to [`CheckArea`].
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct AreaName {
-    /// The name to use.
-    pub name: Name,
-}
-
 /// Everything that can be asked of a manager. The HTTP shell and the simulator make these; the manager's core answers each
 /// with one [`Response`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -439,6 +421,29 @@ pub enum Request {
         area: String,
         /// The new name.
         rename: Rename,
+    },
+    /// `POST /v1/servers/{server}/forget`: it is gone for good.
+    ForgetServer {
+        /// Name or id.
+        server: String,
+        /// Whether it is meant.
+        forget: crate::rebuild::Forget,
+    },
+    /// `GET /v1/rebuild`.
+    RebuildState,
+    /// `POST /v1/rebuild`.
+    Rebuild(crate::rebuild::Rebuild),
+    /// `POST /v1/volumes/{volume}/accept`.
+    AcceptVolume {
+        /// Name or id.
+        volume: String,
+        /// With which copies.
+        accept: crate::rebuild::AcceptVolume,
+    },
+    /// `POST /v1/areas/{area}/accept`: a quarantined area is trusted again (L2).
+    AcceptArea {
+        /// Name or id.
+        area: String,
     },
     /// `POST /v1/areas/{area}/reclaim`.
     Reclaim {
@@ -550,7 +555,7 @@ pub enum Response {
     Areas(Vec<crate::view::AreaView>),
     /// To `Volumes`.
     Volumes(Vec<VolumeView>),
-    /// To `Volume`, `RenameVolume` and `ScrubEvery`.
+    /// To `Volume`, `RenameVolume`, `AcceptVolume` and `ScrubEvery`.
     Volume(Box<VolumeView>),
     /// To `Tasks`.
     Tasks(Vec<TaskView>),
@@ -564,9 +569,13 @@ pub enum Response {
     Poll(crate::server::PollAnswer),
     /// To `CheckArea`.
     AreaName(AreaName),
+    /// To `RebuildState` and `Rebuild`.
+    Rebuild(Box<crate::rebuild::RebuildView>),
+    /// To `ForgetServer`.
+    Forget(Box<crate::rebuild::ForgetView>),
     /// To `RenameServer` and `LeaveServer`.
     Server(Box<crate::view::ServerView>),
-    /// To `RenameArea`.
+    /// To `RenameArea` and `AcceptArea`.
     Area(Box<crate::view::AreaView>),
     /// To every request that is a task.
     Task(Box<TaskAnswer>),

@@ -1,5 +1,6 @@
 //! The command line, as section 12 of the design fixes it. Scripts rely on these words.
 
+mod recovery;
 mod work;
 
 use std::path::PathBuf;
@@ -150,12 +151,16 @@ pub struct Demo {
     pub keep: bool,
 }
 
-/// `sublet manager`.
+/// `sublet manager`: runs the manager, or looks after its table.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Manager {
+    /// Rebuild, export, import or check the table.
+    #[command(subcommand)]
+    pub command: Option<TableCommand>,
     /// Where the table is kept.
-    #[arg(long)]
-    pub data: PathBuf,
+    #[arg(long, required = true)]
+    pub data: Option<PathBuf>,
     /// Where to listen; loopback until told otherwise.
     #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:7470")]
     pub listen: Vec<String>,
@@ -163,6 +168,8 @@ pub struct Manager {
     #[arg(long, value_delimiter = ',')]
     pub url: Vec<String>,
 }
+
+pub use recovery::{AcceptVolume, Forget, Rebuild, TableCommand};
 
 /// `sublet server`: runs the daemon, or looks at servers.
 #[derive(Args, Debug)]
@@ -205,6 +212,8 @@ pub enum Servers {
         /// Name or id; this server otherwise.
         server: Option<String>,
     },
+    /// A lender is gone for good: first shows what is lost with it, then forgets it.
+    Forget(Forget),
 }
 
 /// `sublet lend`.
@@ -374,6 +383,8 @@ pub enum Volume {
         /// Name or id.
         volume: String,
     },
+    /// Go on with the copies of a frozen volume that are there: whatever another copy has more is lost.
+    Accept(AcceptVolume),
     /// Give a volume another name.
     Rename {
         /// Name or id.
@@ -388,6 +399,12 @@ pub enum Volume {
 pub enum Area {
     /// List the areas with their slices.
     Ls,
+    /// Trust a quarantined area again as it is: writes that were in it when it was set back are gone; its copies stay stale
+    /// until they have been copied anew, and a volume that has no other copy goes on with the older bytes.
+    Accept {
+        /// Name or id.
+        area: String,
+    },
     /// Give an area another name.
     Rename {
         /// Name or id.

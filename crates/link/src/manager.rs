@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use sublet_api::rebuild::{AcceptVolume, Forget, ForgetView, Rebuild, RebuildView};
 use sublet_api::request::{
     AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, ControlTask, CreateVolume, LegAnswer, Mount, Reclaim,
     Rename, Request, Return, ScrubEvery, SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
@@ -364,6 +365,46 @@ impl ManagerLink {
     /// See [`ManagerLink::call`].
     pub fn leave_server(&self, server: &str) -> Result<ServerView, Refusal> {
         self.call(&Request::LeaveServer { server: server.into() })
+    }
+
+    /// What would go, or goes, with a server that is lost for good.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn forget_server(&self, server: &str, forget: Forget) -> Result<ForgetView, Refusal> {
+        self.call(&Request::ForgetServer { server: server.into(), forget })
+    }
+
+    /// How a rebuild of the table is.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn rebuild_state(&self) -> Result<RebuildView, Refusal> {
+        self.call(&Request::RebuildState)
+    }
+
+    /// Begins or ends a rebuild of the table from the labels.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn rebuild(&self, rebuild: Rebuild) -> Result<RebuildView, Refusal> {
+        self.call(&Request::Rebuild(rebuild))
+    }
+
+    /// Goes on with the copies of a volume that its labels alone do not settle.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn accept_volume(&self, volume: &str, accept: AcceptVolume) -> Result<VolumeView, Refusal> {
+        self.call(&Request::AcceptVolume { volume: volume.into(), accept })
+    }
+
+    /// Trusts a quarantined area again.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn accept_area(&self, area: &str) -> Result<AreaView, Refusal> {
+        self.call(&Request::AcceptArea { area: area.into() })
     }
 
     /// Renames an area.

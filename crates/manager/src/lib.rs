@@ -14,6 +14,7 @@ mod http;
 mod inbox;
 mod listen;
 mod machine;
+mod offline;
 mod run;
 mod seek;
 mod serve;
@@ -21,4 +22,5 @@ mod serve;
 mod testing;
 
 pub use http::openapi::document as openapi_document;
+pub use offline::{Checked, check, export, import};
 pub use run::{ManagerArgs, run};

@@ -153,6 +153,7 @@ fn area(leg: usize) -> Row {
         sparse: false,
         offline: None,
         quarantined: None,
+        accepted: None,
         open: None,
         sequence: 0,
         reclaiming: false,

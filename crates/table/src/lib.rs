@@ -5,7 +5,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod change;
+pub mod check;
 pub mod core;
+pub mod document;
 pub mod plan;
 pub mod records;
 pub mod store;

@@ -182,7 +182,7 @@ impl Table {
     pub fn free_stretches(&self, area: AreaId) -> Vec<Stretch> {
         let Some(row) = self.areas.get(&area) else { return Vec::new() };
         let taken = self.taken(area);
-        if self.sole_holder(area).is_some() || taken.len() >= SLICES_PER_AREA_MAX {
+        if self.sole_holder(area).is_some() || row.quarantined.is_some() || taken.len() >= SLICES_PER_AREA_MAX {
             return Vec::new();
         }
         stretches(row.capacity, &taken)

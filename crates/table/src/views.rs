@@ -159,7 +159,7 @@ pub fn area(table: &Table, row: &AreaRow, heard: &BTreeMap<ServerId, Heard>) -> 
         _ if row.reclaiming => "being reclaimed".to_owned(),
         _ if is_lost => "its server is lost".to_owned(),
         Some(reason) => format!("offline: {reason}"),
-        None => "online".to_owned(),
+        None => row.quarantined.as_ref().map_or_else(|| "online".to_owned(), |why| format!("quarantined: {why}")),
     };
     AreaView {
         id: row.id,

@@ -30,6 +30,11 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 impl Name {
+    /// The name of something whose own is not known.
+    pub fn unknown() -> Self {
+        Self("unknown".to_owned())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

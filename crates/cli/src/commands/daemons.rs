@@ -16,7 +16,9 @@ fn read_addresses(texts: &[String], port: u16) -> Result<Vec<Address>, Refusal> 
 
 pub(super) fn manager(options: args::Manager) -> Result<(), Refusal> {
     let listen = read_addresses(&options.listen, MANAGER_PORT)?;
-    sublet_manager::run(ManagerArgs { data: options.data, listen, urls: options.url })
+    let missing = || Refusal::new(ErrorKind::BadRequest, "the manager needs a data directory").hint("name one with --data");
+    let data = options.data.ok_or_else(missing)?;
+    sublet_manager::run(ManagerArgs { data, listen, urls: options.url })
 }
 
 pub(super) fn server(c: &Context, options: args::ServerCommand) -> Result<(), Refusal> {

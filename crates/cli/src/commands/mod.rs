@@ -6,6 +6,7 @@ mod daemons;
 mod local;
 mod mount;
 mod reading;
+mod recovery;
 mod status;
 mod unmount;
 mod volumes;
@@ -29,17 +30,22 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
     match cli.command {
         Command::Playground(options) => playground::run(&options),
         Command::Demo(options) => demo::run(&options),
-        Command::Manager(options) => daemons::manager(options),
+        Command::Manager(mut options) => match options.command.take() {
+            None => daemons::manager(options),
+            Some(command) => recovery::table(c, command),
+        },
         Command::Client(options) => daemons::client(options),
         Command::Server(mut options) => match options.command.take() {
             None => daemons::server(c, options),
             Some(Servers::Ls) => reading::servers(c),
             Some(Servers::Rename { server, name }) => areas::rename_server(c, &server, name),
             Some(Servers::Leave { server }) => areas::leave(c, server),
+            Some(Servers::Forget(options)) => recovery::forget(c, options),
         },
         Command::Lend(options) => areas::lend(c, options),
         Command::Reclaim { area } => areas::reclaim(c, &area),
         Command::Area(Area::Ls) => reading::areas(c),
+        Command::Area(Area::Accept { area }) => recovery::accept_area(c, &area),
         Command::Area(Area::Rename { area, name }) => areas::rename(c, &area, name),
         Command::Volume(Volume::Create { name, way, on, copies }) => volumes::create(c, name, way, &on, copies),
         Command::Volume(Volume::SetWay { volume, way, on, copies }) => volumes::set_way(c, &volume, way, &on, copies),
@@ -48,6 +54,7 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
         Command::Volume(Volume::Scrub(options)) => work::scrub(c, options),
         Command::Volume(Volume::Ls) => reading::volumes(c),
         Command::Volume(Volume::Show { volume }) => reading::volume(c, &volume),
+        Command::Volume(Volume::Accept(options)) => recovery::accept_volume(c, options),
         Command::Volume(Volume::Rename { volume, name }) => volumes::rename(c, &volume, name),
         Command::Borrow(options) => volumes::borrow(c, options),
         Command::Transfer { volume, to, force } => volumes::transfer(c, &volume, to, force),

@@ -53,6 +53,8 @@ impl From<Response> for Answer {
             Response::Poll(it) => Self::ok(&it),
             Response::AreaName(it) => Self::ok(&it),
             Response::Server(it) => Self::ok(&it),
+            Response::Rebuild(it) => Self::ok(&it),
+            Response::Forget(it) => Self::ok(&it),
             Response::Area(it) => Self::ok(&it),
             Response::Task(it) => Self::ok(&it),
             Response::Client(it) => Self::ok(&it),

@@ -7,6 +7,7 @@ mod leftover;
 pub(crate) mod openapi;
 mod path;
 mod reading;
+mod rebuild;
 mod routes;
 mod servers;
 #[cfg(test)]

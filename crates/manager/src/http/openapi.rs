@@ -9,7 +9,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::{areas, reading, servers, volumes, work};
+use super::{areas, reading, rebuild, servers, volumes, work};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -29,6 +29,11 @@ use super::{areas, reading, servers, volumes, work};
         reading::volume,
         reading::tasks,
         reading::events,
+        rebuild::state,
+        rebuild::rebuild,
+        rebuild::accept_volume,
+        rebuild::accept_area,
+        rebuild::forget_server,
         servers::register,
         servers::poll,
         servers::rename_server,
@@ -58,6 +63,7 @@ use super::{areas, reading, servers, volumes, work};
         (name = "areas", description = "What is done with areas"),
         (name = "volumes", description = "What is done with volumes"),
         (name = "work", description = "Background work"),
+        (name = "rebuild", description = "The table from the labels, and what only an administrator can decide"),
         (name = "clients", description = "What the client of a mounted volume, or the coordinator of background work, tells the manager"),
     ),
     modifiers(&Refusals)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
-use super::{areas, openapi, reading, servers, volumes, work};
+use super::{areas, openapi, reading, rebuild, servers, volumes, work};
 use crate::inbox::Inbox;
 
 /// One entry. Entries of one path with different methods are merged by the router.
@@ -33,6 +33,11 @@ pub(crate) fn all() -> Vec<Route> {
         read("/v1/volumes/{volume}", get(reading::volume)),
         read("/v1/tasks", get(reading::tasks)),
         read("/v1/events", get(reading::events)),
+        read("/v1/rebuild", get(rebuild::state)),
+        change("/v1/rebuild", post(rebuild::rebuild)),
+        change("/v1/volumes/{volume}/accept", post(rebuild::accept_volume)),
+        change("/v1/areas/{area}/accept", post(rebuild::accept_area)),
+        change("/v1/servers/{server}/forget", post(rebuild::forget_server)),
         change("/v1/servers", post(servers::register)),
         change("/v1/servers/{server}/poll", post(servers::poll)),
         change("/v1/servers/{server}/rename", post(servers::rename_server)),

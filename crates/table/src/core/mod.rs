@@ -10,6 +10,7 @@ mod paths;
 mod peers;
 mod poll;
 mod pump;
+mod rebuild;
 mod requests;
 mod task_views;
 mod tasks;
@@ -17,8 +18,9 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sublet_api::rebuild::KnockView;
 use sublet_api::request::{Request, Response};
-use sublet_types::{ManagerId, PoolId, TaskId, VolumeId};
+use sublet_types::{ManagerId, PoolId, ServerId, TaskId, VolumeId};
 
 use self::orders::OrderBook;
 use self::paths::PathWatch;
@@ -118,6 +120,10 @@ pub struct Core<S: Store> {
     said: BTreeSet<(String, String)>,
     /// The last commit failed: it is tried again.
     is_store_failing: bool,
+    /// Servers of other pools that ask to be registered.
+    knocks: BTreeMap<ServerId, KnockView>,
+    /// There are labels that have not been looked at for what the table lacks.
+    relabel: bool,
     actions: Vec<Action>,
 }
 
@@ -170,6 +176,8 @@ impl<S: Store> Core<S> {
             background_wake_ms: None,
             said: BTreeSet::new(),
             is_store_failing: false,
+            knocks: BTreeMap::new(),
+            relabel: false,
             actions: Vec::new(),
         };
         let change = core.first_change(outside, &bad)?;

@@ -115,6 +115,7 @@ fn purpose(order: &Order) -> Purpose {
         Order::Coordinate { .. } => 6,
         Order::StopCoordinating { .. } => 7,
         Order::PutTombstones { .. } => 8,
+        Order::SetQuarantine { .. } => 10,
         Order::DropTombstones { .. } => 9,
     };
     (kind, order_area(order), order_slice(order), order_volume(order))

@@ -86,8 +86,7 @@ impl PathWatch {
 impl<S: Store> Core<S> {
     /// `POST /v1/volumes/{volume}/client`.
     pub(super) fn client_report(&mut self, conn: u64, id: VolumeId, report: ClientReport) -> Result<Option<Response>, Refusal> {
-        let missing = || Refusal::new(ErrorKind::StaleEpoch, format!("volume {} is no longer in the table", id.short()));
-        let volume = self.table.volumes.get(&id).ok_or_else(missing)?;
+        let volume = self.table.volumes.get(&id).ok_or_else(|| self.no_volume(id))?;
         check_epoch(volume, report.epoch)?;
         let state = if report.path == PathState::None { PathState::Idle } else { report.path };
         let reason = match state {

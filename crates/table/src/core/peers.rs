@@ -135,6 +135,14 @@ impl Peers {
         }
     }
 
+    /// Has a server register again and report all that it has.
+    pub fn ask_report(&mut self, id: ServerId) {
+        for poll in self.all.get_mut(&id).into_iter().flat_map(|peer| &mut peer.polls) {
+            poll.is_urgent = true;
+            poll.register = true;
+        }
+    }
+
     pub fn tell_all(&mut self) {
         for poll in self.all.values_mut().flat_map(|peer| &mut peer.polls) {
             poll.is_urgent = true;

@@ -1,9 +1,9 @@
 //! Servers register and poll: they get orders, and bring results and reports.
 
 use sublet_api::Refusal;
-use sublet_api::order::Order;
+use sublet_api::order::{Order, SliceFacts};
 use sublet_api::request::Response;
-use sublet_api::server::{Poll, PollAnswer, Register, Registered, SliceReport};
+use sublet_api::server::{AreaReport, Poll, PollAnswer, Register, Registered, SliceReport};
 use sublet_types::limits::POLL_INTERVAL;
 use sublet_types::{Epoch, ServerId};
 
@@ -28,6 +28,7 @@ impl<S: Store> Core<S> {
                 return Err(conflict(text, "each server needs a --data folder of its own; stop one of the two"));
             }
         }
+        self.knock(register)?;
         let mut change = plan::register::plan(&self.table, register)?;
         // A registration that changes what the views show always commits something, so that watchers see a new revision.
         let is_known = |peer: &crate::core::peers::Peer| peer.state == PeerState::Up && peer.run == Some(register.run);
@@ -101,6 +102,7 @@ impl<S: Store> Core<S> {
         if let Some(reports) = poll.areas {
             peer.reported = reports.into_iter().map(|report| (report.area, report)).collect();
             peer.reported_ms = Some(now_ms);
+            self.relabel = true;
         }
         // A server may have two polls under way: one that waits for orders, and one that brings what it has done since.
         let is_urgent = is_urgent || !poll.results.is_empty();
@@ -128,7 +130,7 @@ impl<S: Store> Core<S> {
         let Some(report) = reported else { return };
         let (slice, epoch, admitted) = match order {
             Order::PrepareSlice { slice: facts } => {
-                if !report.slices.iter().any(|row| row.facts.slice == facts.slice) {
+                if !note_facts(report, facts) {
                     report.slices.push(SliceReport {
                         facts: facts.clone(),
                         epoch: Epoch::default(),
@@ -148,7 +150,10 @@ impl<S: Store> Core<S> {
                 report.slices.retain(|row| row.facts.slice != *slice);
                 return;
             }
-            Order::OpenLease { slice, lease, .. } => (*slice, lease.epoch, true),
+            Order::OpenLease { slice, lease, facts, .. } => {
+                note_facts(report, facts);
+                (*slice, lease.epoch, true)
+            }
             Order::Fence { slice, epoch, .. } => (*slice, *epoch, false),
             Order::RenameArea { name, .. } => {
                 report.name = name.clone();
@@ -156,6 +161,10 @@ impl<S: Store> Core<S> {
             }
             Order::WipeSlice { slice, epoch, drop: false, .. } => (*slice, *epoch, false),
             Order::ReleaseArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => return,
+            Order::SetQuarantine { reason, .. } => {
+                report.quarantined.clone_from(reason);
+                return;
+            }
             Order::PutTombstones { tombstones, .. } => {
                 let fresh: Vec<_> = tombstones.iter().filter(|row| !report.tombstones.contains(row)).cloned().collect();
                 report.tombstones.extend(fresh);
@@ -207,4 +216,16 @@ impl<S: Store> Core<S> {
             }
         }
     }
+}
+
+/// Enters what a label was told of a slice that it has; false if it had none. A generation never goes back there.
+fn note_facts(report: &mut AreaReport, facts: &SliceFacts) -> bool {
+    let Some(row) = report.slices.iter_mut().find(|row| row.facts.slice == facts.slice) else { return false };
+    let (generation, in_sync) = if facts.generation.number < row.facts.generation.number {
+        (row.facts.generation, row.facts.in_sync.clone())
+    } else {
+        (facts.generation, facts.in_sync.clone())
+    };
+    row.facts = SliceFacts { generation, in_sync, ..facts.clone() };
+    true
 }

@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 
 use sublet_api::order::Order;
+use sublet_api::server::Tombstone;
 use sublet_types::ServerId;
 
 use super::orders::Fate;
 use super::{Core, Outside};
 use crate::change::Change;
-use crate::plan::{self, reconcile};
+use crate::plan::{self, distrust, rebuild, reconcile};
+use crate::records::WipeRow;
 use crate::store::{Store, StoreError};
 
 /// Wipes that one server is told to do at the same time: they compete for its disks.
 const WIPES_AT_ONCE: usize = 4;
 /// So many more may hang or fail there before they hold up the others.
 const WIPES_STUCK_MAX: usize = 64;
+/// Tombstones in one order.
+const TOMBSTONES_AT_ONCE: usize = 64;
 /// Rounds of one event. Every round but the last commits something, and no task has so many steps; more is a defect that
 /// must not hang the manager.
 const ROUNDS_MAX: usize = 1000;
@@ -38,6 +42,8 @@ impl<S: Store> Core<S> {
         self.notice_moved()?;
         self.orders.retry(self.now_ms);
         self.schedule_scrubs(outside)?;
+        self.take_labels(outside)?;
+        self.distrust(outside)?;
         for _ in 0..ROUNDS_MAX {
             self.give_orders();
             let confirmed = self.take_confirmations()?;
@@ -88,7 +94,43 @@ impl<S: Store> Core<S> {
             *count += 1;
             *count <= max
         }));
+        orders.extend(self.tombstones(server));
+        orders.extend(distrust::wanted(&self.table, server, &peer.reported));
         orders
+    }
+
+    /// What the labels of a server have to remember of deleted volumes, or need not any longer (R2).
+    fn tombstones(&self, server: ServerId) -> Vec<Order> {
+        let is_there = |wipe: &WipeRow| {
+            let row = self.table.areas.get(&wipe.area);
+            row.is_some_and(|row| row.offline.is_none() && self.peers.is_reachable(row.server))
+        };
+        let stones = rebuild::wanted_tombstones(&self.table, is_there);
+        let Some(peer) = self.peers.all.get(&server) else { return Vec::new() };
+        if stones.is_empty() && peer.reported.values().all(|report| report.tombstones.is_empty()) {
+            return Vec::new();
+        }
+        let mut orders = Vec::new();
+        for area in self.table.areas_of(server).filter(|row| row.offline.is_none() && !row.reclaiming) {
+            let Some(report) = peer.reported.get(&area.id) else { continue };
+            let is_new = |stone: &&Tombstone| stone.area != area.id && !report.tombstones.contains(stone);
+            let fresh: Vec<Tombstone> = stones.iter().filter(is_new).take(TOMBSTONES_AT_ONCE).cloned().collect();
+            if !fresh.is_empty() {
+                orders.push(Order::PutTombstones { area: area.id, tombstones: fresh });
+            }
+            let spent = rebuild::spent(&self.table, &report.tombstones, |stone| self.is_gone(stone));
+            if !spent.is_empty() {
+                orders.push(Order::DropTombstones { area: area.id, slices: spent });
+            }
+        }
+        orders
+    }
+
+    /// Whether the label of a tombstone's area is there, without its slice.
+    fn is_gone(&self, stone: &Tombstone) -> bool {
+        let Some(row) = self.table.areas.get(&stone.area).filter(|row| row.offline.is_none()) else { return false };
+        let report = self.peers.all.get(&row.server).and_then(|peer| peer.reported.get(&stone.area));
+        report.is_some_and(|report| report.slices.iter().all(|slice| slice.facts.slice != stone.slice))
     }
 
     /// Brings the order book in line with what is wanted now.
@@ -159,6 +201,7 @@ fn word(order: &Order) -> &'static str {
         Order::RenameArea { .. } => "to rename",
         Order::Coordinate { .. } => "to coordinate",
         Order::StopCoordinating { .. } => "to stop coordinating",
+        Order::SetQuarantine { .. } => "to note whether the area is trusted",
         Order::PutTombstones { .. } => "to keep tombstones",
         Order::DropTombstones { .. } => "to drop tombstones",
     }

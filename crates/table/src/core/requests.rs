@@ -22,6 +22,7 @@ impl<S: Store> Core<S> {
 
     fn answer(&mut self, outside: &mut Outside<'_>, conn: u64, request: Request) -> Result<Option<Response>, Refusal> {
         if task_of(&request).is_some() {
+            self.check_rebuilt(&request)?;
             return self.task_request(outside, conn, &request);
         }
         let table = &self.table;
@@ -53,6 +54,11 @@ impl<S: Store> Core<S> {
                 self.commit_request(change)?;
                 self.server_response(id)?
             }
+            Request::ForgetServer { server, forget } => self.forget_server(outside, &server, &forget)?,
+            Request::AcceptArea { area } => self.accept_area(&area)?,
+            Request::RebuildState => Response::Rebuild(Box::new(self.rebuild_view()?)),
+            Request::Rebuild(command) => self.rebuild(&command)?,
+            Request::AcceptVolume { volume, accept } => self.accept_volume(outside, &volume, &accept)?,
             Request::CheckArea { server, check } => {
                 Response::AreaName(AreaName { name: plan::register::area_name(table, server, &check)? })
             }
@@ -74,6 +80,9 @@ impl<S: Store> Core<S> {
             Request::ControlTask { task, control } => self.control_task(outside, &task, control)?,
             Request::ClientReport { volume, report } => return self.client_report(conn, volume, report),
             Request::ChangeLeg { volume, change } => {
+                if !table.volumes.contains_key(&volume) {
+                    return Err(self.no_volume(volume));
+                }
                 let reachable = self.peers.reachable();
                 let mut context = Context { now_ms: self.now_ms, random: outside.random, reachable: &reachable };
                 let (rows, answer) = plan::leg::plan(table, volume, &change, &mut context)?;

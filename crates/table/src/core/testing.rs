@@ -9,7 +9,7 @@ use sublet_api::server::{AreaReport, LeaseReport, Poll, Register, SliceReport, T
 use sublet_api::view::{PathState, TableView};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::REGION_SIZE;
-use sublet_types::{AreaId, Epoch, Generation, Name, PoolId, ServerId, SliceId, TaskId, VolumeId};
+use sublet_types::{AreaId, Epoch, Generation, Name, OpenId, PoolId, ServerId, SliceId, TaskId, VolumeId};
 
 pub use self::requests::*;
 use super::{Action, Core, Event, Outside};
@@ -27,6 +27,8 @@ pub fn name(text: &str) -> Name {
 pub fn task(n: u128) -> TaskId {
     TaskId::from_u128(n)
 }
+
+mod digest;
 
 /// A slice as a fake label has it.
 #[derive(Clone)]
@@ -49,6 +51,10 @@ pub struct FakeArea {
     /// Regions with a borrower's bytes in them.
     pub dirty: BTreeSet<u64>,
     pub tombstones: Vec<Tombstone>,
+    pub quarantined: Option<String>,
+    /// This opening, and those before it (L2).
+    pub openings: Vec<OpenId>,
+    pub sequence: u64,
 }
 
 #[derive(Clone)]
@@ -75,6 +81,8 @@ pub struct FakeServer {
     pub coordinates_nothing: bool,
     /// It takes such work, and never gets anything done.
     pub is_lazy: bool,
+    /// The pool that it has joined.
+    pub pool: Option<PoolId>,
 }
 
 impl FakeServer {
@@ -154,6 +162,7 @@ impl FakeServer {
                 self.tell_areas = true;
             }
             Order::ReleaseArea { .. } | Order::Coordinate { .. } | Order::StopCoordinating { .. } => unreachable!(),
+            Order::SetQuarantine { reason, .. } => area.quarantined.clone_from(reason),
             Order::PutTombstones { tombstones, .. } => {
                 let fresh: Vec<_> = tombstones.iter().filter(|row| !area.tombstones.contains(row)).cloned().collect();
                 area.tombstones.extend(fresh);
@@ -184,11 +193,11 @@ impl FakeServer {
             place: "file".to_owned(),
             sparse: false,
             offline: area.offline.clone(),
-            open: None,
-            sequence: 1,
+            open: area.openings.last().copied(),
+            sequence: area.sequence,
             slices: area.slices.values().map(slice).collect(),
-            history: Vec::new(),
-            quarantined: None,
+            history: area.openings.iter().rev().skip(1).copied().collect(),
+            quarantined: area.quarantined.clone(),
             failures: 0,
             tombstones: area.tombstones.clone(),
         };
@@ -249,6 +258,9 @@ impl Pool {
                 slices: BTreeMap::new(),
                 dirty: BTreeSet::new(),
                 tombstones: Vec::new(),
+                quarantined: None,
+                openings: Vec::new(),
+                sequence: 1,
             };
             let areas =
                 if *regions > 0 { BTreeMap::from([(AreaId::from_u128(index as u128 + 1), area)]) } else { BTreeMap::new() };
@@ -269,6 +281,7 @@ impl Pool {
                 coordinates: BTreeMap::new(),
                 coordinates_nothing: false,
                 is_lazy: false,
+                pool: None,
             });
         }
         pool.settle();
@@ -305,6 +318,30 @@ impl Pool {
         }
     }
 
+    /// The manager's disk is lost: a new, empty manager has its address.
+    pub fn lose_table(&mut self) {
+        self.store = MemoryStore::new();
+        self.restart_manager();
+        for server in &mut self.servers {
+            server.registered = false;
+            server.results.clear();
+        }
+        self.settle();
+    }
+
+    /// A copy of the table as it is.
+    pub fn backup(&self) -> crate::store::Loaded {
+        crate::Store::load(&mut self.store.clone()).unwrap()
+    }
+
+    /// The manager is started on an older copy of its table.
+    pub fn restore(&mut self, backup: &crate::store::Loaded) {
+        self.store = MemoryStore::new();
+        let ops: Vec<_> = backup.rows.iter().cloned().map(crate::store::RowOp::Put).collect();
+        crate::Store::commit(&mut self.store, 0, &ops).unwrap();
+        self.restart_manager();
+    }
+
     pub fn send(&mut self, request: Request) -> u64 {
         self.next_conn += 1;
         let conn = self.next_conn;
@@ -332,7 +369,6 @@ impl Pool {
     }
 
     fn serve(&mut self, index: usize) -> bool {
-        let pool = self.core.table().pool.as_ref().unwrap().pool;
         let server = &mut self.servers[index];
         if !server.alive || !server.member {
             return false;
@@ -341,7 +377,9 @@ impl Pool {
             let Some(response) = self.replies.remove(&conn) else { return false };
             server.conn = None;
             match response {
-                Response::Registered(_) => {
+                Response::Registered(registered) => {
+                    server.pool = Some(registered.pool);
+                    server.name = registered.name;
                     server.registered = true;
                     server.tell_areas = true;
                 }
@@ -361,18 +399,21 @@ impl Pool {
                         server.results.push(OrderResult { number, run, outcome });
                     }
                 }
+                // Another pool's manager: it is asked again at the next occasion.
+                Response::Refused(_) if server.pool.is_some() => return false,
                 other => panic!("{other:?}"),
             }
             return true;
         }
         let (id, run) = (server.id, server.run);
         let request = if server.registered {
-            let areas = std::mem::take(&mut server.tell_areas).then(|| server.reports(pool));
+            let areas = std::mem::take(&mut server.tell_areas).then(|| server.reports(server.pool.unwrap()));
             Request::Poll { server: id, poll: Poll { run, results: std::mem::take(&mut server.results), areas } }
         } else {
             let (name, zone) = (server.name.clone(), server.zone.clone());
             let addresses = vec![format!("10.0.0.{}:7471", index + 1).parse().unwrap()];
-            Request::Register(Register { server: id, pool: None, name, zone, addresses, version: "0.1.0".to_owned(), run })
+            let pool = server.pool;
+            Request::Register(Register { server: id, pool, name, zone, addresses, version: "0.1.0".to_owned(), run })
         };
         self.next_conn += 1;
         let conn = self.next_conn;
@@ -545,54 +586,5 @@ impl Pool {
     /// The slices of a fake server whose sessions of any epoch are admitted.
     pub fn admitted(&self, server: usize) -> usize {
         self.servers[server].areas.values().flat_map(|area| area.slices.values()).filter(|slice| slice.admitted).count()
-    }
-
-    /// The end state as far as it does not depend on random numbers and times.
-    pub fn digest(&mut self) -> Vec<String> {
-        let table = self.core.table();
-        let mut lines: Vec<String> = Vec::new();
-        for volume in table.volumes.values() {
-            let legs: Vec<_> = volume
-                .legs()
-                .map(|(index, leg)| (index, table.areas[&leg.area].name.clone(), leg.offset, leg.length, leg.in_sync))
-                .collect();
-            let holder = volume.borrower.map(|id| table.server_name(id));
-            lines.push(format!(
-                "volume {} {} {} {:?} status {} task {} frozen {:?} {legs:?}",
-                volume.name,
-                volume.way,
-                volume.size,
-                holder,
-                volume.status(),
-                volume.task.is_some(),
-                volume.frozen
-            ));
-        }
-        for task in table.tasks.values() {
-            let outcome = format!("{:?}", task.outcome);
-            let outcome = outcome.split([' ', '(']).take(2).collect::<String>();
-            lines.push(format!("task {} {:?} {outcome} {}", task.command.word(), task.state, task.reason));
-        }
-        lines.push(format!("wipes {}", table.wipes.len()));
-        for server in &self.servers {
-            for area in server.areas.values() {
-                let slices: Vec<_> = area
-                    .slices
-                    .values()
-                    .map(|s| {
-                        (
-                            s.facts.offset,
-                            s.facts.length,
-                            s.admitted,
-                            s.borrower.filter(|_| s.admitted),
-                            s.facts.volume_name.clone(),
-                        )
-                    })
-                    .collect();
-                lines.push(format!("label {} {} {slices:?} dirty {:?}", server.name, area.name, area.dirty));
-            }
-        }
-        lines.sort();
-        lines
     }
 }

@@ -82,7 +82,9 @@ pub fn order(table: &Table, volume: &VolumeRow) -> Option<Order> {
 
 /// Whether a leg can be worked with now.
 fn is_there(table: &Table, leg: &LegRow, seen: &Seen<'_>) -> bool {
-    let online = |area: &crate::records::AreaRow| area.offline.is_none() && seen.up.contains(&area.server);
+    // A quarantined area is neither read from nor copied to (L2).
+    let online =
+        |area: &crate::records::AreaRow| area.offline.is_none() && area.quarantined.is_none() && seen.up.contains(&area.server);
     !leg.fresh && table.areas.get(&leg.area).is_some_and(online)
 }
 

@@ -24,7 +24,9 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
         check_owner(table, volume, server, command.dissolve)?;
     }
     let endless = endless_task(table, volume).filter(|_| command.dissolve);
-    if endless.is_none() {
+    // A volume that has lost bytes, or that its labels do not settle, is given up this way.
+    let is_given_up = command.dissolve && volume.frozen.is_some() && volume.task.is_none();
+    if endless.is_none() && !is_given_up {
         check_quiet(table, volume)?;
     }
     check_unmounted(table, volume)?;

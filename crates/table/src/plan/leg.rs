@@ -63,6 +63,14 @@ pub fn check_epoch(volume: &VolumeRow, epoch: sublet_types::Epoch) -> Result<(),
     if volume.is_held(epoch) {
         return Ok(());
     }
+    // L5: the table may be older than the world. Only who is really older than the table is told to stop.
+    if volume.unsettled || epoch.number > volume.epoch.number {
+        let text = format!(
+            "the table has epoch {} of volume '{}', not {epoch}: it is behind, or being rebuilt",
+            volume.epoch, volume.name
+        );
+        return Err(conflict(text, "go on; the administrator sees it in `sublet volume ls`"));
+    }
     let text = format!("epoch {epoch} of volume '{}' has ended (it is at epoch {} now)", volume.name, volume.epoch);
     Err(Refusal::new(ErrorKind::StaleEpoch, text).hint("this client has been fenced and must stop"))
 }

@@ -8,12 +8,15 @@ pub mod background;
 pub mod borrow;
 pub mod control;
 pub mod create;
+pub mod distrust;
+pub mod forget;
 pub mod give_back;
 pub mod layout;
 pub mod leave;
 pub mod leg;
 pub mod mount;
 pub mod place;
+pub mod rebuild;
 pub mod reclaim;
 pub mod reconcile;
 pub mod register;
@@ -211,6 +214,7 @@ pub fn order_area(order: &Order) -> Option<AreaId> {
         | Order::WipeSlice { area, .. }
         | Order::ReleaseArea { area }
         | Order::RenameArea { area, .. }
+        | Order::SetQuarantine { area, .. }
         | Order::PutTombstones { area, .. }
         | Order::DropTombstones { area, .. } => Some(*area),
         Order::Coordinate { .. } | Order::StopCoordinating { .. } => None,
@@ -244,6 +248,7 @@ pub fn order_slice(order: &Order) -> Option<SliceId> {
         | Order::RenameArea { .. }
         | Order::Coordinate { .. }
         | Order::StopCoordinating { .. }
+        | Order::SetQuarantine { .. }
         | Order::PutTombstones { .. }
         | Order::DropTombstones { .. } => None,
     }

@@ -7,7 +7,7 @@ use sublet_api::order::Order;
 use sublet_api::server::{AreaReport, SliceReport};
 use sublet_types::{AreaId, Epoch, ServerId, SliceId, VolumeId};
 
-use super::{background, layout, mount, wipe};
+use super::{background, distrust, layout, mount, wipe};
 use crate::change::Change;
 use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, Stranger, VolumeRow};
 use crate::table::Table;
@@ -79,13 +79,14 @@ fn row_of(report: &AreaReport, server: ServerId) -> AreaRow {
         sequence: report.sequence,
         reclaiming: false,
         strangers: Vec::new(),
-        quarantined: None,
+        quarantined: report.quarantined.clone(),
+        accepted: None,
     }
 }
 
 fn known_area(table: &Table, known: &AreaRow, report: &AreaReport, server: ServerId, change: &mut Change) {
     let name = known.name.as_str();
-    let row = AreaRow {
+    let mut row = AreaRow {
         name: known.name.clone(),
         reclaiming: known.reclaiming,
         strangers: known.strangers.clone(),
@@ -106,11 +107,16 @@ fn known_area(table: &Table, known: &AreaRow, report: &AreaReport, server: Serve
     }
     if report.offline.is_some() {
         // Its slices are not known, so nothing is concluded from their absence.
+        // It does not know its opening either.
+        row.open = known.open;
+        row.sequence = known.sequence;
+        row.accepted = known.accepted.clone();
         if row != *known {
             change.put(Row::Area(row));
         }
         return;
     }
+    distrust::judge(known, report, &mut row, change);
     strangers(table, report, row, change);
 }
 
@@ -187,6 +193,8 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
                         leases.extend(layout::facts(volume, index, leg).map(|slice| Order::PrepareSlice { slice }));
                     } else if is_behind(table, volume, row, reported(row.slice)) {
                         leases.extend(present_epoch(volume, index, leg));
+                    } else if let Some(slice) = slices.get(&row.slice) {
+                        rest.extend(present_facts(table, volume, (index, leg), slice));
                     }
                 }
             }
@@ -220,6 +228,31 @@ fn is_behind(table: &Table, volume: &VolumeRow, leg: &LegRow, reported: Option<O
     }
 }
 
+/// The order that brings a label up to date with what people call the volume and whose it is (L4): a rebuild of the table knows
+/// it from there (R1). The in-sync set is told only where nobody can be writing: who writes tells it in the right order (S1, S5).
+fn present_facts(table: &Table, volume: &VolumeRow, (segment, leg): (usize, usize), reported: &SliceReport) -> Option<Order> {
+    let told = &reported.facts;
+    let row = volume.segments.get(segment)?;
+    let own = row.legs.get(leg)?;
+    let is_same = told.volume_name == volume.name
+        && (told.borrower, told.defined, told.way) == (volume.borrower, volume.defined, volume.way);
+    if is_same && told.generation == row.generation {
+        return None;
+    }
+    let is_known = told.generation == row.generation
+        && told.in_sync.len() == row.legs.len()
+        && told.in_sync.iter().zip(&row.legs).all(|(flag, leg)| *flag == leg.in_sync);
+    let is_left_behind = volume.lease.is_none()
+        && volume.work.background.is_none()
+        && own.in_sync
+        && told.generation.number < row.generation.number
+        && !reported.admitted;
+    let is_due = (!is_same && is_known) || is_left_behind;
+    let is_steady = !reported.wiping && !table.wipes.contains_key(&own.slice);
+    let facts = layout::facts(volume, segment, leg).filter(|_| is_due && is_steady)?;
+    Some(Order::PrepareSlice { slice: facts })
+}
+
 /// The order that brings one slice to the present epoch.
 fn present_epoch(volume: &VolumeRow, segment: usize, leg: usize) -> Option<Order> {
     let facts = layout::facts(volume, segment, leg)?;
@@ -249,6 +282,7 @@ pub fn confirmed(table: &Table, orders: &[Order]) -> Change {
             | Order::RenameArea { .. }
             | Order::Coordinate { .. }
             | Order::StopCoordinating { .. }
+            | Order::SetQuarantine { .. }
             | Order::PutTombstones { .. }
             | Order::DropTombstones { .. } => {}
         }

@@ -63,6 +63,9 @@ fn a_new_area_with_a_taken_name_gets_another_one_in_table_and_label() {
         slices: BTreeMap::new(),
         dirty: BTreeSet::new(),
         tombstones: Vec::new(),
+        quarantined: None,
+        openings: Vec::new(),
+        sequence: 1,
     };
     pool.server(1).areas.insert(AreaId::from_u128(77), area);
     pool.server(1).tell_areas = true;

@@ -34,6 +34,9 @@ pub struct AreaRow {
     /// Why the area is not trusted: rolled back, restored or cloned (L2). Nothing new is placed there until it is accepted.
     #[serde(default)]
     pub quarantined: Option<String>,
+    /// The reason in the label that an administrator has accepted: it is to be taken out of the label.
+    #[serde(default)]
+    pub accepted: Option<String>,
 }
 
 /// A slice that only the label knows.

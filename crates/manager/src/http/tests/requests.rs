@@ -24,6 +24,11 @@ fn place(request: &Request) -> (&'static str, &'static str) {
         Request::Poll { .. } => ("POST", "/v1/servers/{server}/poll"),
         Request::RenameServer { .. } => ("POST", "/v1/servers/{server}/rename"),
         Request::LeaveServer { .. } => ("POST", "/v1/servers/{server}/leave"),
+        Request::ForgetServer { .. } => ("POST", "/v1/servers/{server}/forget"),
+        Request::RebuildState => ("GET", "/v1/rebuild"),
+        Request::Rebuild(_) => ("POST", "/v1/rebuild"),
+        Request::AcceptVolume { .. } => ("POST", "/v1/volumes/{volume}/accept"),
+        Request::AcceptArea { .. } => ("POST", "/v1/areas/{area}/accept"),
         Request::CheckArea { .. } => ("POST", "/v1/servers/{server}/areas/check"),
         Request::RenameArea { .. } => ("POST", "/v1/areas/{area}/rename"),
         Request::Reclaim { .. } => ("POST", "/v1/areas/{area}/reclaim"),
@@ -51,6 +56,9 @@ const BODIES: &[(&str, &str)] = &[
     ("/v1/servers", r#"{"server":ID,"pool":null,"name":"s","addresses":["[::1]:7471"],"version":"1","run":7}"#),
     ("/v1/servers/{server}/poll", r#"{"run":7}"#),
     ("/v1/servers/{server}/rename", r#"{"name":"new"}"#),
+    ("/v1/servers/{server}/forget", "{}"),
+    ("/v1/rebuild", "{}"),
+    ("/v1/volumes/{volume}/accept", r#"{"leg":"a1"}"#),
     ("/v1/servers/{server}/areas/check", "{}"),
     ("/v1/areas/{area}/rename", r#"{"name":"new"}"#),
     ("/v1/areas/{area}/reclaim", r#"{"task":ID}"#),
@@ -91,7 +99,7 @@ fn every_request_reaches_the_core_from_its_documented_path() {
         assert_eq!((status, json["message"].as_str()), (409, Some(&*format!("{method} {path}"))), "{json}");
         reached.insert((method.to_owned(), path));
     }
-    assert_eq!(reached.len(), 29, "as many as there are requests");
+    assert_eq!(reached.len(), 34, "as many as there are requests");
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! When something was lost: the table, a server, the agreement of copies.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use sublet_api::rebuild::{ForgetView, LossView, Rebuild, RebuildView};
+use sublet_api::{ErrorKind, Refusal};
+use sublet_types::ByteSize;
+
+use crate::args::{self, TableCommand};
+use crate::context::Context;
+use crate::output::{self, Columns, print, print_json};
+
+pub(super) fn table(c: &Context, command: TableCommand) -> Result<(), Refusal> {
+    match command {
+        TableCommand::Rebuild(options) => rebuild(c, options),
+        TableCommand::Export { data, out } => export(&data, out.as_deref()),
+        TableCommand::Import { file, data } => import(c, &file, &data),
+        TableCommand::Check { data } => check(c, &data),
+    }
+}
+
+fn rebuild(c: &Context, options: args::Rebuild) -> Result<(), Refusal> {
+    let view = if options.show {
+        c.manager().rebuild_state()?
+    } else {
+        let args::Rebuild { pool, reconcile, finish, .. } = options;
+        c.manager().rebuild(Rebuild { pool, reconcile, finish })?
+    };
+    if c.json {
+        print_json(&view);
+    } else {
+        print(&rebuild_text(&view));
+    }
+    Ok(())
+}
+
+fn names(list: &[sublet_types::Name]) -> String {
+    if list.is_empty() { "nobody".to_owned() } else { list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
+}
+
+fn rebuild_text(view: &RebuildView) -> String {
+    let mut out = format!("pool       {}\n", view.pool);
+    let state = if view.open { "being rebuilt: nothing is placed until `sublet manager rebuild --finish`" } else { "in use" };
+    out += &format!("table      {state}\n");
+    out += &format!("reported   {}\n", names(&view.reported));
+    out += &format!("silent     {}\n", names(&view.silent));
+    out += &format!("volumes    {} settled, {} frozen\n", view.settled, view.unsettled.len());
+    out += &format!("slices     {} to be wiped, {} unknown to the table\n", view.wipes, view.strangers);
+    for damaged in &view.damaged {
+        out += &format!("damaged    {damaged}\n");
+    }
+    if !view.knocking.is_empty() {
+        let mut columns = Columns::new(&["ASKS FOR THIS MANAGER", "POOL"]);
+        for knock in &view.knocking {
+            columns.row(vec![knock.name.to_string(), knock.pool.to_string()]);
+        }
+        out += &format!("\n{}", columns.render());
+    }
+    if !view.unsettled.is_empty() {
+        let mut columns = Columns::new(&["FROZEN", "WHY"]);
+        for volume in &view.unsettled {
+            columns.row(vec![volume.name.to_string(), volume.reason.clone()]);
+        }
+        out += &format!("\n{}", columns.render());
+    }
+    out
+}
+
+pub(super) fn accept_volume(c: &Context, options: args::AcceptVolume) -> Result<(), Refusal> {
+    let accept = sublet_api::rebuild::AcceptVolume { leg: options.leg, stale: options.stale };
+    let view = c.manager().accept_volume(&options.volume, accept)?;
+    if c.json {
+        print_json(&view);
+    } else {
+        print(&output::volume(&view));
+    }
+    Ok(())
+}
+
+pub(super) fn accept_area(c: &Context, area: &str) -> Result<(), Refusal> {
+    let view = c.manager().accept_area(area)?;
+    if c.json {
+        print_json(&view);
+    } else {
+        print(&format!("{} is trusted again as it is now\n", view.name));
+    }
+    Ok(())
+}
+
+pub(super) fn forget(c: &Context, options: args::Forget) -> Result<(), Refusal> {
+    let manager = c.manager();
+    let view = manager.forget_server(&options.server, sublet_api::rebuild::Forget { confirm: false })?;
+    if !options.yes {
+        if c.json {
+            print_json(&view);
+        } else {
+            print(&forget_text(&view));
+        }
+        let hint = format!("to forget it for good: sublet server forget {} --lost --yes", view.server);
+        return Err(Refusal::new(ErrorKind::Conflict, "nothing was changed").hint(hint));
+    }
+    let view = manager.forget_server(&options.server, sublet_api::rebuild::Forget { confirm: true })?;
+    if c.json {
+        print_json(&view);
+    } else {
+        print(&forget_text(&view));
+    }
+    Ok(())
+}
+
+fn forget_text(view: &ForgetView) -> String {
+    let mut out = String::new();
+    let verb = if view.done { "went" } else { "goes" };
+    out += &format!("with {} {verb}: areas {}\n", view.server, names(&view.areas));
+    let mut columns = Columns::new(&["VOLUME", "BORROWER", "LOST", "COPIES LOST"]);
+    for LossView { volume, borrower, bytes, copies, .. } in &view.losses {
+        let lost = if *bytes > 0 { ByteSize(*bytes).to_string() } else { "-".to_owned() };
+        let borrower = borrower.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        columns.row(vec![volume.to_string(), borrower, lost, copies.to_string()]);
+    }
+    out + &columns.render()
+}
+
+fn io(what: &str, path: &Path, error: &std::io::Error) -> Refusal {
+    Refusal::new(ErrorKind::Io, format!("cannot {what} {}: {error}", path.display()))
+}
+
+fn export(data: &Path, out: Option<&Path>) -> Result<(), Refusal> {
+    let document = sublet_manager::export(data)?;
+    let Some(path) = out else {
+        print(&document);
+        return Ok(());
+    };
+    // The document holds lease secrets: nobody else reads it.
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(document.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| io("write", path, &error))
+}
+
+fn import(c: &Context, file: &Path, data: &Path) -> Result<(), Refusal> {
+    let document = std::fs::read_to_string(file).map_err(|error| io("read", file, &error))?;
+    let rows = sublet_manager::import(&document, data)?;
+    if c.json {
+        print_json(&serde_json::json!({ "rows": rows }));
+    } else {
+        print(&format!("{rows} rows imported into {}\n", data.display()));
+    }
+    Ok(())
+}
+
+fn check(c: &Context, data: &Path) -> Result<(), Refusal> {
+    let checked = sublet_manager::check(data)?;
+    if c.json {
+        print_json(&checked);
+    } else {
+        for finding in &checked.findings {
+            print(&format!("{finding}\n"));
+        }
+        print(&format!("{} rows, {} findings\n", checked.rows, checked.findings.len()));
+    }
+    if checked.findings.is_empty() {
+        return Ok(());
+    }
+    let text = format!("the table in {} is not in order", data.display());
+    Err(Refusal::new(ErrorKind::Internal, text)
+        .hint("a damaged row is set aside when the manager starts; see `sublet manager rebuild --reconcile`"))
+}

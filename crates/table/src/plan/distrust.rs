@@ -1,0 +1,115 @@
+//! Areas that were rolled back, restored from a copy or cloned: their bytes may be older than anybody knows (L2).
+
+use std::collections::BTreeMap;
+
+use sublet_api::order::Order;
+use sublet_api::server::AreaReport;
+use sublet_types::{AreaId, ServerId};
+
+use super::Context;
+use crate::change::Change;
+use crate::records::{AreaRow, Row, VolumeRow};
+use crate::table::Table;
+
+/// Why a report does not continue what was last known of its area; none if it does, or if nothing is known.
+pub fn broken_history(known: &AreaRow, report: &AreaReport) -> Option<String> {
+    let (before, now) = (known.open?, report.open?);
+    if now == before {
+        let (last, sequence) = (known.sequence, report.sequence);
+        return (sequence < last)
+            .then(|| format!("its label went back from change {last} to change {sequence}: it was rolled back"));
+    }
+    let text =
+        || "its label does not continue the opening that was last seen: it was restored from a copy, rolled back or cloned";
+    (!report.history.contains(&before)).then(|| text().to_owned())
+}
+
+/// What the row says of trust after a report.
+pub fn judge(known: &AreaRow, report: &AreaReport, row: &mut AreaRow, change: &mut Change) {
+    row.accepted = known.accepted.clone().filter(|_| report.quarantined.is_some());
+    let reported = report.quarantined.clone().filter(|why| known.accepted.as_ref() != Some(why));
+    let found = broken_history(known, report).or(reported);
+    row.quarantined = known.quarantined.clone().or(found);
+    if row.quarantined.is_some() {
+        // What is known stays known until an administrator accepts what is there.
+        row.open = known.open;
+        row.sequence = known.sequence;
+    }
+    if let (None, Some(why)) = (&known.quarantined, &row.quarantined) {
+        change.event(row.name.as_str(), format!("quarantined: {why}; its copies count as stale, nothing new is placed there"));
+    }
+}
+
+/// An administrator accepts an area as it is.
+pub fn accept(table: &Table, area: &AreaRow, change: &mut Change) {
+    let why = area.quarantined.clone();
+    for volume in table.volumes_in(area.id).filter(|volume| volume.frozen.as_ref() == Some(&only_copy(area))) {
+        change.event(volume.name.as_str(), format!("goes on with what area {} has", area.name));
+        change.put(Row::Volume(Box::new(VolumeRow { frozen: None, ..volume.clone() })));
+    }
+    // What its label says next is what is known of it from then on.
+    change.put(Row::Area(AreaRow { quarantined: None, accepted: why, open: None, sequence: 0, ..area.clone() }));
+}
+
+fn only_copy(area: &AreaRow) -> String {
+    format!(
+        "its only copy in sync lies in area {}, which is quarantined; to go on with it as it is: `sublet area accept {0}`",
+        area.name
+    )
+}
+
+/// Copies in quarantined areas are stale where another one is in sync; where none is, the volume is frozen. While it is mounted,
+/// its client decides (S2): the lender refuses it the area.
+pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
+    let mut change = Change::new();
+    for area in table.areas.values().filter(|row| row.quarantined.is_some()) {
+        let is_there = |area: AreaId| table.areas.get(&area).is_some_and(|row| row.quarantined.is_none());
+        let quiet = |volume: &&VolumeRow| volume.lease.is_none() && volume.task.is_none() && volume.frozen.is_none();
+        for volume in table.volumes_in(area.id).filter(quiet) {
+            let mut next = volume.clone();
+            for segment in &mut next.segments {
+                let is_doubted = segment.legs.iter().any(|leg| leg.in_sync && leg.area == area.id);
+                if !is_doubted {
+                    continue;
+                }
+                if !segment.legs.iter().any(|leg| leg.in_sync && is_there(leg.area)) {
+                    next.frozen = Some(only_copy(area));
+                    continue;
+                }
+                segment.legs.iter_mut().filter(|leg| leg.area == area.id).for_each(|leg| leg.in_sync = false);
+                segment.generation = segment.issue((context.random)());
+                segment.pending = None;
+                segment.last = None;
+            }
+            let text = match &next.frozen {
+                Some(reason) => format!("frozen: {reason}"),
+                None => format!("its copy in area {} is stale: the area is quarantined", area.name),
+            };
+            if next != *volume && next.work.background.take().is_some() {
+                // Its coordinator may be copying from there: it is fenced (F5).
+                next.epoch = next.next_epoch((context.random)());
+            }
+            if next != *volume {
+                change.event(volume.name.as_str(), text);
+                change.put(Row::Volume(Box::new(next)));
+            }
+        }
+    }
+    change
+}
+
+/// The labels that have to learn whether they are trusted.
+pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaReport>) -> Vec<Order> {
+    let online = table.areas_of(server).filter(|row| row.offline.is_none() && !row.reclaiming);
+    let order = |row: &AreaRow| {
+        let told = &reports.get(&row.id)?.quarantined;
+        let is_lifted = told.is_some() && row.quarantined.is_none() && row.accepted == *told;
+        let is_new = told.is_none() && row.quarantined.is_some();
+        (is_lifted || is_new).then(|| Order::SetQuarantine { area: row.id, reason: row.quarantined.clone() })
+    };
+    online.filter_map(order).collect()
+}
+
+#[cfg(test)]
+#[path = "distrust_tests.rs"]
+mod tests;

@@ -1,0 +1,143 @@
+//! L2 at the manager, and lenders that are gone for good.
+
+use sublet_api::ErrorKind;
+use sublet_api::order::Order;
+use sublet_api::rebuild::{Forget, ForgetView};
+use sublet_api::request::{Request, Response};
+use sublet_types::{OpenId, Way};
+
+use crate::core::testing::{Pool, R, borrow, force_unmount, give_back, mount, name};
+
+/// A pool in which every area has been opened once; two copies of `pair` at a and b, `one` at a alone.
+fn pool() -> Pool {
+    let mut pool = Pool::new(&[16, 8, 0]);
+    for (index, area) in pool.servers.iter_mut().flat_map(|server| server.areas.values_mut()).enumerate() {
+        area.openings.push(OpenId::from_u128(100 + index as u128));
+        area.sequence = 10;
+    }
+    tell(&mut pool);
+    let c = pool.id(2);
+    pool.done(borrow(1, c, Some("pair"), Some(2 * R), Some(Way::Doubled)));
+    pool.done(borrow(2, c, Some("one"), Some(10 * R), None));
+    assert!(
+        pool.core.table().volume("one").unwrap().legs().all(|(_, leg)| pool.core.table().areas[&leg.area].name == name("a1"))
+    );
+    pool
+}
+
+fn tell(pool: &mut Pool) {
+    pool.servers.iter_mut().for_each(|server| server.tell_areas = true);
+    pool.pass(6000);
+}
+
+fn area(pool: &mut Pool, server: usize) -> &mut crate::core::testing::FakeArea {
+    pool.server(server).areas.values_mut().next().unwrap()
+}
+
+fn state(pool: &mut Pool, text: &str) -> String {
+    pool.table().areas.iter().find(|area| area.name == name(text)).unwrap().state.clone()
+}
+
+#[test]
+fn l2_openings_that_continue_each_other_are_trusted() {
+    let mut pool = pool();
+    for number in 0..3 {
+        area(&mut pool, 0).openings.push(OpenId::from_u128(200 + number));
+        area(&mut pool, 0).sequence += 5;
+        tell(&mut pool);
+    }
+    assert_eq!(state(&mut pool, "a1"), "online");
+}
+
+#[test]
+fn l2_a_rolled_back_a_restored_and_a_cloned_area_are_quarantined() {
+    type Edit = fn(&mut crate::core::testing::FakeArea);
+    let cases: [(&str, Edit); 3] = [
+        ("rolled back", |area| area.sequence = 9),
+        ("restored", |area| area.openings = vec![OpenId::from_u128(7), OpenId::from_u128(8)]),
+        ("noticed by a client", |area| area.quarantined = Some("a client remembers more".to_owned())),
+    ];
+    for (what, edit) in cases {
+        let mut pool = pool();
+        edit(area(&mut pool, 0));
+        tell(&mut pool);
+        assert!(state(&mut pool, "a1").starts_with("quarantined: "), "{what}: {}", state(&mut pool, "a1"));
+        assert!(pool.events().iter().any(|event| event.starts_with("a1: quarantined")), "{what}");
+        assert!(area(&mut pool, 0).quarantined.is_some(), "{what}: its label knows, so that it serves nobody");
+        // Where another copy is in sync, this one is stale; where none is, the volume is frozen.
+        let pair = pool.core.table().volume("pair").unwrap().clone();
+        let at_a = |leg: &crate::records::LegRow| pool.core.table().areas[&leg.area].name == name("a1");
+        assert!(pair.legs().all(|(_, leg)| leg.in_sync != at_a(leg)), "{what}");
+        let one = pool.core.table().volume("one").unwrap().clone();
+        assert!(one.frozen.unwrap().contains("sublet area accept a1"), "{what}");
+        // Nothing new is placed there.
+        let c = pool.id(2);
+        assert_eq!(pool.refused(borrow(30, c, Some("new"), Some(7 * R), None)).kind, ErrorKind::NoSpace, "{what}");
+        assert!(pool.refused(mount(31, c, "one")).message.contains("frozen"), "{what}");
+        // It stays so until an administrator accepts it.
+        pool.restart_manager();
+        tell(&mut pool);
+        assert!(state(&mut pool, "a1").starts_with("quarantined: "), "{what}");
+        pool.ask(Request::AcceptArea { area: "a1".to_owned() });
+        pool.pass(6000);
+        tell(&mut pool);
+        assert_eq!(state(&mut pool, "a1"), "online", "{what}");
+        assert_eq!(area(&mut pool, 0).quarantined, None, "{what}");
+        assert_eq!(pool.core.table().volume("one").unwrap().frozen, None, "{what}");
+        let told = pool.events().iter().any(|event| event.contains("its copy in area a1 is stale: the area is quarantined"));
+        assert!(told, "{what}: it is copied anew");
+        pool.mounted(mount(32, c, "one"));
+    }
+}
+
+fn forget(pool: &mut Pool, server: &str, confirm: bool) -> Result<ForgetView, sublet_api::Refusal> {
+    match pool.ask(Request::ForgetServer { server: server.to_owned(), forget: Forget { confirm } }) {
+        Response::Forget(view) => Ok(*view),
+        Response::Refused(refusal) => Err(refusal),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn p2_a_lender_that_is_forgotten_is_never_believed_again() {
+    let mut pool = pool();
+    assert!(forget(&mut pool, "server-a", false).unwrap_err().message.contains("it is not lost"));
+    let c = pool.id(2);
+    pool.mounted(mount(10, c, "pair"));
+    pool.lose(0);
+    assert!(forget(&mut pool, "server-a", true).unwrap_err().hint.contains("volume replace"), "mounted volumes are asked first");
+    pool.done(force_unmount(11, "pair"));
+    // First it is told what goes with it; that changes nothing.
+    let view = forget(&mut pool, "server-a", false).unwrap();
+    let losses: Vec<_> = view.losses.iter().map(|loss| (loss.volume.as_str(), loss.bytes, loss.copies)).collect();
+    assert_eq!((view.done, losses), (false, vec![("one", 10 * R, 0), ("pair", 0, 1)]));
+    assert_eq!(pool.core.table().areas.len(), 2);
+    let slices: Vec<_> = area(&mut pool, 0).slices.keys().copied().collect();
+    assert!(forget(&mut pool, "server-a", true).unwrap().done);
+    pool.pass(6000);
+    let table = pool.core.table();
+    assert_eq!((table.areas.len(), table.members().count()), (1, 2));
+    assert!(slices.iter().all(|slice| table.wipes.contains_key(slice)), "its slices are to be wiped");
+    assert_eq!(area(&mut pool, 1).tombstones.len(), slices.len(), "and the other labels remember it (R2)");
+    assert!(pool.core.table().volume("one").unwrap().frozen.as_ref().unwrap().contains("were lost with server-a"));
+    // The doubled volume goes on with its other copy.
+    let mounting = pool.mounted(mount(12, c, "pair"));
+    assert_eq!(mounting.segments[0].legs.iter().map(|leg| leg.in_sync).collect::<Vec<_>>(), [true]);
+    pool.done(give_back(13, Some(c), "one", true));
+    // The machine comes back: it is told that it has left. Its disk in another machine is fenced and wiped.
+    pool.revive(0);
+    pool.pass(6000);
+    assert!(
+        area(&mut pool, 0).slices.values().all(|slice| slice.admitted || slice.epoch.number == 0),
+        "nobody was told anything"
+    );
+    let disk = std::mem::take(&mut pool.server(0).areas);
+    pool.kill(0);
+    pool.server(1).areas.extend(disk);
+    tell(&mut pool);
+    let wiped = |order: &&Order| matches!(order, Order::WipeSlice { drop: true, .. });
+    assert_eq!(pool.server(1).log.iter().filter(wiped).count(), slices.len());
+    assert!(pool.core.table().wipes.is_empty());
+    assert!(pool.server(1).areas.values().all(|area| area.tombstones.is_empty()));
+    assert_eq!(pool.core.table().volume("pair").unwrap().segments[0].legs.len(), 1);
+}

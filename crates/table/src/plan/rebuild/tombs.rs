@@ -1,0 +1,117 @@
+//! Tombstones: slices of deleted volumes that are still to be wiped, wherever they turn up (R2).
+
+use std::collections::BTreeSet;
+
+use sublet_api::server::{AreaReport, Tombstone};
+use sublet_types::{Epoch, Name, ServerId, SliceId};
+
+use super::super::Context;
+use crate::change::Change;
+use crate::records::{Key, ROW_VERSION, Row, VolumeRow, WipeRow};
+use crate::table::Table;
+
+/// Plans what the tombstones in the labels, and labels that show up with slices to be wiped, ask for. A tombstone of a volume
+/// that the table has freezes it: the table is older than the deletion (L5); while it is reconciled, the volume goes.
+pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Context<'_>) -> Change {
+    let mut change = Change::new();
+    let is_reconciling = table.pool.as_ref().is_some_and(|row| row.rebuild.is_some());
+    let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
+    for stone in stones {
+        if table.wipes.contains_key(&stone.slice) {
+            continue;
+        }
+        let owner = table.volumes.get(&stone.volume).filter(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
+        match owner {
+            Some(volume) if is_reconciling && volume.task.is_none() => bury(volume, stone, context, &mut change),
+            Some(volume) => freeze(volume, &mut change),
+            None => enter(table, reports, (stone, is_reconciling), &mut change),
+        }
+    }
+    for row in table.wipes.values() {
+        meet(reports, row, context, &mut change);
+    }
+    change
+}
+
+/// The table had the volume still: all its slices are wiped.
+fn bury(volume: &VolumeRow, stone: &Tombstone, context: &mut Context<'_>, change: &mut Change) {
+    let mut epoch = volume.next_epoch((context.random)());
+    if stone.epoch.number >= epoch.number {
+        epoch = Epoch { number: stone.epoch.number + 1, random: epoch.random };
+    }
+    for row in super::super::layout::wipe_rows(volume, epoch, true) {
+        change.put(row);
+    }
+    change.delete(Key::Volume(volume.id));
+    change.event(volume.name.as_str(), "it had been deleted, say the labels: its space is wiped");
+}
+
+fn freeze(volume: &VolumeRow, change: &mut Change) {
+    if volume.frozen.is_some() {
+        return;
+    }
+    let reason = "the labels say that it was deleted; the table may have been restored from an older copy".to_owned();
+    change.event(volume.name.as_str(), format!("frozen: {reason}"));
+    change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
+}
+
+/// A slice that the table does not know is to be wiped, once its area is there.
+fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt): (&Tombstone, bool), change: &mut Change) {
+    let report = reports.iter().find(|(_, report)| report.area == stone.area).map(|(_, report)| *report);
+    let slice = report.and_then(|report| report.slices.iter().find(|slice| slice.facts.slice == stone.slice));
+    // Its label is there and does not have it: it has been wiped, and the tombstone is dropped. Its label is not there: a table
+    // that was not lost would know of the wipe.
+    if slice.is_none() && (report.is_some() || !is_rebuilt) {
+        return;
+    }
+    let name = slice.map_or_else(Name::unknown, |slice| slice.facts.volume_name.clone());
+    let (offset, length) = slice.map_or((0, 0), |slice| (slice.facts.offset, slice.facts.length));
+    let area = table.areas.get(&stone.area).map_or_else(|| stone.area.short(), |row| row.name.to_string());
+    change.event(name.as_str(), format!("deleted before: its slice in area {area} is to be wiped"));
+    change.put(Row::Wipe(WipeRow {
+        version: ROW_VERSION,
+        slice: stone.slice,
+        area: stone.area,
+        offset,
+        length,
+        volume: stone.volume,
+        name,
+        epoch: stone.epoch,
+        drop: true,
+        replaced: false,
+        held_by: None,
+    }));
+}
+
+/// A label shows a slice that is to be wiped: where it lies is known now, and its epoch must be above the label's (F1).
+fn meet(reports: &[(ServerId, &AreaReport)], row: &WipeRow, context: &mut Context<'_>, change: &mut Change) {
+    let in_area = reports.iter().filter(|(_, report)| report.area == row.area);
+    let Some(slice) = in_area.flat_map(|(_, report)| &report.slices).find(|slice| slice.facts.slice == row.slice) else {
+        return;
+    };
+    let mut next = WipeRow { offset: slice.facts.offset, length: slice.facts.length, ..row.clone() };
+    let is_older = slice.epoch.number > row.epoch.number || (slice.epoch.number > 0 && slice.epoch.is_split_from(row.epoch));
+    if is_older && row.drop {
+        next.epoch = Epoch { number: slice.epoch.number + 1, random: (context.random)() };
+    }
+    if next != *row {
+        change.put(Row::Wipe(next));
+    }
+}
+
+/// The tombstones that every reachable label has to keep: of slices that leave their label when they are wiped, at lenders that
+/// do not answer. `is_there` says whether a lender's area can be reached.
+pub fn wanted(table: &Table, is_there: impl Fn(&WipeRow) -> bool) -> Vec<Tombstone> {
+    let row = |row: &WipeRow| Tombstone { volume: row.volume, slice: row.slice, area: row.area, epoch: row.epoch };
+    table.wipes.values().filter(|wipe| wipe.drop && !is_there(wipe)).map(row).collect()
+}
+
+/// Tombstones of a label that have done their duty: the slice is wiped. `is_gone` says that its area's label is there, and does
+/// not have it.
+pub fn spent(table: &Table, kept: &[Tombstone], is_gone: impl Fn(&Tombstone) -> bool) -> Vec<SliceId> {
+    let done = |stone: &&Tombstone| {
+        let is_live = table.volumes.get(&stone.volume).is_some_and(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
+        !table.wipes.contains_key(&stone.slice) && !is_live && is_gone(stone)
+    };
+    kept.iter().filter(done).map(|stone| stone.slice).collect()
+}
