@@ -33,6 +33,9 @@ pub trait Reports: ManagerDoor {
     /// The path, or the work on it, has changed.
     fn update(&self, status: &PathStatus);
 
+    /// The segments of this revision were taken over.
+    fn took_segments(&self, revision: u64);
+
     /// The path is being closed: no more changes are told.
     fn close(&self);
 
@@ -121,7 +124,11 @@ async fn work<D: Doors, M: Reports>(
             () = fenced => return true,
             () = stopped => return false,
             heard = heard.next() => match heard {
-                Some(Heard::Answer(answer)) => obey(volume, *answer),
+                Some(Heard::Answer(answer)) => {
+                    if let Some(revision) = obey(volume, *answer) {
+                        manager.took_segments(revision);
+                    }
+                }
                 Some(Heard::StaleEpoch(text)) => {
                     tracing::info!(text, "the manager knows a newer epoch");
                     return true;

@@ -145,6 +145,12 @@ impl Reports for Manager {
         }
     }
 
+    fn took_segments(&self, revision: u64) {
+        if self.reporter().took_segments(revision) {
+            self.inner.changed.notify_all();
+        }
+    }
+
     fn close(&self) {
         self.reporter().close();
     }

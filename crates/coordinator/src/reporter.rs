@@ -16,6 +16,8 @@ pub struct Reporter {
     work: Vec<WorkReport>,
     /// Not recorded by the manager yet.
     findings: Vec<Finding>,
+    /// The newest segments that were taken over.
+    segments_revision: u64,
     version: u64,
     /// The path is being closed by its owner: what happens to it now is no news.
     closing: bool,
@@ -31,6 +33,7 @@ impl Reporter {
             reason: String::new(),
             work: Vec::new(),
             findings: Vec::new(),
+            segments_revision: 0,
             version: 0,
             closing: false,
             leaving: false,
@@ -50,6 +53,16 @@ impl Reporter {
         self.findings.clone_from(&status.findings);
         self.version += 1;
         true
+    }
+
+    /// The volume has taken over the segments of this revision; true if that is news.
+    pub fn took_segments(&mut self, revision: u64) -> bool {
+        let is_news = revision > self.segments_revision;
+        if is_news {
+            self.segments_revision = revision;
+            self.version += 1;
+        }
+        is_news
     }
 
     /// The path is being closed: no more changes are told.
@@ -84,7 +97,7 @@ impl Reporter {
             hold,
             leaving: false,
             clean: false,
-            segments_revision: 0,
+            segments_revision: self.segments_revision,
         };
         (self.version, report)
     }
@@ -100,7 +113,7 @@ impl Reporter {
             hold: false,
             leaving: true,
             clean,
-            segments_revision: 0,
+            segments_revision: self.segments_revision,
         }
     }
 }

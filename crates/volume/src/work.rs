@@ -40,12 +40,20 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
 
     /// Takes over the segments as they are now: where a stale leg has another slice, the old one is let go and the new one is a
     /// stale leg that holds nothing. A leg that is still in sync here stays until it has left (S1). Idempotent.
-    pub fn take_segments(&self, segments: &[MountSegment]) {
+    pub fn take_segments(&self, segments: &[MountSegment]) -> bool {
         for (segment, facts) in self.inner.segments.iter().zip(segments) {
             for (index, facts) in facts.legs.iter().enumerate() {
                 segment.take_leg(index, facts);
             }
         }
+        let same = |segment: &Rc<Segment<D, M>>, facts: &MountSegment| {
+            facts
+                .legs
+                .iter()
+                .enumerate()
+                .all(|(index, facts)| segment.legs.get(index).is_some_and(|leg| leg.facts.slice == facts.slice))
+        };
+        self.inner.segments.iter().zip(segments).all(|(segment, facts)| same(segment, facts))
     }
 }
 

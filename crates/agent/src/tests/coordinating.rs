@@ -67,6 +67,7 @@ impl Reports for Table {
     fn update(&self, status: &PathStatus) {
         self.work.set(self.work.get() + status.work.len());
     }
+    fn took_segments(&self, _revision: u64) {}
     fn close(&self) {}
     async fn leave(&self, _clean: bool) {
         self.left.set(true);

@@ -116,7 +116,7 @@ pub(super) async fn serve(
         loop {
             select! {
                 event = events.next() => match event {
-                    Some(event) => handling.push(handle(&doors, event, &fronts, &volume, &device, &stopping)),
+                    Some(event) => handling.push(handle(&doors, event, &fronts, &volume, &device, &stopping, &manager)),
                     None => break End::Forced(None),
                 },
                 end = handling.select_next_some() => if let Some(end) = end {
@@ -185,10 +185,15 @@ async fn handle(
     volume: &Engine,
     device: &Rc<Device>,
     stopping: &Rc<Stopping>,
+    manager: &Manager,
 ) -> Option<End> {
     match event {
         Event::Fenced => return Some(End::Fenced),
-        Event::Heard(Heard::Answer(answer)) => obey(volume, *answer),
+        Event::Heard(Heard::Answer(answer)) => {
+            if let Some(revision) = obey(volume, *answer) {
+                manager.took_segments(revision);
+            }
+        }
         Event::Heard(Heard::StaleEpoch(text)) => {
             tracing::error!(text, "the manager knows a newer epoch of this volume");
             device.fence();
