@@ -322,7 +322,8 @@ impl World {
         let present = client.members.generation;
         let lender = &mut s.lenders[l];
         lender.label(number, std::array::from_fn(|l| flags[l]), other, seed);
-        lender.unclean &= !client.members.all_equal();
+        // Before the legs were asked nobody knows whether they are equal (H3).
+        lender.unclean &= !(client.settled && client.members.all_equal());
         client.members.label_written(l, present);
         true
     }

@@ -79,6 +79,15 @@ fn f3_f5_a_second_mount_at_any_moment_leaves_one_writer() {
     holds("again, a crash", Bounds { takeovers: 1, faults: 1, crashes: true, ..CALM });
 }
 
+/// Deeper, and too long for every day: `cargo test -p sublet-model -- --ignored`.
+#[test]
+#[ignore = "several minutes and gigabytes"]
+fn s1_s5_w1_any_three_faults_lose_nothing_and_it_settles() {
+    let outcome = search(&World::new(Protocol::default(), Bounds { faults: 3, ..ALL }), 20_000_000);
+    println!("three faults: {} states, {} steps", outcome.states, outcome.steps);
+    assert!(outcome.broken.is_none() && !outcome.is_cut, "{:#?}", outcome.broken);
+}
+
 /// W5: the only leg that may be read has lost writes, the other one is not equal to it yet (H3): neither can it leave, nor is
 /// the other one a survivor; what was lost is written again.
 #[test]
