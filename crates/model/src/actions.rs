@@ -10,7 +10,7 @@ use crate::search::Model;
 use crate::world::{LEGS, Rule, State, World};
 
 /// Mounts end somewhere: each that does not succeed needs further epochs.
-const EPOCH_MAX: u8 = 7;
+const EPOCH_MAX: u8 = 12;
 
 /// One step. `c` is a client, `l` a leg or its lender, `q` a question on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +133,9 @@ impl Model for World {
             out.push(Action::Advance);
         }
         let quiet = !view.busy && view.lease != Lease::Closing && view.epoch < EPOCH_MAX;
-        if quiet && self.holder(s).is_none() && s.clients.iter().all(|c| c.life != Life::Failed) {
+        // Who mounts in vain tries again when a lender is back.
+        let can_open = (0..LEGS).any(|l| view.in_sync[l] && s.lenders[l].is_up);
+        if quiet && can_open && self.holder(s).is_none() && s.clients.iter().all(|c| c.life != Life::Failed) {
             out.push(Action::Remount);
         }
         if quiet && s.takeovers < bounds.takeovers && self.holder(s).is_some() {

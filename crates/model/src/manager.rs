@@ -4,10 +4,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sublet_api::order::Order;
+use sublet_api::order::{Order, SliceFacts};
 use sublet_api::request::{ChangeLeg, LegChange, Mount, Unmount};
+use sublet_api::server::SliceReport;
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
+use sublet_table::plan::rebuild::labels::{Seen, in_sync};
 use sublet_table::plan::{self, Advance, Context, Standing, leg, mount, reconcile, unmount};
 use sublet_table::records::{
     AreaRow, LeaseRow, LeaseState, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, ServerRow, TaskRow, VolumeRow, WorkRow,
@@ -112,6 +114,27 @@ struct Inner {
     rows: Vec<(VolumeRow, Option<TaskRow>)>,
     views: Vec<View>,
     known: HashMap<(u32, Event), (u32, Answer)>,
+    rebuilt: HashMap<(Labels, bool), [bool; LEGS]>,
+}
+
+/// Generation and set of each leg's label.
+pub(crate) type Labels = [(u8, [bool; LEGS]); LEGS];
+
+/// What a lender reports of a leg with that label.
+fn report(volume: &VolumeRow, leg: usize, number: u8, in_sync: [bool; LEGS]) -> Option<SliceReport> {
+    let facts = plan::layout::facts(volume, 0, leg)?;
+    Some(SliceReport {
+        facts: SliceFacts { generation: generation(number), in_sync: in_sync.to_vec(), ..facts },
+        epoch: volume.epoch,
+        admitted: true,
+        wiping: false,
+        drop: false,
+        lease: None,
+        open: false,
+        unclean: false,
+        missed_since: Vec::new(),
+        hot: 0,
+    })
 }
 
 pub(crate) fn generation(number: u8) -> Generation {
@@ -204,13 +227,39 @@ impl Manager {
         for row in [server(1, "lender1"), server(2, "lender2"), server(7, "borrower"), area(0), area(1)] {
             base.put(row);
         }
-        let mut inner = Inner { base, numbers: HashMap::new(), rows: Vec::new(), views: Vec::new(), known: HashMap::new() };
+        let mut inner = Inner {
+            base,
+            numbers: HashMap::new(),
+            rows: Vec::new(),
+            views: Vec::new(),
+            known: HashMap::new(),
+            rebuilt: HashMap::new(),
+        };
         inner.keep(volume(), None);
         Self(RefCell::new(inner))
     }
 
     pub(crate) fn view(&self, number: u32) -> View {
         self.0.borrow().views[number as usize]
+    }
+
+    /// Who is in sync by the labels alone, as a rebuild of the table finds it (R1).
+    pub(crate) fn rebuilt(&self, labels: Labels, is_mounted: bool) -> [bool; LEGS] {
+        if let Some(known) = self.0.borrow().rebuilt.get(&(labels, is_mounted)) {
+            return *known;
+        }
+        let mut inner = self.0.borrow_mut();
+        let reports: Vec<SliceReport> = inner.rows.first().map_or_else(Vec::new, |(volume, _)| {
+            labels.iter().enumerate().filter_map(|(leg, (number, in_sync))| report(volume, leg, *number, *in_sync)).collect()
+        });
+        let seen = |(leg, slice): (usize, _)| {
+            let number = leg as u128 + 1;
+            (leg as u32, Seen { server: ServerId::from_u128(number), area: AreaId::from_u128(number), slice, trusted: true })
+        };
+        let set = in_sync(&reports.iter().enumerate().map(seen).collect(), is_mounted);
+        let found = set.map_or([false; LEGS], |set| std::array::from_fn(|leg| set.in_sync.contains(&(leg as u32))));
+        inner.rebuilt.insert((labels, is_mounted), found);
+        found
     }
 
     /// Lets something happen; answers with the next state.

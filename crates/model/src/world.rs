@@ -180,13 +180,11 @@ impl World {
         (0..LEGS).filter(may).collect()
     }
 
-    /// What the labels alone say of who is in sync: the set of the newest generation, or an older one that a leg of that set
-    /// still has: until all survivors have the new label nothing is acknowledged in it (S1, S5).
-    pub(crate) fn rebuilt(s: &State) -> [bool; LEGS] {
-        let newest = if s.lenders[0].generation >= s.lenders[1].generation { 0 } else { 1 };
-        let set = s.lenders[newest].in_sync;
-        let oldest = (0..LEGS).filter(|leg| set[*leg]).min_by_key(|leg| s.lenders[*leg].generation);
-        oldest.map_or(set, |leg| s.lenders[leg].in_sync)
+    /// Legs that a rebuild from the labels takes for in sync (R1): mounted, or not.
+    fn rebuilt(&self, s: &State) -> [bool; LEGS] {
+        let labels = std::array::from_fn(|leg| (s.lenders[leg].generation, s.lenders[leg].in_sync));
+        let (mounted, free) = (self.manager.rebuilt(labels, true), self.manager.rebuilt(labels, false));
+        std::array::from_fn(|leg| mounted[leg] || free[leg])
     }
 
     pub(crate) fn promises(&self, s: &State) -> Result<(), String> {
@@ -197,9 +195,12 @@ impl World {
         if !view.in_sync.contains(&true) {
             return Err("S1: no leg is in sync".to_owned());
         }
+        let rebuilt = self.rebuilt(s);
+        if !rebuilt.contains(&true) {
+            return Err("R1: no leg is in sync by the labels".to_owned());
+        }
         let holds = |leg: usize| s.lenders[leg].may_be().all(|value| value >= s.flushed);
-        for leg in 0..LEGS {
-            let lender = &s.lenders[leg];
+        for (leg, lender) in s.lenders.iter().enumerate() {
             if view.in_sync[leg] && !holds(leg) {
                 return Err(format!("W1: leg {leg} is in sync for the manager and lacks a flushed write"));
             }
@@ -207,7 +208,7 @@ impl World {
                 return Err(format!("S5: leg {leg} is in sync for the manager and stale by its own label"));
             }
             // R1: the table is lost, only the labels are left.
-            if Self::rebuilt(s)[leg] && !holds(leg) {
+            if rebuilt[leg] && !holds(leg) {
                 return Err(format!("R1: leg {leg} is in sync by the labels and lacks a flushed write"));
             }
             if lender.generation == view.generation && lender.in_sync != view.in_sync {

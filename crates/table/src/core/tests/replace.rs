@@ -182,7 +182,7 @@ fn a_new_copy_whose_server_is_lost_too_is_replaced_again() {
 }
 
 #[test]
-fn refusals_say_why_a_copy_is_not_replaced() {
+fn s6_refusals_say_why_a_copy_is_not_replaced() {
     let mut pool = Pool::new(&[16, 16, 2, 0]);
     let borrower = pool.id(3);
     pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
