@@ -71,8 +71,6 @@ pub(crate) struct Leg<D: Doors> {
     /// The generation with which it left the in-sync set: survivors' maps for it begin there. None if that is not known, or if
     /// it never held anything: then it is copied as a whole (S3).
     pub(crate) stale_since: Cell<Option<Generation>>,
-    /// The same, as the manager told it of a leg that was stale already when this mount began.
-    left_before: Cell<Option<Generation>>,
     /// Its lender's marks and maps when it was opened as a member; none if it keeps none.
     pub(crate) map: RefCell<Option<LegMap>>,
     /// What its lender said of the area at the last OPEN: its opening, and its label's sequence (L2).
@@ -90,7 +88,7 @@ pub(crate) struct Leg<D: Doors> {
 impl<D: Doors> Leg<D> {
     pub(crate) fn new(facts: MountLeg, now: Tick, first_session: u64) -> Self {
         Self {
-            left_before: Cell::new(facts.stale_since),
+            stale_since: Cell::new(facts.stale_since.filter(|_| !facts.in_sync)),
             facts,
             session: RefCell::new(None),
             candidate: RefCell::new(None),
@@ -107,7 +105,6 @@ impl<D: Doors> Leg<D> {
             earlier_leave_at: Cell::new(None),
             open_since: Cell::new(now),
             issued: Cell::new(None),
-            stale_since: Cell::new(None),
             map: RefCell::new(None),
             known: Cell::new((OpenId::from_u128(0), 0)),
             try_previous: Cell::new(false),
@@ -161,11 +158,6 @@ impl<D: Doors> Leg<D> {
     /// To be taken before a flush is sent; see [`Leg::count_flush`].
     pub(crate) fn flush_mark(&self) -> u64 {
         self.acknowledged.get()
-    }
-
-    /// With which generation it left the in-sync set: a map that begins there says what it lacks (S3).
-    pub(crate) fn left_in(&self) -> Option<Generation> {
-        self.stale_since.get().or(self.left_before.get())
     }
 
     /// A flush that was sent at that mark has succeeded, in whatever session: an agent's flush is of the whole disk.
@@ -352,7 +344,6 @@ fn not_connected<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>
                 leg.try_previous.set(!leg.try_previous.get());
                 // Or the area was rolled back, restored or cloned: then no map says what it lacks (L2).
                 leg.disagreed.set(true);
-                leg.left_before.set(None);
                 if segment.role(index) == Role::Stale {
                     leg.known.set((OpenId::from_u128(0), 0));
                     leg.stale_since.set(None);

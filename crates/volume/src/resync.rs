@@ -80,7 +80,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         let Some(session) = self.target(leg) else { return Ok(false) };
         // Changes that were sent before writes went to the target too have ended, so the maps know them.
         drop(self.shared.ranges.lock(BlockRange::covering(self.start, self.length)).await);
-        let left_in = self.legs.get(leg).and_then(|leg| leg.left_in());
+        let left_in = self.legs.get(leg).and_then(|leg| leg.stale_since.get());
         let number = u8::try_from(leg).unwrap_or(u8::MAX);
         let source = self.source_map(MapWhich::Leg(number)).await?;
         let Ok(target) = session.map(MapWhich::All, self.length).await else { return Ok(false) };

@@ -380,3 +380,61 @@ fn h3_nothing_is_read_before_every_in_sync_leg_was_asked_or_has_left() {
         });
     }
 }
+
+#[test]
+fn s3_s4_what_a_leg_missed_in_an_earlier_mount_is_all_that_is_copied_in_the_next_one() {
+    // Whether or not it is known since when it is stale.
+    for known in [true, false] {
+        MemDoors::run(23, move |doors| async move {
+            let mut world = World::new(&doors, &[SIZE], 2);
+            let volume = filled(&world).await;
+            world.lenders[0].stop();
+            for at in [1, 7] {
+                write(&volume, at * MIB, &[90; 4096]).await.unwrap();
+            }
+            volume.close(false).await.unwrap();
+            let generation = world.manager.0.segments.borrow()[0].generation;
+            let facts = &mut world.info.segments[0];
+            facts.generation = generation;
+            (facts.legs[0].in_sync, facts.legs[0].stale_since) = (false, known.then_some(generation));
+            world.info.epoch.number = 2;
+            let from = world.lenders[0].seen.borrow().len();
+            world.lenders[0].start();
+            let volume = world.open().await;
+            write(&volume, 13 * MIB, &[91; 4096]).await.unwrap();
+            world.until(60, "it returns", || in_sync(&world) == [true, true]).await;
+            world.until(10, "all is well", || volume.status().reason.is_empty()).await;
+            world.assert_same(0, 1);
+            let copied = bytes_written(&world.lenders[0], from);
+            if known {
+                assert!(copied <= 3 * 65536 + 4096, "{copied}");
+            } else {
+                assert!(copied >= SIZE, "{copied}: all of it");
+            }
+        });
+    }
+}
+
+#[test]
+fn l2_a_leg_whose_label_disagreed_before_it_left_is_copied_as_a_whole() {
+    MemDoors::run(24, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = filled(&world).await;
+        // It comes back as it was at an earlier time: its label does not fit any more.
+        world.lenders[0].stop();
+        world.sleep(0.1).await;
+        {
+            let mut slices = world.lenders[0].slices.borrow_mut();
+            let slice = slices.values_mut().next().unwrap();
+            slice.bytes[5 * MIB as usize..6 * MIB as usize].fill(0);
+            slice.label.in_sync[0] = false;
+        }
+        let from = world.lenders[0].seen.borrow().len();
+        world.lenders[0].start();
+        write(&volume, 0, &[33; 4096]).await.unwrap();
+        world.until(60, "it returns", || in_sync(&world) == [true, true]).await;
+        world.until(10, "all is well", || volume.status().reason.is_empty()).await;
+        world.assert_same(0, 1);
+        assert!(bytes_written(&world.lenders[0], from) >= SIZE);
+    });
+}
