@@ -108,9 +108,9 @@ impl Knobs {
         Self {
             servers: sim.between(2, 4),
             volumes: sim.between(1, 3),
-            volume_regions: sim.between(1, 3),
+            volume_regions: sim.between(1, 4),
             ways,
-            fault_time: sim.between(20, 90) * SECOND,
+            fault_time: sim.between(15, 60) * SECOND,
             fault_pause_max: sim.between(1, 20) * SECOND,
             faults,
             borrower_crash: *sim.random(|random| random.pick(&[0, 200_000, 600_000])),
@@ -189,9 +189,22 @@ async fn strike(world: &Rc<World>, fault: Fault) {
             world.net.heal(sim);
         }
         Fault::Cut => {
-            let both = sim.chance(500_000);
-            let count = world.net.cut_some(sim, both);
-            sim.log("faults", || format!("{count} connections cut (both ends: {both})"));
+            // Several in a row, often while a disk is slow: what an old connection brought is still on its way to the disk.
+            let slow = sim.chance(500_000);
+            let files = server.machine.files.borrow().all();
+            let set = |slow| files.iter().for_each(|file| file.faults.set(DiskFaults { slow, ..file.faults.get() }));
+            if slow {
+                set(sim.between(20, 2000));
+            }
+            for _ in 0..sim.between(1, 5) {
+                let both = sim.chance(500_000);
+                let count = world.net.cut_some(sim, both);
+                sim.log("faults", || format!("{count} connections cut (both ends: {both})"));
+                sim.sleep(Duration::from_nanos(sim.below(SECOND))).await;
+            }
+            if slow {
+                set(1);
+            }
         }
         Fault::Slow | Fault::Stuck => {
             for file in server.machine.files.borrow().all() {

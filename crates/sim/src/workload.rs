@@ -8,7 +8,7 @@ use sublet_doors::{Buffer, Chunk, Clock, Doors};
 use sublet_volume::{VolumeError, VolumeErrorKind, ZeroFlags};
 
 use crate::client::Client;
-use crate::exec::{MILLISECOND, Sim};
+use crate::exec::{MILLISECOND, SECOND, Sim};
 use crate::oracle::{CELL, Oracle};
 use crate::world::World;
 
@@ -30,6 +30,10 @@ pub struct Style {
     pub flushes: u64,
     /// The part of the volume that is used most, in bytes.
     pub spot: u64,
+    /// After so long another part is used most, in nanoseconds: what was used before cools down.
+    pub moves: u64,
+    /// A task rests for seconds now and then, per million requests.
+    pub rests: u64,
 }
 
 impl Style {
@@ -42,6 +46,8 @@ impl Style {
             zeroes: sim.between(0, 8),
             flushes: sim.between(0, 15),
             spot: (*sim.random(|random| random.pick(&[32u64 << 10, 256 << 10, 2 << 20]))).min(size),
+            moves: sim.between(1, 20) * SECOND,
+            rests: *sim.random(|random| random.pick(&[0, 0, 30_000])),
         }
     }
 }
@@ -78,7 +84,9 @@ impl Work {
             client.doors.spawn(async move {
                 while !own.stop.get() {
                     own.one().await;
-                    own.client.doors.sleep(Duration::from_nanos(own.sim().below(own.style.pause_max))).await;
+                    let rest = if own.sim().chance(own.style.rests) { own.sim().below(12 * SECOND) } else { 0 };
+                    let pause = own.sim().below(own.style.pause_max) + rest;
+                    own.client.doors.sleep(Duration::from_nanos(pause)).await;
                 }
                 own.running.set(own.running.get() - 1);
             });
@@ -112,8 +120,12 @@ impl Work {
         let longest = if sim.chance(10_000) { 1_200_000 } else { longest };
         let unit = if sim.chance(700_000) { 4096 } else { CELL };
         let length = (sim.between(1, longest) / unit * unit).clamp(unit, size);
-        let room = if sim.chance(800_000) { self.style.spot.max(length) } else { size };
-        let offset = sim.below(room.min(size) - length + 1) / unit * unit;
+        let room = if sim.chance(900_000) { self.style.spot.max(length) } else { size };
+        let room = room.min(size);
+        // Each stay is somewhere else.
+        let stay = (sim.now() / self.style.moves).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        let begin = stay % (size - room + 1) / unit * unit;
+        let offset = begin + sim.below(room - length + 1) / unit * unit;
         (offset, length)
     }
 

@@ -124,7 +124,7 @@ impl World {
         for server in &self.servers {
             let areas = sim.between(1, 2);
             for _ in 0..areas {
-                let bytes = sim.between(4, 10) << 22;
+                let bytes = sim.between(5, 12) << 22;
                 let mut tries = 0;
                 while let Some(running) = server.running() {
                     let own = Rc::clone(server);

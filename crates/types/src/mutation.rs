@@ -31,8 +31,8 @@ mutations! {
     NoReplay,
     /// W6: zeroes are made on the first leg only.
     ZeroesOnOneLeg,
-    /// S1: survivors do not learn what was written since the lost leg's last flush.
-    NoSeed,
+    /// S1, S4: neither the seeds of the survivors nor their hot regions bring back what a leg has lost.
+    LostWritesNotCopied,
     /// S3: survivors note nothing of what a stale leg misses.
     MissedNotNoted,
     /// S4: a resync copies nothing.

@@ -37,6 +37,11 @@ pub(crate) struct RangeGuard {
     ticket: u64,
 }
 
+/// Two requests that must not run at the same time.
+fn excludes(one: BlockRange, other: BlockRange) -> bool {
+    one.overlaps(other) && !mutation::is(Mutation::NoRangeLock)
+}
+
 impl RangeLock {
     /// Waits until no earlier request overlaps the range.
     pub(crate) async fn lock(self: &Rc<Self>, range: BlockRange) -> RangeGuard {
@@ -50,8 +55,7 @@ impl RangeLock {
 
     fn enqueue(self: &Rc<Self>, range: BlockRange) -> (RangeGuard, Option<oneshot::Receiver<()>>) {
         let mut inner = self.inner.borrow_mut();
-        let overlaps = |entry: &&Entry| entry.range.overlaps(range) && !mutation::is(Mutation::NoRangeLock);
-        let blockers = inner.entries.values().filter(overlaps).count();
+        let blockers = inner.entries.values().filter(|entry| excludes(entry.range, range)).count();
         let (grant, granted) = if blockers == 0 {
             (None, None)
         } else {
@@ -70,7 +74,7 @@ impl RangeLock {
         {
             let mut inner = self.inner.borrow_mut();
             let Some(gone) = inner.entries.remove(&ticket) else { return };
-            for (_, later) in inner.entries.range_mut(ticket..).filter(|(_, entry)| entry.range.overlaps(gone.range)) {
+            for (_, later) in inner.entries.range_mut(ticket..).filter(|(_, entry)| excludes(entry.range, gone.range)) {
                 later.blockers -= 1;
                 if later.blockers == 0 {
                     grants.extend(later.grant.take());

@@ -181,7 +181,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             _guard = None;
         }
         let Some(session) = self.target(leg) else { return Ok(0) };
-        if mutation::is(Mutation::ResyncCopiesNothing) {
+        if mutation::is(Mutation::ResyncCopiesNothing) || (part.compare && mutation::is(Mutation::LostWritesNotCopied)) {
             return Ok(part.length);
         }
         let mut spans = vec![(part.offset, part.length)];

@@ -186,7 +186,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         let mut lacking = self.log.borrow().units();
         // An earlier client that did not close cleanly has written where the legs may differ (H3).
         lacking.extend(self.unequal.borrow().units());
-        if mutation::is(Mutation::NoSeed) {
+        if mutation::is(Mutation::LostWritesNotCopied) {
             lacking.clear();
         }
         let lacking: Vec<(u32, u64)> = lacking.into_iter().collect();
