@@ -83,7 +83,11 @@ impl Client {
         client.doors.spawn(async move {
             while let Some(heard) = heard.next().await {
                 match heard {
-                    Heard::Answer(answer) => obey(&own.volume, *answer),
+                    Heard::Answer(answer) => {
+                        if let Some(revision) = obey(&own.volume, *answer) {
+                            own.door.took_segments(revision);
+                        }
+                    }
                     Heard::StaleEpoch(_) => own.told_stale.set(true),
                 }
             }

@@ -123,6 +123,12 @@ impl Reports for Door {
         }
     }
 
+    fn took_segments(&self, revision: u64) {
+        if self.0.reporter.borrow_mut().took_segments(revision) {
+            self.0.changed.notify();
+        }
+    }
+
     fn close(&self) {
         self.0.reporter.borrow_mut().close();
     }
