@@ -13,6 +13,7 @@ use sublet_types::mutation::{self, Mutation};
 
 use crate::area::{Area, Inner, to_the_end};
 use crate::error::AreaError;
+use crate::record::SliceRecord;
 use crate::regions::{HOT_MAX, HOT_SHARE_MIN, Hot};
 use crate::sums::SumPage;
 use crate::table::{Record, State};
@@ -25,6 +26,8 @@ pub(crate) const IDLE: Duration = Duration::from_secs(5);
 pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 /// Regions with one leg that had to be read again after a crash to cool: so many at a time, in the background.
 const READ_AT_ONCE: usize = 4;
+/// As many of them cool at once when their slice is closed; the others cool later, in the background.
+const READ_AT_CLOSE: usize = 32;
 
 impl<D: Doors> Inner<D> {
     /// How many regions of a slice may be hot (H2).
@@ -202,13 +205,30 @@ impl<D: Doors> Inner<D> {
         Ok(())
     }
 
-    /// Regions of slices with one leg that were not written for a while; few of those that have to be read for it.
+    /// What cools when a slice is closed cleanly; `unequal`: its legs were not made equal since an earlier crash (H3).
+    pub fn closing(&self, slice: SliceId, unequal: bool) -> Vec<usize> {
+        let mut read = 0;
+        let hot = self.regions.hot.borrow();
+        let own = hot.iter().filter(|(_, hot)| hot.slice == slice && !(unequal && hot.inherited));
+        let quick = own.filter(|(_, hot)| {
+            read += usize::from(!hot.kept.all());
+            hot.kept.all() || read <= READ_AT_CLOSE
+        });
+        quick.map(|(region, _)| *region).collect()
+    }
+
+    /// Regions of slices with one leg that were not written for a while, and any that were not written at all; few of those that have to be read for it.
     fn idle(&self, now: Tick) -> BTreeMap<SliceId, Vec<usize>> {
         let mut idle: BTreeMap<SliceId, Vec<usize>> = BTreeMap::new();
         let mut read = 0;
         for (region, hot) in self.regions.hot.borrow().iter() {
-            let single = self.label.borrow().find(hot.slice).is_some_and(|record| record.facts.legs == 1);
-            if !single || hot.writes > 0 || now.since(hot.used) < IDLE {
+            // What was found hot and belongs to a slice that was closed cleanly: every leg has flushed, and they are equal (H2).
+            let closed = |record: &SliceRecord| hot.lost && record.open.is_none() && !record.unclean;
+            let alone = |record: &SliceRecord| record.facts.legs == 1 || closed(record);
+            let alone = self.label.borrow().find(hot.slice).is_some_and(alone);
+            // A region that was made hot ahead and never written is the same on all legs.
+            let untouched = hot.written == 0 && !hot.inherited;
+            if !(alone || untouched) || hot.writes > 0 || now.since(hot.used) < IDLE {
                 continue;
             }
             read += usize::from(!hot.kept.all());

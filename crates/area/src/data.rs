@@ -19,7 +19,7 @@ use crate::layout::Stretch;
 use crate::lease::no_slice;
 
 /// Regions that one step of zeroing a long range makes hot.
-const ZEROED_AT_ONCE: u64 = 4;
+const ZEROED_AT_ONCE: u64 = 16;
 
 impl<D: Doors> Inner<D> {
     /// The area offset of a slice's range.

@@ -22,6 +22,9 @@ pub(crate) fn regions_in(offset: u64, length: u64) -> Range<usize> {
     (offset / REGION_SIZE) as usize..(offset + length).div_ceil(REGION_SIZE) as usize
 }
 
+/// Regions that are made hot ahead of a writer who goes on from one region to the next, so that it need not wait at each.
+const AHEAD: usize = 4;
+
 /// The checksums that a write leaves behind.
 #[derive(Clone, Copy)]
 pub(crate) enum NewSums<'a> {
@@ -62,6 +65,7 @@ impl<D: Doors> Writing<D> {
             hot.written = regions.ended.get();
             hot.used = now;
             hot.changed = true;
+            hot.tail |= end >= begin + BLOCKS as u64;
             hot.abandoned |= abandoned;
             for block in first.max(begin)..end.min(begin + BLOCKS as u64) {
                 let sum = match sums {
@@ -114,7 +118,34 @@ impl<D: Doors> Inner<D> {
         }
         let first = at / BLOCK_SIZE;
         let id = regions.active.borrow_mut().begin_write(first..first + length / BLOCK_SIZE);
+        self.heat_ahead(slice, at, length);
         Ok(Writing { inner: Rc::clone(self), id, at, length, ended: false })
+    }
+
+    /// If a write enters a region from the end of the one before it, makes the next ones hot. Those that are not written
+    /// after all cool by themselves.
+    fn heat_ahead(self: &Rc<Self>, slice: SliceId, at: u64, length: u64) {
+        let entered = at.div_ceil(REGION_SIZE) as usize;
+        let from_before = |region: usize| {
+            region > 0 && self.regions.hot.borrow().get(&(region - 1)).is_some_and(|hot| hot.slice == slice && hot.tail)
+        };
+        if entered as u64 * REGION_SIZE >= at + length || !from_before(entered) {
+            return;
+        }
+        let Some((own, _)) = self.regions_of(slice) else { return };
+        let next = (entered + 1..own.end).take(AHEAD).filter(|region| !self.regions.hot.borrow().contains_key(region));
+        let next: Vec<usize> = next.collect();
+        if next.is_empty() || self.regions.hot_count(slice) > self.hot_share() / 2 {
+            return;
+        }
+        for region in next {
+            let own = Rc::clone(self);
+            self.doors.spawn(async move {
+                if let Err(error) = own.heat(slice, region).await {
+                    tracing::debug!("a region ahead of a writer: {error}");
+                }
+            });
+        }
     }
 
     /// Makes a region hot. Goes to its end although the caller may not wait for it.

@@ -267,11 +267,7 @@ impl<D: Doors> Area<D> {
         };
         let inner = Rc::clone(&self.inner);
         to_the_end(&self.inner.doors, async move {
-            let Some((own, _)) = inner.regions_of(slice) else { return Ok(()) };
-            let mut regions = inner.regions.hot_in(&own);
-            let inherited = |region: &usize| inner.regions.hot.borrow().get(region).is_some_and(|hot| hot.inherited);
-            regions.retain(|region| !(unequal && several && inherited(region)));
-            inner.cool_regions(slice, &regions).await?;
+            inner.cool_regions(slice, &inner.closing(slice, unequal && several)).await?;
             // So that the marks that were cleared are not found again.
             inner.sync_all().await
         })

@@ -41,6 +41,8 @@ pub(crate) struct Hot {
     pub used: Tick,
     /// When it became hot, or was last checkpointed.
     pub saved: Tick,
+    /// Its last block was written: the writer may go on in the next region.
+    pub tail: bool,
     /// Checksums were set since.
     pub changed: bool,
     /// It is being cooled; a write takes this back.
@@ -64,6 +66,7 @@ impl Hot {
             written: 0,
             used: now,
             saved: now,
+            tail: false,
             changed: false,
             cooling: false,
             abandoned: false,
@@ -181,6 +184,13 @@ impl Regions {
         let first = !heating.contains_key(&region);
         heating.entry(region).or_default().push(sender);
         (first, receiver)
+    }
+
+    /// Hears when a region that is on its way to being hot is that.
+    pub fn heated(&self, region: usize) -> Option<oneshot::Receiver<Result<(), AreaError>>> {
+        let (sender, receiver) = oneshot::channel();
+        self.heating.borrow_mut().get_mut(&region)?.push(sender);
+        Some(receiver)
     }
 
     /// Tells those who wait how it ended.

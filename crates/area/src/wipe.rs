@@ -81,6 +81,13 @@ async fn wipe<D: Doors>(
         Ok(Some((record.facts.offset, record.facts.length, done)))
     });
     let Some((offset, length, mut done)) = begun.await? else { return Ok(()) };
+    // Marks that the last session asked for.
+    for region in regions_in(offset, length) {
+        if let Some(heated) = inner.regions.heated(region) {
+            // How it ended does not matter: it has ended.
+            let _ = heated.await;
+        }
+    }
     while done < length {
         let step_end = (done + STEP).min(length);
         let step_begin = done;

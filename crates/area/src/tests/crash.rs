@@ -13,10 +13,34 @@ use crate::layout::{AREA_LABEL_AT, PIECE_LABEL_AT, Reserve};
 
 const BLOCK: u64 = 4096;
 /// Combinations of what was not synced that are tried at each point.
-const SAMPLES: usize = 12;
+const SAMPLES: usize = 8;
 
-fn one() -> [PieceSpec; 1] {
-    [piece("/disk", 16 * MIB)]
+/// The disks that the story is told on.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    File,
+    Device,
+    /// Two devices; the slice lies across both.
+    Joined,
+}
+
+impl Kind {
+    fn pieces(self) -> Vec<PieceSpec> {
+        match self {
+            Self::File | Self::Device => vec![piece("/disk", 16 * MIB)],
+            Self::Joined => vec![piece("/disk", 8 * MIB), piece("/other", 8 * MIB)],
+        }
+    }
+
+    fn device(self) -> bool {
+        !matches!(self, Self::File)
+    }
+
+    /// Before they are lent.
+    fn images(self, used: bool) -> Images {
+        let image = |size| if used { Image::filled(size, 0xDD) } else { Image::new(size) };
+        self.pieces().into_iter().map(|piece| (piece.path, image(piece.length))).collect()
+    }
 }
 
 /// A small generator, so that every run tries the same.
@@ -102,9 +126,9 @@ impl Teller {
 }
 
 /// All that an area does between two openings.
-async fn tell(doors: &MemoryDoors) -> Story {
+async fn tell(doors: &MemoryDoors, pieces: &[PieceSpec]) -> Story {
     let own = facts(1, 0, 4 * REGION);
-    let area = open(doors, &one()).await;
+    let area = open(doors, pieces).await;
     area.prepare_slice(&own).await.unwrap();
     area.open_lease(slice(1), &lease(1), &own).await.unwrap();
     area.mark_open(slice(1), epoch(1)).await.unwrap();
@@ -149,13 +173,20 @@ async fn tell(doors: &MemoryDoors) -> Story {
     teller.story.into_inner()
 }
 
+fn path_of(op: &Op) -> &PathBuf {
+    let (Op::Write { path, .. } | Op::Zero { path, .. } | Op::Sync { path }) = op;
+    path
+}
+
 /// The disk after a crash: operations before `end` were begun; those that no later sync covers may have been lost or torn.
 fn crash(base: &Images, log: &[Op], end: usize, sample: usize, dice: &mut Dice) -> Images {
     let mut images = base.clone();
-    let synced = log[..end].iter().rposition(|op| matches!(op, Op::Sync { .. })).unwrap_or(0);
+    let synced =
+        |path: &PathBuf| log[..end].iter().rposition(|op| matches!(op, Op::Sync { path: own } if own == path)).unwrap_or(0);
+    let durable: std::collections::BTreeMap<PathBuf, usize> = base.keys().map(|path| (path.clone(), synced(path))).collect();
     for (n, op) in log[..end].iter().enumerate() {
         let fate = match sample {
-            _ if n < synced => 0,
+            _ if n < durable[path_of(op)] => 0,
             0 => 0,
             1 => 1,
             // The last one alone.
@@ -182,9 +213,9 @@ fn crash(base: &Images, log: &[Op], end: usize, sample: usize, dice: &mut Dice) 
     images
 }
 
-/// Opens what a crash left and compares it with the story. `rotten`: something in the metadata was damaged besides.
-async fn judge(story: &Story, doors: &MemoryDoors, end: usize, what: &str) {
-    let area = open(doors, &one()).await;
+/// Opens what a crash left and compares it with the story.
+async fn judge(story: &Story, doors: &MemoryDoors, pieces: &[PieceSpec], end: usize, what: &str) {
+    let area = open(doors, pieces).await;
     let Some(record) = area.report("").slices.into_iter().next() else {
         assert!(story.writes.first().is_some_and(|write| end <= write.begun), "{what}: the slice is there");
         return;
@@ -242,29 +273,27 @@ async fn judge(story: &Story, doors: &MemoryDoors, end: usize, what: &str) {
 }
 
 /// The story, its log, and the disk before it.
-async fn told(device: bool) -> (MemoryDoors, Images, Vec<Op>, Story) {
-    let old = if device { 0xDD } else { 0 };
-    let image = if device { Image::filled(one()[0].length, old) } else { Image::new(one()[0].length) };
-    let doors = MemoryDoors::new(Images::from([(PathBuf::from("/disk"), image)]), device);
-    Area::format(&doors, &spec(&one())).await.unwrap();
+async fn told(kind: Kind) -> (MemoryDoors, Images, Vec<Op>, Story) {
+    let doors = MemoryDoors::new(kind.images(kind.device()), kind.device());
+    Area::format(&doors, &spec(&kind.pieces())).await.unwrap();
     let base = doors.images();
     doors.take_log();
-    let story = tell(&doors).await;
+    let story = tell(&doors, &kind.pieces()).await;
     let log = doors.take_log();
     (doors, base, log, story)
 }
 
 #[test]
-fn a_crash_at_any_write_or_sync_keeps_every_promise() {
-    for device in [true, false] {
+fn h1_h2_k2_s3_p1_a_crash_at_any_write_or_sync_keeps_every_promise() {
+    for kind in [Kind::File, Kind::Device, Kind::Joined] {
         sublet_doors::real::run(async |_| {
-            let (doors, base, log, story) = told(device).await;
+            let (doors, base, log, story) = told(kind).await;
             let mut dice = Dice(7);
             for end in 0..=log.len() {
                 for sample in 0..SAMPLES {
                     let images = crash(&base, &log, end, sample, &mut dice);
-                    let what = format!("device {device}, {end} of {} operations, sample {sample}", log.len());
-                    judge(&story, &doors.restarted(images), end, &what).await;
+                    let what = format!("{kind:?}, {end} of {} operations, sample {sample}", log.len());
+                    judge(&story, &doors.restarted(images), &kind.pieces(), end, &what).await;
                 }
             }
         })
@@ -273,12 +302,12 @@ fn a_crash_at_any_write_or_sync_keeps_every_promise() {
 }
 
 #[test]
-fn l1_a_rotten_copy_of_any_structure_after_a_crash_keeps_every_promise() {
-    for device in [true, false] {
+fn l1_s3_rot_in_any_structure_after_a_crash_keeps_every_promise() {
+    for kind in [Kind::File, Kind::Device] {
         sublet_doors::real::run(async |_| {
-            let (doors, base, log, story) = told(device).await;
+            let (doors, base, log, story) = told(kind).await;
             let mut dice = Dice(11);
-            let reserve = Reserve::of(one()[0].length);
+            let reserve = Reserve::of(kind.pieces()[0].length);
             let copies: Vec<u64> = PIECE_LABEL_AT.into_iter().chain(AREA_LABEL_AT).chain(reserve.page(0)).collect();
             let entries = (0..4).map(|region| reserve.map_entry(region));
             let places: Vec<u64> = copies.into_iter().chain(entries).chain((0..4).map(|region| reserve.sums(region))).collect();
@@ -297,8 +326,8 @@ fn l1_a_rotten_copy_of_any_structure_after_a_crash_keeps_every_promise() {
                     let mut sector = image.read(*at, 512);
                     sector[dice.roll(300) as usize] ^= 1 << dice.roll(8);
                     image.write(*at, &sector);
-                    let what = format!("device {device}, {end} of {} operations, rot at {at:#x}", log.len());
-                    judge(&story, &doors.restarted(images), end, &what).await;
+                    let what = format!("{kind:?}, {end} of {} operations, rot at {at:#x}", log.len());
+                    judge(&story, &doors.restarted(images), &kind.pieces(), end, &what).await;
                 }
             }
         })
@@ -308,19 +337,18 @@ fn l1_a_rotten_copy_of_any_structure_after_a_crash_keeps_every_promise() {
 
 #[test]
 fn a_format_that_a_crash_interrupts_leaves_an_area_or_none() {
-    for device in [true, false] {
+    for kind in [Kind::File, Kind::Device, Kind::Joined] {
         sublet_doors::real::run(async |_| {
-            let image = Image::filled(one()[0].length, 0xDD);
-            let base = Images::from([(PathBuf::from("/disk"), image)]);
-            let doors = MemoryDoors::new(base.clone(), device);
-            Area::format(&doors, &spec(&one())).await.unwrap();
+            let base = kind.images(true);
+            let doors = MemoryDoors::new(base.clone(), kind.device());
+            Area::format(&doors, &spec(&kind.pieces())).await.unwrap();
             let log = doors.take_log();
             let mut dice = Dice(3);
             let mut seen = [0; 2];
             for end in 0..=log.len() {
                 for sample in 0..SAMPLES {
                     let doors = doors.restarted(crash(&base, &log, end, sample, &mut dice));
-                    let found = Area::open(&doors, &one(), Some(POOL), BOOT).await;
+                    let found = Area::open(&doors, &kind.pieces(), Some(POOL), BOOT).await;
                     if found.is_err() {
                         assert!(end < log.len() || sample > 0);
                         seen[0] += 1;

@@ -289,3 +289,22 @@ fn w6_zeroes_have_checksums_too() {
         assert_eq!(checked(&area, 1, 7 * REGION, 1 << 20).await, (vec![0; 1 << 20], true, false));
     });
 }
+
+#[test]
+fn h1_a_writer_that_goes_on_in_the_next_region_finds_it_hot_and_what_it_left_out_cools_by_itself() {
+    with_area(true, async |doors, area| {
+        area.prepare_slice(&facts(1, 0, 8 * REGION)).await.unwrap();
+        write(&area, 1, REGION - 8192, 1, 8192).await;
+        assert_eq!(area.hot_count(slice(1)), 1);
+        write(&area, 1, REGION, 1, 4096).await;
+        while area.hot_count(slice(1)) < 6 {
+            doors.sleep(Duration::from_millis(1)).await;
+        }
+        doors.take_log();
+        write(&area, 1, 2 * REGION, 1, 4096).await;
+        assert_eq!(doors.take_log().len(), 1, "nothing but the data");
+        area.cool_idle(later(&doors, IDLE)).await.unwrap();
+        assert_eq!(area.hot_count(slice(1)), 3, "those that were written wait for the order (H2)");
+        assert_eq!(checked(&area, 1, 4 * REGION, 4096).await, (vec![0; 4096], true, false));
+    });
+}
