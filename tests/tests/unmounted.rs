@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use sublet_tests::disks;
+use sublet_tests::nbd::Op;
 use sublet_tests::random::Random;
 use sublet_tests::{MIB, Pool, Wish, wait_for};
 
@@ -86,6 +87,40 @@ fn k1_f5_a_scrub_of_an_unmounted_volume_mends_rot_and_tells_of_it() {
     wait_for("an event of it", RESYNC, told);
     assert_eq!(pool.volume("v")["status"], 0, "nobody has mounted it");
     each_copy_has(&pool, &bytes);
+    pool.ok(0, "return v");
+}
+
+#[test]
+fn h3_f5_what_a_crashed_client_left_different_is_made_equal_while_nobody_has_the_volume_mounted() {
+    let pool = Pool::with(&Wish { servers: 3, area: Some("128M") });
+    pool.ok(0, "volume create v --way doubled --on b1:32M,c1:32M");
+    pool.ok(0, "borrow v");
+    let mut nbd = pool.mount(0, "v", "");
+    let mut random = Random::from_env("writes in flight");
+    let first = random.bytes(4096);
+    nbd.write(0, &first).unwrap();
+    nbd.flush().unwrap();
+    // One lender is slow: most of these writes are at one copy only when the client dies.
+    let slow = pool.server(2);
+    slow.freeze();
+    for _ in 0..64 {
+        let at = 4096 * (1 + random.below((32 << 20) / 4096 - 1));
+        nbd.submit(&Op::Write(at, random.bytes(4096), 0)).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    pool.client(0, "v").kill();
+    drop(nbd);
+    slow.signal(rustix::process::Signal::KILL);
+    pool.revive(2, &slow);
+    let copy = |server: usize| {
+        let file = pool.area_files(server).remove(0);
+        let at = disks::find(&file, &first).expect("the copy lies in the file") as usize;
+        std::fs::read(file).unwrap()[at..at + (32 << 20)].to_vec()
+    };
+    assert!(copy(1) != copy(2), "the client left the copies different");
+    pool.ok(0, "unmount v --force");
+    wait_for("the copies to be equal", RESYNC, || copy(1) == copy(2));
+    assert_eq!((pool.legs("v"), &pool.volume("v")["status"]), (vec!["in-sync".into(), "in-sync".into()], &0.into()));
     pool.ok(0, "return v");
 }
 
