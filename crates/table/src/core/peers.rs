@@ -45,6 +45,8 @@ pub struct Peer {
     pub run_before: Option<u64>,
     /// At most one that waits for orders, and those that bring something and are answered at once.
     pub polls: Vec<HeldPoll>,
+    /// It is to register again and to report all its areas, and has not yet.
+    pub is_asked: bool,
     /// When it last reported all its areas; none if its present process has not yet.
     pub reported_ms: Option<u64>,
     /// What it last reported, brought up to date with the orders that it has carried out since.
@@ -74,6 +76,7 @@ impl Peers {
             run: None,
             run_before: None,
             polls: Vec::new(),
+            is_asked: false,
             reported_ms: None,
             reported: BTreeMap::new(),
         })
@@ -135,9 +138,13 @@ impl Peers {
         }
     }
 
-    /// Has a server register again and report all that it has.
+    /// Has a server register again and report all that it has; what it reported before counts no longer.
     pub fn ask_report(&mut self, id: ServerId) {
-        for poll in self.all.get_mut(&id).into_iter().flat_map(|peer| &mut peer.polls) {
+        let Some(peer) = self.all.get_mut(&id) else { return };
+        peer.reported.clear();
+        peer.reported_ms = None;
+        peer.is_asked = true;
+        for poll in &mut peer.polls {
             poll.is_urgent = true;
             poll.register = true;
         }

@@ -97,11 +97,12 @@ impl<S: Store> Core<S> {
             self.orders.forget_sent(server, now_ms);
         }
         // What it last told may have been lost, or may be no longer so.
-        let register = is_back && poll.areas.is_none();
+        let register = (is_back || peer.is_asked) && poll.areas.is_none();
         let is_urgent = poll.areas.is_some() || register;
         if let Some(reports) = poll.areas {
             peer.reported = reports.into_iter().map(|report| (report.area, report)).collect();
             peer.reported_ms = Some(now_ms);
+            peer.is_asked = false;
             self.relabel = true;
         }
         // A server may have two polls under way: one that waits for orders, and one that brings what it has done since.

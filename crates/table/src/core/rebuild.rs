@@ -65,6 +65,7 @@ impl<S: Store> Core<S> {
     pub(super) fn rebuild(&mut self, command: &Rebuild) -> Result<Response, Refusal> {
         let row = self.table.pool.clone().ok_or_else(|| Refusal::new(ErrorKind::Internal, "there is no pool row"))?;
         let mut change = Change::new();
+        let mut begins = false;
         match (&row.rebuild, command.finish) {
             (None, true) => {
                 return Err(conflict("no rebuild of the table is going on", "begin one: `sublet manager rebuild`"));
@@ -76,6 +77,7 @@ impl<S: Store> Core<S> {
             // It was begun already: the answer tells how far it is.
             (Some(_), false) if command.pool.is_none_or(|pool| pool == row.pool) => {}
             (_, false) => {
+                begins = true;
                 let next = self.begin_rebuild(row, command)?;
                 let what = if command.reconcile { "reconciled with" } else { "rebuilt from" };
                 change.event(
@@ -88,8 +90,8 @@ impl<S: Store> Core<S> {
         self.commit_request(change)?;
         self.relabel = true;
         self.knocks.retain(|_, knock| Some(knock.pool) != self.table.pool.as_ref().map(|row| row.pool));
-        // Whoever reported before is asked for the whole of it again.
-        for server in self.peers.all.keys().copied().collect::<Vec<_>>() {
+        // What was reported before may be older than what was committed since: everybody tells the whole of it again.
+        for server in self.peers.all.keys().copied().filter(|_| begins).collect::<Vec<_>>() {
             self.peers.ask_report(server);
         }
         Ok(Response::Rebuild(Box::new(self.rebuild_view()?)))

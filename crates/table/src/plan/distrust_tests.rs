@@ -90,6 +90,31 @@ fn l2_a_rolled_back_a_restored_and_a_cloned_area_are_quarantined() {
     }
 }
 
+#[test]
+fn l5_reconciling_never_takes_an_older_label_for_newer_than_the_table() {
+    let mut pool = pool();
+    pool.servers.iter_mut().for_each(|server| server.coordinates_nothing = true);
+    let c = pool.id(2);
+    let mounting = pool.mounted(mount(40, c, "pair"));
+    let at = |pool: &Pool, text: &str| {
+        let table = pool.core.table();
+        table.volume("pair").unwrap().legs().position(|(_, leg)| table.areas[&leg.area].name == name(text)).unwrap()
+    };
+    // The copy at b leaves; no label has heard of it yet.
+    let b = at(&pool, "b1");
+    pool.change_leg(&mounting, b, mounting.segments[0].generation, sublet_api::request::LegChange::Stale);
+    area(&mut pool, 0).sequence = 1;
+    tell(&mut pool);
+    pool.server(0).alive = false;
+    pool.done(force_unmount(41, "pair"));
+    assert!(pool.core.table().volume("pair").unwrap().frozen.is_some());
+    pool.server(0).alive = true;
+    pool.ask(Request::Rebuild(sublet_api::rebuild::Rebuild { reconcile: true, ..Default::default() }));
+    tell(&mut pool);
+    let row = pool.core.table().volume("pair").unwrap();
+    assert!(!row.segments[0].legs[b].in_sync, "{row:#?}");
+}
+
 fn forget(pool: &mut Pool, server: &str, confirm: bool) -> Result<ForgetView, sublet_api::Refusal> {
     match pool.ask(Request::ForgetServer { server: server.to_owned(), forget: Forget { confirm } }) {
         Response::Forget(view) => Ok(*view),

@@ -242,7 +242,11 @@ fn derive(
             problems.push(format!("no trusted copy of segment {index} is in sync by its labels"));
         }
     }
-    let Held { epoch, lease, must_fence } = labels::held(seen, facts.segments);
+    let mut held = labels::held(seen, facts.segments);
+    if let Some(row) = before.filter(|row| !row.unsettled && row.epoch.number >= held.epoch.number) {
+        held = Held { epoch: row.epoch, lease: row.lease.clone(), must_fence: false };
+    }
+    let Held { epoch, lease, must_fence } = held;
     let is_mounted = lease.is_some();
     let mut row = VolumeRow {
         name: before.map_or_else(|| facts.volume_name.clone(), |row| row.name.clone()),
@@ -255,8 +259,24 @@ fn derive(
         segments: segments.values().map(|legs| segment_row(legs, &proven(legs, is_mounted))).collect(),
         ..empty_row(id, before)
     };
+    let known = before.filter(|row| !row.unsettled);
     for (segment, old) in row.segments.iter_mut().zip(before.into_iter().flat_map(|row| &row.segments)) {
         segment.issued = segment.issued.max(old.issued);
+    }
+    // Where the table is not behind, it is what was committed: labels may not have heard of that.
+    let mut kept = BTreeSet::new();
+    for (index, old) in known.into_iter().flat_map(|row| row.segments.iter().enumerate()) {
+        let Some(segment) = row.segments.get_mut(index).filter(|new| new.generation.number <= old.generation.number) else {
+            continue;
+        };
+        segment.generation = old.generation;
+        for leg in &mut segment.legs {
+            leg.in_sync = old.legs.iter().any(|old| old.slice == leg.slice && old.in_sync);
+        }
+        kept.insert(index);
+        if !segment.legs.iter().any(|leg| leg.in_sync) {
+            problems.push(format!("the copy of segment {index} that is in sync by the table is not there"));
+        }
     }
     if !problems.is_empty() {
         let reason = format!("its labels are not all there or contradict each other: {}", problems.join("; "));
@@ -267,7 +287,7 @@ fn derive(
     }
     // H3: whoever wrote last has not told this manager that it closed cleanly.
     row.work.unclean |= seen.iter().any(|one| one.slice.open || one.slice.unclean);
-    settle(&mut row, &segments, lease, must_fence, context);
+    settle(&mut row, (&segments, &kept), lease, must_fence, context);
     let how = match (&row.lease, row.borrower) {
         (Some(_), Some(holder)) => format!("mounted by {}", table.server_name(holder)),
         (_, Some(holder)) => format!("lent to {}", table.server_name(holder)),
@@ -308,7 +328,7 @@ fn empty_row(id: VolumeId, before: Option<&VolumeRow>) -> VolumeRow {
 /// Everything was seen and fits: the volume may be used.
 fn settle(
     row: &mut VolumeRow,
-    segments: &BTreeMap<u32, BTreeMap<u32, Seen<'_>>>,
+    (segments, kept): (&BTreeMap<u32, BTreeMap<u32, Seen<'_>>>, &BTreeSet<usize>),
     lease: Option<crate::records::LeaseRow>,
     must_fence: bool,
     context: &mut Context<'_>,
@@ -321,8 +341,8 @@ fn settle(
         row.path = PathRow { state: sublet_api::view::PathState::Idle, since_ms: context.now_ms, reason };
     }
     let newest = row.epoch.number;
-    for (segment, legs) in row.segments.iter_mut().zip(segments.values()) {
-        let mut is_new = proven(legs, is_mounted).is_new;
+    for (index, (segment, legs)) in row.segments.iter_mut().zip(segments.values()).enumerate() {
+        let mut is_new = !kept.contains(&index) && proven(legs, is_mounted).is_new;
         // A leg that was not fenced with the others may hold writes that they do not have (F3).
         let fenced = segment.legs.iter().any(|leg| leg.in_sync && leg.confirmed >= newest);
         for leg in segment.legs.iter_mut().filter(|leg| !is_mounted && fenced && leg.in_sync && leg.confirmed < newest) {
