@@ -64,12 +64,20 @@ pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
     let mut change = Change::new();
     for area in table.areas.values().filter(|row| row.quarantined.is_some()) {
         let is_there = |area: AreaId| table.areas.get(&area).is_some_and(|row| row.quarantined.is_none());
-        let quiet = |volume: &&VolumeRow| volume.lease.is_none() && volume.task.is_none() && volume.frozen.is_none();
-        for volume in table.volumes_in(area.id).filter(quiet) {
+        for volume in table.volumes_in(area.id) {
             let mut next = volume.clone();
+            // S3: what a copy misses is counted from when it left, but its bytes may be older than that now: copied as a whole.
+            let legs = next.segments.iter_mut().flat_map(|segment| &mut segment.legs);
+            legs.filter(|leg| leg.area == area.id).for_each(|leg| leg.stale_since = None);
+            if volume.lease.is_some() || volume.task.is_some() || volume.frozen.is_some() {
+                if next != *volume {
+                    change.put(Row::Volume(Box::new(next)));
+                }
+                continue;
+            }
+            let was = next.clone();
             for segment in &mut next.segments {
-                let is_doubted = segment.legs.iter().any(|leg| leg.in_sync && leg.area == area.id);
-                if !is_doubted {
+                if !segment.legs.iter().any(|leg| leg.in_sync && leg.area == area.id) {
                     continue;
                 }
                 if !segment.legs.iter().any(|leg| leg.in_sync && is_there(leg.area)) {
@@ -85,12 +93,15 @@ pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
                 Some(reason) => format!("frozen: {reason}"),
                 None => format!("its copy in area {} is stale: the area is quarantined", area.name),
             };
-            if next != *volume && next.work.background.take().is_some() {
+            let is_doubted = next != was;
+            if is_doubted && next.work.background.take().is_some() {
                 // Its coordinator may be copying from there: it is fenced (F5).
                 next.epoch = next.next_epoch((context.random)());
             }
-            if next != *volume {
+            if is_doubted {
                 change.event(volume.name.as_str(), text);
+            }
+            if next != *volume {
                 change.put(Row::Volume(Box::new(next)));
             }
         }

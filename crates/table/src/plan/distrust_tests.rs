@@ -3,10 +3,10 @@
 use sublet_api::ErrorKind;
 use sublet_api::order::Order;
 use sublet_api::rebuild::{Forget, ForgetView};
-use sublet_api::request::{Request, Response};
+use sublet_api::request::{LegChange, Request, Response};
 use sublet_types::{OpenId, Way};
 
-use crate::core::testing::{Pool, R, borrow, force_unmount, give_back, mount, name};
+use crate::core::testing::{Pool, R, borrow, force_unmount, give_back, mount, name, unmount};
 
 /// A pool in which every area has been opened once; two copies of `pair` at a and b, `one` at a alone.
 fn pool() -> Pool {
@@ -113,6 +113,37 @@ fn l5_reconciling_never_takes_an_older_label_for_newer_than_the_table() {
     tell(&mut pool);
     let row = pool.core.table().volume("pair").unwrap();
     assert!(!row.segments[0].legs[b].in_sync, "{row:#?}");
+}
+
+/// What a stale copy misses is counted from when it left. If its area is older than that when it comes back, the count is worth
+/// nothing, also after an administrator has accepted the area.
+#[test]
+fn l2_s3_a_stale_copy_in_an_area_that_was_rolled_back_is_copied_as_a_whole() {
+    for is_mounted in [false, true] {
+        let mut pool = pool();
+        let c = pool.id(2);
+        let mounting = pool.mounted(mount(3, c, "pair"));
+        let at_a = mounting.segments[0].legs.iter().position(|leg| leg.area_name == name("a1")).unwrap();
+        let generation = mounting.segments[0].generation;
+        let Response::Leg(left) = pool.change_leg(&mounting, at_a, generation, LegChange::Stale) else { panic!() };
+        let since = |pool: &Pool| pool.core.table().volume("pair").unwrap().segments[0].legs[at_a].stale_since;
+        assert_eq!(since(&pool), Some(left.generation));
+        if !is_mounted {
+            pool.done(unmount(4, c, "pair", mounting.epoch));
+        }
+        area(&mut pool, 0).sequence = 1;
+        tell(&mut pool);
+        assert!(state(&mut pool, "a1").starts_with("quarantined: "));
+        assert_eq!(since(&pool), None);
+        if is_mounted {
+            // Nor does it come in sync while nobody has looked at it.
+            let refused = pool.change_leg(&mounting, at_a, left.generation, LegChange::Returning);
+            assert!(matches!(refused, Response::Refused(_)), "{refused:?}");
+        }
+        pool.ask(Request::AcceptArea { area: "a1".to_owned() });
+        pool.pass(6000);
+        assert_eq!(since(&pool), None);
+    }
 }
 
 fn forget(pool: &mut Pool, server: &str, confirm: bool) -> Result<ForgetView, sublet_api::Refusal> {

@@ -36,6 +36,12 @@ pub fn plan(
     if let Some(generation) = repeated(segment, change) {
         return Ok((Change::new(), LegAnswer { generation, in_sync: segment.in_sync() }));
     }
+    let area = segment.legs.get(leg).and_then(|leg| table.areas.get(&leg.area));
+    if matches!(change.change, LegChange::Returning | LegChange::InSync) && area.is_some_and(|area| area.quarantined.is_some()) {
+        // L2: it was copied to as one that had only missed something, and is older than that.
+        let text = format!("segment {index} of volume '{}': the area of this copy is quarantined", volume.name);
+        return Err(conflict(text, "see `sublet area ls`"));
+    }
     let lender = segment.legs.get(leg).map(|leg| table.lender_name(leg.area)).unwrap_or_default();
     let (generation, text) = step(segment, leg, change, context).map_err(|why| {
         let present = segment.generation;
