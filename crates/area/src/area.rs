@@ -222,6 +222,10 @@ impl<D: Doors> Area<D> {
     pub fn report(&self, place: &str) -> AreaReport {
         let label = self.inner.label();
         let offline = if self.inner.released.get() { Some("it has been given back".to_owned()) } else { None };
+        let mut hot: std::collections::BTreeMap<SliceId, u32> = std::collections::BTreeMap::new();
+        for region in self.inner.regions.hot.borrow().values() {
+            *hot.entry(region.slice).or_default() += 1;
+        }
         AreaReport {
             area: label.area,
             pool: label.pool,
@@ -232,7 +236,7 @@ impl<D: Doors> Area<D> {
             offline: offline.or_else(|| self.inner.failed.borrow().clone()),
             open: Some(label.opening.open),
             sequence: label.sequence,
-            slices: label.slices.iter().map(|record| record.report(self.hot_count(record.facts.slice))).collect(),
+            slices: label.slices.iter().map(|record| record.report(hot.get(&record.facts.slice).copied().unwrap_or(0))).collect(),
             history: label.history.clone(),
             quarantined: label.quarantine.clone(),
             failures: label.failures,
