@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use sublet_api::server::AreaReport;
-use sublet_area::Area;
+use sublet_area::{Area, AreaError};
 use sublet_doors::Doors;
 use sublet_doors::local::Semaphore;
 use sublet_types::{AreaId, ServerId, SliceId};
@@ -60,6 +60,16 @@ impl<D: Doors> Served<D> {
                 }
             }
         });
+    }
+
+    /// L2: the area is not trusted from now on, or is again. Whoever has it open then has to ask again, and is told why not.
+    pub(crate) async fn set_quarantine(&self, why: Option<&str>) -> Result<(), AreaError> {
+        let was_trusted = self.area.quarantined().is_none();
+        self.area.set_quarantine(why).await?;
+        if why.is_some() && was_trusted {
+            self.gates().iter().for_each(|gate| gate.close_all(Closing::Draining));
+        }
+        Ok(())
     }
 
     /// Whether regions are hot. Those of several legs stay so without a session: nobody but its client may cool them.

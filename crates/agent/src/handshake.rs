@@ -12,7 +12,7 @@ use sublet_wire::frame::PROTOCOL_VERSION;
 use sublet_wire::message::{Announce, CONTROL_PAYLOAD_MAX, Hello, HelloReply, Message, Open, OpenMode, OpenReply};
 use sublet_wire::{Flags, Malformed, Op, RequestFrame, Status};
 
-use crate::agent::{Agent, Missing};
+use crate::agent::{Agent, Missing, Served};
 use crate::connection::{Shared, reply_head};
 use crate::gate::{Closing, Session};
 use crate::limits::{HANDSHAKE_TIME_MAX, OPEN_WAIT_MAX};
@@ -130,8 +130,8 @@ pub(crate) async fn handshake<D: Doors, R: ConnReader>(
 
 /// L2: what the client remembers of the area is a part of its history. If not, the area was rolled back, restored or cloned: it
 /// is not trusted from now on, which is in its label and in the next report.
-async fn check_history<D: Doors>(area: &Area<D>, open: &Open) -> Result<(), Failure> {
-    let distrusted = |why: &str| Failure::new(Status::Disagreement, format!("area {} is quarantined: {why}", area.name()));
+async fn check_history<D: Doors>(served: &Served<D>, open: &Open) -> Result<(), Failure> {
+    let area = &served.area;
     if !area.knows(open.known_open, open.known_sequence) {
         let why = format!(
             "it was rolled back, restored or cloned: a client remembers its opening {} with sequence {}",
@@ -139,14 +139,22 @@ async fn check_history<D: Doors>(area: &Area<D>, open: &Open) -> Result<(), Fail
             open.known_sequence
         );
         tracing::error!(area = %area.name(), "{why}");
-        area.set_quarantine(Some(&why)).await?;
-        return Err(distrusted(&why));
+        served.set_quarantine(Some(&why)).await?;
+        return Err(distrusted(area, &why));
     }
+    check_trust(area, open)
+}
+
+/// L2: a quarantined area is not opened, but for copying to a stale leg: nothing that this one holds counts.
+fn check_trust<D: Doors>(area: &Area<D>, open: &Open) -> Result<(), Failure> {
     match area.quarantined() {
-        // A stale leg may be copied to: nothing that it holds counts.
-        Some(why) if open.mode == OpenMode::InSync => Err(distrusted(&why)),
+        Some(why) if open.mode == OpenMode::InSync => Err(distrusted(area, &why)),
         _ => Ok(()),
     }
+}
+
+fn distrusted<D: Doors>(area: &Area<D>, why: &str) -> Failure {
+    Failure::new(Status::Disagreement, format!("area {} is quarantined: {why}", area.name()))
 }
 
 /// Opens a session: compared with the label (F6), after all lower ones have ended (W4), with the *open* flag durable.
@@ -164,7 +172,7 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
         .ok_or_else(|| Failure::new(Status::NoSlice, format!("area {} has no slice {}", served.area.name(), open.slice)))?;
     // Before any session is disturbed: who must not open must not end others either.
     served.area.check_open(open)?;
-    check_history(&served.area, open).await?;
+    check_history(&served, open).await?;
     let wait = async {
         let turn = gate.turn().await;
         // Again: a fence may have had its turn before.
@@ -193,6 +201,8 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
     if agent.is_draining() {
         return Err(stopping());
     }
+    // Again: from here on nothing is waited for until it is entered.
+    check_trust(&served.area, open)?;
     let session = Rc::new(Session::new(open, read_only));
     gate.enter(&session);
     drop(turn);

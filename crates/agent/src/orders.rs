@@ -83,8 +83,7 @@ impl<D: Doors> Agent<D> {
                 Ok(())
             }
             Order::SetQuarantine { area, reason } => {
-                let served = self.ordered(*area)?;
-                served.area.set_quarantine(reason.as_deref()).await.map_err(|e| e.refusal())
+                self.ordered(*area)?.set_quarantine(reason.as_deref()).await.map_err(|e| e.refusal())
             }
             Order::PutTombstones { area, tombstones } => {
                 self.ordered(*area)?.area.put_tombstones(tombstones).await.map_err(|e| e.refusal())

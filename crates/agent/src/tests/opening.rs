@@ -126,9 +126,12 @@ fn l2_what_a_client_remembers_of_an_area_is_in_its_history_or_the_area_is_quaran
         lender.stop().await;
         std::fs::write(lender.file(), old).unwrap();
         lender.serve_area().await;
+        // One who remembers nothing cannot know.
+        let (mut unaware, _) = lender.session(open(1, 2)).await.unwrap();
         assert_eq!(lender.session(remembering(3, &second)).await.map(|_| ()), Err(Status::Disagreement));
         let report = lender.agent.reports().remove(0);
         assert!(report.quarantined.is_some_and(|why| why.contains("rolled back")));
+        assert_eq!(unaware.receive().await.unwrap().0.op, Op::Draining, "who has it open has to ask again");
         // From now on nobody reads from it, whatever he remembers, and a restart does not change that. It may be copied to.
         lender.restart().await;
         assert_eq!(lender.session(open(1, 4)).await.map(|_| ()), Err(Status::Disagreement));
