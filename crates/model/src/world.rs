@@ -100,7 +100,7 @@ pub(crate) struct Question {
 }
 
 /// One state.
-#[derive(Clone, Hash)]
+#[derive(Clone, Hash, Debug)]
 pub struct State {
     pub(crate) manager: u32,
     pub(crate) stands: [Stand; LEGS],

@@ -126,7 +126,9 @@ impl Members {
     }
 
     fn adopt(&mut self, generation: Generation) {
-        if self.generation != generation {
+        // A generation that no label has got yet leaves the one before it in the labels.
+        let unwritten = self.labels_due && self.legs.iter().all(|m| m.role != Role::InSync || !m.labelled);
+        if self.generation != generation && !(unwritten && self.previous.is_some()) {
             self.previous = Some(self.generation);
         }
         self.generation = generation;
@@ -279,6 +281,21 @@ mod tests {
         assert!(m.may_leave(0) && m.may_leave(1));
         m.legs[1].equal = false;
         assert!(!m.may_leave(0) && m.may_leave(1), "a leg that may differ is no survivor");
+    }
+
+    #[test]
+    fn s5_a_leg_that_leaves_before_the_labels_know_of_its_return_leaves_the_older_generation_in_them() {
+        let mut m = Members::new(generation(2), [true, false]);
+        m.begin_copying(1);
+        m.copied(1);
+        m.begin_joining(1);
+        // 3 was issued and came to nothing.
+        m.has_joined(1, &answer(4, &[true, true]));
+        m.begin_leaving(1);
+        m.has_left(1, &answer(5, &[true, false]));
+        assert_eq!(m.previous, Some(generation(2)), "the label of leg 0, which may have to be opened anew");
+        assert!(m.label_written(0, generation(5)));
+        assert_eq!(m.previous, None);
     }
 
     #[test]
