@@ -56,8 +56,8 @@ fn test_p1_the_first_write_zeroes_the_rest_of_the_region_first_and_in_order() {
             .collect();
         // Both copies of the mark, each durable before the other is begun; the second region came while that went on.
         let marks = ["sync", "mark", "sync", "mark", "sync"];
-        let zeroes = ["zero 0+1", "zero 1+1"];
-        let expected: Vec<&str> = zeroes.into_iter().chain(marks).chain(marks).chain(["data"]).collect();
+        let first = ["zero 0+1", "sync", "zero 1+1", "mark", "sync", "mark", "sync"];
+        let expected: Vec<&str> = first.into_iter().chain(marks).chain(["data"]).collect();
         assert_eq!(shape, expected);
         assert_eq!(read(&area, 1, REGION - 8192, 16384).await, [vec![0; 4096], vec![1; 8192], vec![0; 4096]].concat());
         write(&area, 1, 0, 2, 4096).await;
