@@ -98,7 +98,8 @@ fn choose(copies: [Copy; 2], kind: Kind, name: &str) -> Result<Option<Winner>, A
 pub(crate) async fn write_both<F: DiskFile>(file: &F, at: [u64; 2], bytes: &[u8], first: usize) -> std::io::Result<()> {
     let chunk: Chunk = Buffer::copy_of(bytes).freeze();
     let order = if first == 0 { at } else { [at[1], at[0]] };
-    for at in order {
+    let copies = if mutation::is(Mutation::OlderLabelCounts) { 1 } else { order.len() };
+    for at in order.into_iter().take(copies) {
         file.write_at(at, chunk.clone()).await?;
         file.sync().await?;
     }

@@ -283,6 +283,17 @@ impl SimFile {
         Some(block * BLOCK)
     }
 
+    /// What was on a device before it was lent: a block of every stretch of `step` bytes from `begin` on is not zero.
+    pub(crate) fn soil(&self, begin: u64, step: u64) {
+        let dirt: Block = Rc::new([0xd1; BLOCK as usize]);
+        for at in (begin..self.size.get()).step_by(step as usize) {
+            for block in at / BLOCK..at / BLOCK + 4 {
+                self.current.borrow_mut().insert(block, Rc::clone(&dirt));
+                self.durable.borrow_mut().insert(block, Rc::clone(&dirt));
+            }
+        }
+    }
+
     /// A file that is extended or cut.
     pub(crate) fn set_size(&self, size: u64) {
         let old = self.size.get();

@@ -153,7 +153,20 @@ async fn strike(world: &Rc<World>, fault: Fault) {
     let server = world.any_server();
     match fault {
         Fault::KillServer => {
-            server.stop();
+            // Often while its disk is slow, and started again at once: what it had begun lands later (F2).
+            if sim.chance(500_000) {
+                let files = server.machine.files.borrow().all();
+                let slow = sim.between(20, 2000);
+                files.iter().for_each(|file| file.faults.set(DiskFaults { slow, ..file.faults.get() }));
+                sim.sleep(Duration::from_nanos(sim.below(2 * SECOND))).await;
+                server.stop();
+                files.iter().for_each(|file| file.faults.set(DiskFaults { slow: 1, ..file.faults.get() }));
+                if world.net.is_up(server.machine.id) {
+                    server.start();
+                }
+            } else {
+                server.stop();
+            }
         }
         Fault::CrashServer => {
             sim.log("faults", || format!("{} loses its power", server.name()));

@@ -20,7 +20,7 @@ use sublet_area::{Area, FormatSpec, PieceSpec, file_size_for};
 use sublet_coordinator::{Flag, Reports, coordinate};
 use sublet_doors::local::Signal;
 use sublet_doors::{Clock, Doors, Endpoint, Listener, Net as _, Rng};
-use sublet_types::limits::POLL_INTERVAL;
+use sublet_types::limits::{POLL_INTERVAL, REGION_SIZE};
 use sublet_types::{AreaId, Name, PoolId, ServerId};
 use sublet_volume::PathStatus;
 
@@ -169,7 +169,10 @@ impl Server {
         let path = format!("/{}/area-{number}", self.name());
         let length = file_size_for(bytes);
         if self.machine.files.borrow().get(PathBuf::from(&path).as_path()).is_none() {
-            self.machine.files.borrow_mut().make(&self.sim, &path, length, device);
+            let file = self.machine.files.borrow_mut().make(&self.sim, &path, length, device);
+            if device {
+                file.soil(sublet_area::layout::HEADER_SIZE, REGION_SIZE);
+            }
         }
         let piece = PieceSpec { path: PathBuf::from(&path), offset: 0, length };
         let area = AreaId::from_u128(running.doors.random_u128());

@@ -53,7 +53,7 @@ mutations! {
     EpochNotPersisted,
     /// F2: an area is opened without waiting for its lock.
     LockIgnored,
-    /// L1: of two label copies, the one with the lower sequence counts.
+    /// L1: a label change is answered when one copy has it, and of two copies the one with the lower sequence counts.
     OlderLabelCounts,
     /// P1: a region that becomes written is not zeroed.
     RegionNotZeroed,
