@@ -1,5 +1,7 @@
 //! `sublet status`: this server, and the volumes mounted on it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sublet_api::Refusal;
 use sublet_api::control::{ClientAnswerLine, Identity, ServerAnswer, ServerRequest};
@@ -19,6 +21,8 @@ struct Status {
     /// Why there is no server.
     server_reason: String,
     mounts: Vec<Mount>,
+    /// What is the matter with the manager's table; empty if nothing, or if the manager does not answer.
+    table: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -75,6 +79,27 @@ fn mount_status(mount: &LocalMount) -> Mount {
     }
 }
 
+/// How long the manager has to say how its table is.
+const TABLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is the matter with the manager's table, as far as this server is concerned.
+fn table(c: &Context, server: &Server) -> Vec<String> {
+    if !server.manager_reached {
+        return Vec::new();
+    }
+    let Ok(view) = c.manager().with_patience(TABLE_PATIENCE).rebuild_state() else { return Vec::new() };
+    let mut matter = Vec::new();
+    if view.knocking.iter().any(|knock| knock.server == server.identity.server) {
+        let text = "the manager keeps another pool; if it has lost its table: sublet manager rebuild";
+        matter.push(text.to_owned());
+    }
+    if view.open {
+        matter.push("the table is being rebuilt: sublet manager rebuild --show".to_owned());
+    }
+    matter.extend(view.damaged.into_iter().map(|row| format!("a row is damaged and kept aside: {row}")));
+    matter
+}
+
 pub(super) fn run(c: &Context) -> Result<(), Refusal> {
     let (server, server_reason) = match ask_server(c, &ServerRequest::Status) {
         Ok(ServerAnswer::Status { identity, areas, manager_reached, manager, listen, sessions }) => {
@@ -83,7 +108,8 @@ pub(super) fn run(c: &Context) -> Result<(), Refusal> {
         Ok(other) => (None, format!("it answered strangely: {other:?}")),
         Err(refusal) => (None, refusal.to_string()),
     };
-    let status = Status { server, server_reason, mounts: local::all(c).iter().map(mount_status).collect() };
+    let table = server.as_ref().map(|server| table(c, server)).unwrap_or_default();
+    let status = Status { server, server_reason, mounts: local::all(c).iter().map(mount_status).collect(), table };
     if c.json {
         print_json(&status);
     } else {
@@ -101,6 +127,9 @@ fn text(status: &Status) -> String {
             out += &format!("server   {} ({})\n", server.identity.name, server.identity.server);
             out += &format!("manager  {} ({reached})\n", server.manager);
             out += &format!("listens  {} ({} sessions of borrowers)\n", server.listen.join(", "), server.sessions);
+            for matter in &status.table {
+                out += &format!("table    {matter}\n");
+            }
             if !server.areas.is_empty() {
                 let mut columns = Columns::new(&["AREA", "CAPACITY", "STATE", "PLACE"]);
                 for area in &server.areas {

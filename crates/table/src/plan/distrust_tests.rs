@@ -176,7 +176,8 @@ fn p2_a_lender_that_is_forgotten_is_never_believed_again() {
     assert!(slices.iter().all(|slice| table.wipes.contains_key(slice)), "its slices are to be wiped");
     assert_eq!(area(&mut pool, 1).tombstones.len(), slices.len(), "and the other labels remember it (R2)");
     assert!(pool.core.table().volume("one").unwrap().frozen.as_ref().unwrap().contains("were lost with server-a"));
-    // The doubled volume goes on with its other copy.
+    // The doubled volume goes on with its other copy, and waits for no wipe.
+    assert_eq!(pool.table().volumes.iter().find(|row| row.name == name("pair")).unwrap().state, "ready");
     let mounting = pool.mounted(mount(12, c, "pair"));
     assert_eq!(mounting.segments[0].legs.iter().map(|leg| leg.in_sync).collect::<Vec<_>>(), [true]);
     pool.done(give_back(13, Some(c), "one", true));

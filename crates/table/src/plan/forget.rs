@@ -6,7 +6,7 @@ use sublet_types::{AreaId, ByteSize, ServerId};
 
 use super::{Context, conflict, layout, listed};
 use crate::change::Change;
-use crate::records::{Key, Row, ServerRow, VolumeRow};
+use crate::records::{Key, Row, ServerRow, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// What goes with a server.
@@ -89,7 +89,8 @@ fn forsake(table: &Table, volume: &VolumeRow, server: &ServerRow, context: &mut 
         if let Row::Wipe(row) = wipe
             && is_lost(table, row.area, server.id)
         {
-            change.put(Row::Wipe(row));
+            // The volume does not wait for a wipe that may never come.
+            change.put(Row::Wipe(WipeRow { replaced: true, ..row }));
         }
     }
     // Only the wipes have this epoch so far: it is never given to anybody else.

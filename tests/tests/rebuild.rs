@@ -1,0 +1,218 @@
+//! A manager that has lost its table gets it back from the labels (R1), an old one is reconciled (L5), nothing deleted comes back (R2).
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sublet_tests::process::Process;
+use sublet_tests::shorthand::text;
+use sublet_tests::{MIB, Pool, Wish, exit, wait_for};
+
+const SOON: Duration = Duration::from_secs(40);
+
+fn pool(servers: usize) -> Pool {
+    Pool::with(&Wish { servers, area: Some("128M") })
+}
+
+/// What a rebuilt table has in common with the lost one: everything but times, revisions and events.
+fn normal(pool: &Pool) -> Value {
+    let mut table = pool.json(0, "table");
+    table["revision"] = Value::Null;
+    for server in table["servers"].as_array_mut().unwrap() {
+        server["since_ms"] = Value::Null;
+    }
+    for volume in table["volumes"].as_array_mut().unwrap() {
+        volume["path_since_ms"] = Value::Null;
+    }
+    table
+}
+
+fn rebuild(pool: &Pool) -> Value {
+    pool.json(0, "manager rebuild --show")
+}
+
+fn wait_lost(pool: &Pool, server: &str) {
+    let is_lost = |row: &Value| row["name"] == server && row["state"] == "lost";
+    wait_for("the lender to be lost", SOON, || pool.json(0, "server ls").as_array().unwrap().iter().any(is_lost));
+}
+
+/// The manager's data is lost; a new, empty manager is started with the address of the old one.
+fn lose_table(pool: &Pool) -> Process {
+    let manager = pool.manager();
+    manager.kill();
+    for name in ["table.redb", "lock"] {
+        std::fs::remove_file(pool.manager_home().join(name)).unwrap();
+    }
+    manager.restart();
+    wait_for("the new manager", SOON, || pool.manager_answers());
+    manager
+}
+
+fn wait_table(pool: &Pool, expected: &Value) {
+    let begun = std::time::Instant::now();
+    while normal(pool) != *expected {
+        assert!(begun.elapsed() < SOON, "{:#}\n is not what it was:\n{expected:#}", normal(pool));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn r1_a_new_manager_gets_the_table_back_while_a_volume_is_in_use() {
+    let pool = pool(4);
+    pool.ok(0, "volume create free --way doubled --on a1:16M,b1:16M");
+    pool.ok(0, "volume create kept --way single --on d1");
+    pool.ok(1, "borrow kept");
+    pool.ok(2, "borrow --size 48M --way integrated long");
+    pool.ok(0, "volume create pair --way doubled --on b1:32M,c1:32M");
+    pool.ok(3, "borrow pair");
+    pool.ok(3, "mount pair --as socket");
+    let mut nbd = pool.nbd(3, "pair");
+    nbd.write(0, &[7; 8192]).unwrap();
+    nbd.flush().unwrap();
+    wait_for("the open path", SOON, || text(&pool.volume("pair"), "/path") == "open");
+    pool.ok(0, "volume rename free spare");
+    std::thread::sleep(Duration::from_secs(2));
+    let before = normal(&pool);
+
+    lose_table(&pool);
+    wait_for("the servers to knock", SOON, || rebuild(&pool)["knocking"].as_array().unwrap().len() == 4);
+    // An empty manager places nothing, and its presence ends no mount.
+    nbd.write(MIB, &[8; 4096]).unwrap();
+    pool.refused(0, "manager rebuild --finish", exit::CONFLICT);
+    let begun = pool.json(0, "manager rebuild");
+    assert_eq!(begun["open"], json!(true));
+    wait_for("all reports", SOON, || rebuild(&pool)["reported"].as_array().unwrap().len() == 4);
+    wait_table(&pool, &before);
+    pool.refused(1, "borrow new --size 8M", exit::CONFLICT);
+    assert_eq!(pool.json(0, "manager rebuild --finish")["unsettled"], json!([]));
+    wait_table(&pool, &before);
+
+    // The volume was in use all the while.
+    nbd.write(2 * MIB, &[9; 4096]).unwrap();
+    nbd.flush().unwrap();
+    assert_eq!(nbd.read(MIB, 4096).unwrap(), [8; 4096]);
+    drop(nbd);
+    let epoch = before["volumes"].as_array().unwrap().iter().find(|v| v["name"] == "pair").unwrap()["epoch"]["number"].as_u64();
+    pool.ok(3, "unmount pair");
+    assert!(pool.volume("pair")["epoch"]["number"].as_u64().unwrap() > epoch.unwrap() + 500);
+    pool.ok(1, "borrow new --size 8M");
+    pool.ok(3, "mount pair --as socket");
+    let mut nbd = pool.nbd(3, "pair");
+    assert_eq!(nbd.read(2 * MIB, 4096).unwrap(), [9; 4096]);
+    drop(nbd);
+    pool.ok(3, "unmount pair");
+}
+
+#[test]
+fn r1_r2_a_missing_lender_is_waited_for_or_done_without_and_deleted_volumes_stay_deleted() {
+    let pool = pool(4);
+    for volume in ["waits", "goes-on", "deleted"] {
+        pool.ok(0, &format!("volume create {volume} --way doubled --on a1:16M,b1:16M"));
+    }
+    pool.ok(3, "borrow deleted");
+    let lender = pool.kill(1);
+    wait_lost(&pool, "server-b");
+    pool.ok(3, "return deleted --dissolve");
+    let stones = |pool: &Pool| {
+        let areas = pool.json(0, "status")["server"]["areas"].clone();
+        areas[0]["tombstones"].as_array().unwrap().len()
+    };
+    wait_for("the tombstone", SOON, || stones(&pool) == 1);
+
+    lose_table(&pool);
+    wait_for("the servers to knock", SOON, || rebuild(&pool)["knocking"].as_array().unwrap().len() == 3);
+    pool.ok(0, "manager rebuild");
+    wait_for("the reports", SOON, || rebuild(&pool)["reported"].as_array().unwrap().len() == 3);
+    wait_for("the volumes", SOON, || rebuild(&pool)["unsettled"].as_array().unwrap().len() == 2);
+    let why = rebuild(&pool)["unsettled"].to_string();
+    assert!(why.contains("copy 2 of 2 of segment 0 is missing (seen: server-a (area a1))"), "{why}");
+    pool.refused(3, "borrow goes-on", exit::CONFLICT);
+    pool.refused(0, "volume accept goes-on c1", exit::CONFLICT);
+    pool.ok(0, "volume accept goes-on a1");
+    pool.ok(0, "manager rebuild --finish");
+    pool.ok(3, "borrow goes-on");
+    pool.ok(3, "mount goes-on --as socket");
+    let mut nbd = pool.nbd(3, "goes-on");
+    nbd.write(0, &[1; 4096]).unwrap();
+    nbd.flush().unwrap();
+    drop(nbd);
+    pool.ok(3, "unmount goes-on");
+
+    // It comes back: to a manager that is not being rebuilt any more.
+    lender.restart();
+    wait_for("the lender", SOON, || pool.is_up(1));
+    wait_for("its volume", SOON, || text(&pool.volume("waits"), "/state") == "ready");
+    wait_for("its copy", SOON, || pool.volume("goes-on")["segments"][0]["legs"].as_array().unwrap().len() == 2);
+    pool.wait_in_sync("goes-on", SOON);
+    wait_for("the wipe", SOON, || stones(&pool) == 0);
+    pool.refused(0, "volume show deleted", exit::NOT_FOUND);
+    let areas = pool.json(0, "area ls");
+    let b1 = areas.as_array().unwrap().iter().find(|area| area["name"] == "b1").unwrap();
+    assert_eq!(b1["slices"].as_array().unwrap().len(), 2, "{b1:#}");
+}
+
+#[test]
+fn l5_a_manager_on_an_old_backup_is_reconciled_and_tables_travel_as_documents() {
+    let pool = pool(3);
+    pool.ok(2, "borrow old --size 16M --way doubled");
+    let manager = pool.manager();
+    manager.kill();
+    let (home, scratch) = (pool.manager_home(), sublet_tests::pool::scratch());
+    let (data, file) = (home.to_str().unwrap(), scratch.path().join("table.json"));
+    pool.ok(0, &format!("manager export --data {data} --out {}", file.display()));
+    let checked = pool.ok(0, &format!("manager check --data {data}"));
+    assert!(checked.out.contains("0 findings"), "{checked}");
+    manager.restart();
+    wait_for("the manager", SOON, || pool.manager_answers());
+    pool.refused(0, &format!("manager check --data {data}"), exit::CONFLICT);
+
+    // After the backup.
+    pool.ok(2, "mount old --as socket");
+    pool.ok(0, "borrow later --size 16M");
+    let mut nbd = pool.nbd(2, "old");
+    nbd.write(0, &[5; 4096]).unwrap();
+    wait_for("the open path", SOON, || text(&pool.volume("old"), "/path") == "open");
+    std::thread::sleep(Duration::from_secs(2));
+    let before = normal(&pool);
+
+    let manager = pool.manager();
+    manager.kill();
+    std::fs::remove_file(home.join("table.redb")).unwrap();
+    pool.ok(0, &format!("manager import {} --data {data}", file.display()));
+    manager.restart();
+    wait_for("the manager", SOON, || pool.manager_answers());
+    wait_for("the freeze", SOON, || text(&pool.volume("old"), "/state").starts_with("frozen"));
+    nbd.write(4096, &[6; 4096]).unwrap();
+    nbd.flush().unwrap();
+    pool.ok(0, "manager rebuild --reconcile");
+    wait_table(&pool, &before);
+    pool.ok(0, "manager rebuild --finish");
+    assert_eq!(nbd.read(0, 4096).unwrap(), [5; 4096]);
+    drop(nbd);
+    pool.ok(2, "unmount old");
+}
+
+#[test]
+fn p2_a_lost_lender_is_forgotten_after_it_was_said_what_goes_with_it() {
+    let pool = pool(3);
+    pool.ok(0, "volume create both --way doubled --on a1:16M,b1:16M");
+    pool.ok(0, "volume create gone --way divided --on b1:16M");
+    pool.refused(0, "server forget server-b --lost", exit::CONFLICT);
+    let lender = pool.kill(1);
+    wait_lost(&pool, "server-b");
+    let told = pool.refused(0, "server forget server-b --lost", exit::CONFLICT);
+    assert!(told.out.contains("gone") && told.out.contains("16 MiB"), "{told}");
+    assert_eq!(pool.json(0, "area ls").as_array().unwrap().len(), 3, "nothing was changed");
+    pool.ok(0, "server forget server-b --lost --yes");
+    assert_eq!(pool.json(0, "area ls").as_array().unwrap().len(), 2);
+    assert!(text(&pool.volume("gone"), "/state").contains("lost with server-b"));
+    pool.ok(2, "borrow both");
+    pool.ok(2, "mount both --as socket");
+    pool.ok(2, "unmount both");
+    pool.ok(0, "return gone --dissolve");
+    // It may come back as often as it likes.
+    lender.restart();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(pool.json(0, "server ls").as_array().unwrap().len(), 2);
+}
