@@ -230,6 +230,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             Asked::Done(answer) => answer.generation,
             Asked::Unknown => return false,
             Asked::Refused => {
+                if let Some(leg) = self.legs.get(leg) {
+                    // The table has another opinion of what it holds: the next copy is a whole one (S3).
+                    leg.stale_since.set(None);
+                }
                 self.give_up(leg);
                 self.rest(leg);
                 return false;

@@ -198,3 +198,26 @@ fn p2_a_lender_that_is_forgotten_is_never_believed_again() {
     assert!(pool.server(1).areas.values().all(|area| area.tombstones.is_empty()));
     assert_eq!(pool.core.table().volume("pair").unwrap().segments[0].legs.len(), 1);
 }
+
+#[test]
+fn s3_what_a_stale_copy_in_a_quarantined_area_lacks_is_never_taken_from_a_map() {
+    let mut pool = pool();
+    let c = pool.id(2);
+    let mounting = pool.mounted(mount(20, c, "pair"));
+    let segment = mounting.segments[0].clone();
+    let at_a = segment.legs.iter().position(|leg| leg.area_name == name("a1")).unwrap();
+    let Response::Leg(left) = pool.change_leg(&mounting, at_a, segment.generation, LegChange::Stale) else { panic!() };
+    let since = |pool: &Pool| pool.core.table().volume("pair").unwrap().segments[0].legs[at_a].stale_since;
+    assert_eq!(since(&pool), Some(left.generation));
+    area(&mut pool, 0).sequence = 9;
+    tell(&mut pool);
+    assert_eq!(since(&pool), None, "its bytes may be older than when it left: everything is copied");
+    let response = pool.change_leg(&mounting, at_a, left.generation, LegChange::Returning);
+    let Response::Refused(refusal) = response else { panic!("{response:?}") };
+    assert!(refusal.message.contains("quarantined"), "{refusal}");
+    pool.ask(Request::AcceptArea { area: "a1".to_owned() });
+    pool.pass(6000);
+    tell(&mut pool);
+    assert_eq!(since(&pool), None);
+    assert!(matches!(pool.change_leg(&mounting, at_a, left.generation, LegChange::Returning), Response::Leg(_)));
+}

@@ -25,6 +25,7 @@ fn a_volume_of_a_thousand_legs_is_defined_mounted_and_returned_in_seconds() {
     pool.pass(10_000);
     pool.done(give_back(5, Some(borrower), "v", true));
     assert!(pool.core.table().wipes.is_empty());
-    // Unoptimised and beside other tests; with work in the square of the legs it takes minutes.
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // Unoptimised and beside other tests; a lender is chosen to make the copies equal meanwhile. With work in the square of the
+    // legs it takes minutes.
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
 }
