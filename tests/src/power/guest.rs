@@ -26,6 +26,9 @@ const MODULES: &[&str] = &[
     "drivers/net/virtio_net",
 ];
 
+/// What the machine says once it lends; lines of its server may stand right before and after it.
+const LENDS: &str = "the-guest-lends";
+
 /// What can run a guest.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -125,7 +128,7 @@ impl Guest {
              until /sublet lend /dev/vda --name {area}; do $b sleep 1; done\n\
              $b touch /state/lent; $b sync\n\
              fi\n\
-             $b echo lends\n\
+             $b echo {LENDS}\n\
              wait\n\
              $b echo 'sublet server has ended'\n\
              while true; do $b sleep 1000; done\n",
@@ -175,7 +178,7 @@ impl Guest {
 
     /// How often it has come as far as lending.
     pub fn boots(&self) -> usize {
-        std::fs::read_to_string(self.log()).unwrap_or_default().matches("\nlends").count()
+        std::fs::read_to_string(self.log()).unwrap_or_default().matches(LENDS).count()
     }
 
     /// Cuts its power: qemu is killed, and both disks lose, keep or tear what was not flushed. What the data disk lost.
