@@ -24,6 +24,9 @@ const LARGE: usize = 64 << 10;
 /// How often a write that is held up looks whether it may go on.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Numbers the disks of one test process.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
 /// What the test and the disk's thread share.
 #[derive(Default)]
 struct Gate {
@@ -100,7 +103,8 @@ impl SlowDisk {
         let gate = Arc::new(Gate::default());
         let (ready, is_ready) = mpsc::channel();
         let (path, own) = (dir.path().to_owned(), Arc::clone(&gate));
-        let name = format!("slow-disk-{}", std::process::id());
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let name = format!("slow-disk-{}-{number}", std::process::id());
         let thread =
             std::thread::spawn(move || run(async move |doors| serve(doors, size, &path, &name, own, ready).await).unwrap());
         let link = is_ready.recv().expect("the slow disk came up");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sublet_tests::nbd::Op;
 use sublet_tests::process::Process;
+use sublet_tests::run::{run, sh, tool};
 use sublet_tests::shorthand::text;
 use sublet_tests::slow_disk::SlowDisk;
 use sublet_tests::{MIB, Pool, Wish, exit, has_devices, wait_for};
@@ -18,15 +19,28 @@ fn state(pool: &Pool) -> String {
     text(area, "/state")
 }
 
-/// `kill -9` while a write is on its way in the kernel. The process ends, its open file lives on until the write has ended.
-#[test]
-fn f2_a_new_server_answers_nothing_before_the_last_write_of_a_killed_one_has_landed() {
-    if !has_devices() {
-        return;
+/// A mount of the test's own; unmounted when dropped.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new(device: &str) -> Self {
+        let place = sublet_tests::pool::scratch();
+        sh("mkfs.ext4", &["-q", device]);
+        sh("mount", &[device, &place.path().to_string_lossy()]);
+        Self(place)
     }
-    let disk = SlowDisk::new(96 << 20);
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(tool("umount").arg(self.0.path()));
+    }
+}
+
+/// `kill -9` while a write is on its way in the kernel. The process ends, its open file lives on until the write has ended.
+fn killed_with_a_write_on_its_way(disk: &SlowDisk, lend: &str) {
     let pool = Pool::with(&Wish { servers: 2, area: None });
-    pool.ok(1, &format!("lend {} --name slow", disk.device()));
+    pool.ok(1, &format!("lend {lend} --name slow"));
     pool.ok(0, "borrow v --size 16M");
     let mut nbd = pool.mount(0, "v", "");
     nbd.write(0, &vec![1; MIB as usize]).unwrap();
@@ -61,4 +75,22 @@ fn f2_a_new_server_answers_nothing_before_the_last_write_of_a_killed_one_has_lan
     drop(nbd);
     pool.finish(0, "v");
     pool.ok(1, "reclaim slow");
+}
+
+#[test]
+fn f2_a_new_server_answers_nothing_before_the_last_write_of_a_killed_one_has_landed() {
+    if has_devices() {
+        let disk = SlowDisk::new(96 << 20);
+        let device = disk.device().to_owned();
+        killed_with_a_write_on_its_way(&disk, &device);
+    }
+}
+
+#[test]
+fn f2_the_same_holds_for_a_file_on_a_file_system() {
+    if has_devices() {
+        let disk = SlowDisk::new(160 << 20);
+        let mounted = Mounted::new(disk.device());
+        killed_with_a_write_on_its_way(&disk, &format!("{} --size 64M", mounted.0.path().display()));
+    }
 }
