@@ -63,6 +63,12 @@ fn only_copy(area: &AreaRow) -> String {
 pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
     let mut change = Change::new();
     for area in table.areas.values().filter(|row| row.quarantined.is_some()) {
+        forget_maps(table, area, &mut change);
+    }
+    if !change.is_empty() {
+        return change;
+    }
+    for area in table.areas.values().filter(|row| row.quarantined.is_some()) {
         let is_there = |area: AreaId| table.areas.get(&area).is_some_and(|row| row.quarantined.is_none());
         for volume in table.volumes_in(area.id) {
             let mut next = volume.clone();
@@ -107,6 +113,18 @@ pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
         }
     }
     change
+}
+
+/// What stale copies in an area that went back in time miss is more than any map says: they are copied whole (S3).
+fn forget_maps(table: &Table, area: &AreaRow, change: &mut Change) {
+    let is_mapped = |leg: &crate::records::LegRow| leg.area == area.id && !leg.in_sync && leg.stale_since.is_some();
+    for volume in table.volumes_in(area.id).filter(|volume| volume.legs().any(|(_, leg)| is_mapped(leg))) {
+        let mut next = volume.clone();
+        for leg in next.segments.iter_mut().flat_map(|segment| &mut segment.legs).filter(|leg| is_mapped(leg)) {
+            leg.stale_since = None;
+        }
+        change.put(Row::Volume(Box::new(next)));
+    }
 }
 
 /// The labels that have to learn whether they are trusted.

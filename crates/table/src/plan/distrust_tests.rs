@@ -91,6 +91,25 @@ fn l2_a_rolled_back_a_restored_and_a_cloned_area_are_quarantined() {
 }
 
 #[test]
+fn l2_a_stale_copy_in_a_quarantined_area_is_copied_whole() {
+    let mut pool = pool();
+    pool.servers.iter_mut().for_each(|server| server.coordinates_nothing = true);
+    let c = pool.id(2);
+    let mounting = pool.mounted(mount(60, c, "pair"));
+    let stale = |pool: &Pool| {
+        let row = pool.core.table().volume("pair").unwrap().clone();
+        let leg = row.legs().find(|(_, leg)| !leg.in_sync).map(|(_, leg)| leg.clone());
+        leg.unwrap()
+    };
+    let a = mounting.segments[0].legs.iter().position(|leg| leg.area_name == name("a1")).unwrap();
+    pool.change_leg(&mounting, a, mounting.segments[0].generation, sublet_api::request::LegChange::Stale);
+    assert!(stale(&pool).stale_since.is_some());
+    area(&mut pool, 0).sequence = 1;
+    tell(&mut pool);
+    assert_eq!(stale(&pool).stale_since, None, "no map says what a copy misses that went back in time");
+}
+
+#[test]
 fn l5_reconciling_never_takes_an_older_label_for_newer_than_the_table() {
     let mut pool = pool();
     pool.servers.iter_mut().for_each(|server| server.coordinates_nothing = true);
