@@ -87,8 +87,10 @@ pub fn sim(top: &Path, args: &[&str]) -> Result<(), String> {
     }
     cargo(top, &build, &[])?;
     let sim = top.join("target/sim/sublet-sim");
-    let status =
-        Command::new(&sim).args(args).current_dir(top).status().map_err(|e| format!("cannot run {}: {e}", sim.display()))?;
+    // Every seed takes and frees the same memory: giving it back to the kernel between them costs a tenth of the whole time.
+    let keep = ["MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_"].map(|name| (name, "67108864"));
+    let run = Command::new(&sim).args(args).current_dir(top).envs(keep).status();
+    let status = run.map_err(|e| format!("cannot run {}: {e}", sim.display()))?;
     // Its own last line says it all.
     if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }

@@ -19,7 +19,7 @@ pub const BLOCK: u64 = 4096;
 const SECTOR: usize = 512;
 
 /// The bytes of a block, shared by the page cache and the medium.
-type Block = Rc<[u8; BLOCK as usize]>;
+type Block = Rc<[u8]>;
 /// Blocks that are not all zero.
 type Blocks = BTreeMap<u64, Block>;
 
@@ -70,12 +70,10 @@ pub struct SimFile {
     pub(crate) bytes_written: Cell<u64>,
 }
 
-fn zero_block() -> [u8; BLOCK as usize] {
-    [0; BLOCK as usize]
-}
+static ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
 fn put(blocks: &mut Blocks, block: u64, data: &Block) {
-    if data.iter().all(|byte| *byte == 0) {
+    if **data == ZEROES {
         blocks.remove(&block);
     } else {
         blocks.insert(block, Rc::clone(data));
@@ -112,7 +110,9 @@ impl SimFile {
     /// How long an operation of so many bytes takes from now on.
     pub(crate) fn duration(&self, sim: &Sim, bytes: u64) -> Time {
         let slow = self.faults.get().slow.max(1);
-        let base = sim.between(self.latency / 2, self.latency * 2) + bytes / 2;
+        // Now and then one operation takes far longer than those around it, and lands after them.
+        let late = if sim.chance(20_000) { sim.between(2, 40) } else { 1 };
+        let base = (sim.between(self.latency / 2, self.latency * 2) + bytes / 2) * late;
         let end = sim.now() + base * slow;
         end.max(self.stuck_until.get()) - sim.now()
     }
@@ -150,14 +150,16 @@ impl SimFile {
             let place = offset + at as u64;
             let (block, within) = (place / BLOCK, (place % BLOCK) as usize);
             let length = (BLOCK as usize - within).min(data.len() - at);
-            let mut bytes = match current.get(&block) {
-                Some(known) if length < BLOCK as usize => **known,
-                _ => zero_block(),
+            let from = data.get(at..at + length).unwrap_or(&[]);
+            let bytes = if length == BLOCK as usize {
+                Block::from(from)
+            } else {
+                let mut bytes = current.get(&block).map_or_else(|| Block::from(ZEROES.as_slice()), Rc::clone);
+                if let Some(to) = Rc::make_mut(&mut bytes).get_mut(within..within + length) {
+                    to.copy_from_slice(from);
+                }
+                bytes
             };
-            if let (Some(to), Some(from)) = (bytes.get_mut(within..within + length), data.get(at..at + length)) {
-                to.copy_from_slice(from);
-            }
-            let bytes = Rc::new(bytes);
             put(&mut current, block, &bytes);
             self.unsynced.borrow_mut().push(Change::Write { block, data: bytes });
             at += length;
@@ -225,7 +227,7 @@ impl SimFile {
                 (Change::Write { block, data }, 1 | 2) => put(&mut durable, block, &data),
                 (Change::Write { block, data }, _) => {
                     let mask = sim.below(256);
-                    let mut bytes = durable.get(&block).map_or_else(zero_block, |known| **known);
+                    let mut bytes = durable.get(&block).map_or_else(|| ZEROES.to_vec(), |known| known.to_vec());
                     for (index, sector) in data.chunks(SECTOR).enumerate() {
                         if mask & (1 << index) != 0
                             && let Some(to) = bytes.get_mut(index * SECTOR..(index + 1) * SECTOR)
@@ -233,7 +235,7 @@ impl SimFile {
                             to.copy_from_slice(sector);
                         }
                     }
-                    put(&mut durable, block, &Rc::new(bytes));
+                    put(&mut durable, block, &Block::from(bytes));
                 }
                 (Change::Zero { first, count }, 1 | 2) => clear(&mut durable, first, count),
                 (Change::Zero { first, count }, _) => {
@@ -285,7 +287,7 @@ impl SimFile {
 
     /// What was on a device before it was lent: a block of every stretch of `step` bytes from `begin` on is not zero.
     pub(crate) fn soil(&self, begin: u64, step: u64) {
-        let dirt: Block = Rc::new([0xd1; BLOCK as usize]);
+        let dirt = Block::from([0xd1; BLOCK as usize]);
         for at in (begin..self.size.get()).step_by(step as usize) {
             for block in at / BLOCK..at / BLOCK + 4 {
                 self.current.borrow_mut().insert(block, Rc::clone(&dirt));

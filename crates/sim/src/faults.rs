@@ -128,7 +128,7 @@ pub fn restart_pause(sim: &Sim) -> Time {
         0 => sim.below(100 * MILLISECOND),
         1 => sim.below(3 * SECOND),
         2 => sim.below(8 * SECOND),
-        _ => sim.below(25 * SECOND),
+        _ => sim.below(if sim.chance(300_000) { 60 } else { 25 } * SECOND),
     }
 }
 

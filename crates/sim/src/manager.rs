@@ -42,6 +42,8 @@ struct Running {
     fuse: Fuse,
     replies: BTreeMap<u64, (MachineId, Rc<Call>)>,
     next_conn: u64,
+    /// The revision of the table that was looked at last.
+    watched: Option<u64>,
     start_ms: u64,
     started: Time,
 }
@@ -126,7 +128,7 @@ impl Manager {
         self.sim.log("manager", || format!("starts at revision {}", core.revision()));
         let own = Rc::clone(self);
         doors.spawn(async move { own.tick().await });
-        let running = Running { doors, core, fuse, replies: BTreeMap::new(), next_conn: 1, start_ms, started };
+        let running = Running { doors, core, fuse, replies: BTreeMap::new(), next_conn: 1, watched: None, start_ms, started };
         self.running.replace(Some(running));
         true
     }
@@ -192,7 +194,10 @@ impl Manager {
             let now_ms = running.now_ms(&self.sim);
             let mut outside = Outside { now_ms, random: &mut random };
             let actions = running.core.apply(&mut outside, event);
-            (actions, (self.watch)(running.core.table()), running.fuse.is_blown())
+            let revision = Some(running.core.revision());
+            let is_new = std::mem::replace(&mut running.watched, revision) != revision;
+            let verdict = if is_new { (self.watch)(running.core.table()) } else { Ok(()) };
+            (actions, verdict, running.fuse.is_blown())
         };
         if dead {
             // It died in the middle of a commit: nothing of what it would have said left the process.

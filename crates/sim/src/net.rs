@@ -342,10 +342,11 @@ impl Net {
 
     /// Cuts connections at random; `both` ends learn it, or one.
     pub fn cut_some(&self, sim: &Sim, both: bool) -> usize {
+        let chance = *sim.random(|random| random.pick(&[200_000, 700_000]));
         let ends: Vec<Rc<End>> = self.0.borrow().ends.iter().filter_map(Weak::upgrade).filter(|end| !end.closed.get()).collect();
         let mut count = 0;
         for end in &ends {
-            if !sim.chance(200_000) {
+            if !sim.chance(chance) {
                 continue;
             }
             count += 1;

@@ -179,7 +179,7 @@ impl Keeper {
     /// Uses a mounted volume for a while, and ends that in one way or another.
     async fn session(&self, at: &Rc<Server>, client: &Rc<Client>) -> Result<Ended, Refusal> {
         let work = Work::start(&self.world, client, &self.oracle, self.style);
-        let end = self.sim().now() + self.sim().between(SECOND, 20 * SECOND);
+        let end = self.sim().now() + self.sim().between(SECOND, if self.style.quiet > 0 { 60 } else { 20 } * SECOND);
         let last = self.world.is_calm();
         let crash = !last && self.sim().chance(self.world.knobs.borrower_crash);
         let force = !last && !crash && self.sim().chance(self.world.knobs.forced_unmount);

@@ -65,15 +65,23 @@ impl Oracle {
     }
 
     /// The bytes of a cell with that version.
-    pub fn fill(&self, cell: u64, version: u64, into: &mut [u8]) {
+    pub fn fill(&self, cell: u64, version: u64, into: &mut [u8; CELL as usize]) {
         if version == 0 {
             return into.fill(0);
         }
         let words = [MAGIC, self.tag, cell, version];
-        for (index, part) in into.chunks_mut(8).enumerate() {
-            let word = words.get(index % 4).copied().unwrap_or(0).wrapping_add((index / 4) as u64);
-            part.copy_from_slice(word.to_le_bytes().get(..part.len()).unwrap_or(&[]));
+        for (index, group) in into.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (part, word) in group.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *part = word.wrapping_add(index as u64).to_le_bytes();
+            }
         }
+    }
+
+    /// True if these are the bytes `from..` of a cell with that version.
+    fn is_filled(&self, cell: u64, version: u64, from: usize, part: &[u8]) -> bool {
+        let mut expected = [0; CELL as usize];
+        self.fill(cell, version, &mut expected);
+        expected.get(from..from + part.len()) == Some(part)
     }
 
     /// A write of whole cells is issued; the answer is its bytes. With `zeroes` it makes them zero.
@@ -93,7 +101,7 @@ impl Oracle {
     /// The bytes of a write.
     pub fn bytes(&self, write: &Write) -> Vec<u8> {
         let mut bytes = vec![0; (write.count * CELL) as usize];
-        for (index, cell) in bytes.chunks_mut(CELL as usize).enumerate() {
+        for (index, cell) in bytes.as_chunks_mut::<{ CELL as usize }>().0.iter_mut().enumerate() {
             self.fill(write.first + index as u64, write.version, cell);
         }
         bytes
@@ -102,9 +110,8 @@ impl Oracle {
     /// A write ended.
     pub fn ended(&mut self, write: &Write, acknowledged: bool) {
         let now = self.tick();
-        for cell in write.first..write.first + write.count {
-            let Some(values) = self.cells.get_mut(&cell) else { continue };
-            if let Some(value) = values.iter_mut().find(|value| value.issued == write.issued) {
+        for values in self.cells.range_mut(write.first..write.first + write.count).map(|(_, values)| values) {
+            if let Some(value) = values.iter_mut().rev().find(|value| value.issued == write.issued) {
                 value.acknowledged = acknowledged;
                 *(if acknowledged { &mut value.ended } else { &mut value.failed }) = Some(now);
             }
@@ -158,7 +165,6 @@ impl Oracle {
     /// Compares what was read. `mark` is when the read was sent. The answer is what is wrong, if anything is.
     pub fn check(&mut self, mark: u64, offset: u64, bytes: &[u8]) -> Result<(), String> {
         let end = offset + bytes.len() as u64;
-        let mut expected = [0; CELL as usize];
         let mut at = offset;
         while at < end {
             let cell = at / CELL;
@@ -173,19 +179,13 @@ impl Oracle {
                 }
                 continue;
             };
-            let possible = |value: &&Value| is_possible(values, value, mark);
-            let mut fits = Vec::new();
-            for value in values.iter().filter(possible) {
-                self.fill(cell, value.version, &mut expected);
-                if expected.get(from..to) == Some(part) {
-                    fits.push(value.issued);
-                }
-            }
-            if fits.is_empty() {
-                let possible: Vec<Value> = values.iter().filter(possible).cloned().collect();
+            let bound = replaced_until(values, mark);
+            let fits = |value: &&Value| is_possible(value, bound) && self.is_filled(cell, value.version, from, part);
+            if !values.iter().any(|value| fits(&value)) {
+                let possible: Vec<Value> = values.iter().filter(|value| is_possible(value, bound)).cloned().collect();
                 return Err(self.explain(cell, part, from, &possible));
             }
-            if to - from == CELL as usize {
+            if to - from == CELL as usize && values.len() > 1 {
                 self.seen(cell, part);
             }
         }
@@ -194,20 +194,14 @@ impl Oracle {
 
     /// A value was seen while nothing was under way: the others that were possible beside it are passed.
     fn seen(&mut self, cell: u64, part: &[u8]) {
-        let mut expected = [0; CELL as usize];
         let Some(values) = self.cells.get(&cell) else { return };
-        if values.len() < 2 || values.iter().any(|value| value.ended.is_none()) {
+        if values.iter().any(|value| value.ended.is_none()) {
             return;
         }
-        let now = self.clock + 1;
-        let mut versions = Vec::new();
-        for value in values.iter().filter(|value| is_possible(values, value, now)) {
-            self.fill(cell, value.version, &mut expected);
-            if expected == *part {
-                versions.push((value.version, value.old));
-            }
-        }
-        let &[(version, old)] = versions.as_slice() else { return };
+        let bound = replaced_until(values, self.clock + 1);
+        let fits = |value: &&Value| is_possible(value, bound) && self.is_filled(cell, value.version, 0, part);
+        let mut found = values.iter().filter(fits).map(|value| (value.version, value.old));
+        let (Some((version, old)), None) = (found.next(), found.next()) else { return };
         let Some(values) = self.cells.get_mut(&cell) else { return };
         if old {
             // H3: what is read after an unclean close is equal on all legs and durable from then on.
@@ -251,28 +245,23 @@ impl Oracle {
     }
 }
 
-/// True unless an acknowledged write replaced it before the mark.
-fn is_possible(values: &[Value], value: &Value, mark: u64) -> bool {
-    let Some(ended) = value.ended.or(value.failed) else { return true };
-    if value.passed {
-        return false;
-    }
-    !values.iter().any(|other| other.acknowledged && other.issued > ended && other.ended.is_some_and(|end| end < mark))
+/// What had ended before this moment was replaced by an acknowledged write that had ended at the mark.
+fn replaced_until(values: &[Value], mark: u64) -> u64 {
+    let replaces = |value: &&Value| value.acknowledged && value.ended.is_some_and(|end| end < mark);
+    values.iter().filter(replaces).map(|value| value.issued).max().unwrap_or(0)
+}
+
+/// True unless an acknowledged write replaced it; `bound` is the answer of [`replaced_until`].
+fn is_possible(value: &Value, bound: u64) -> bool {
+    value.ended.or(value.failed).is_none_or(|ended| !value.passed && ended >= bound)
 }
 
 /// Forgets what was replaced by writes that had ended at the mark.
 fn prune(values: &mut Vec<Value>, mark: u64) {
-    if values.len() < 2 {
-        return;
+    if values.len() > 1 {
+        let bound = replaced_until(values, mark);
+        values.retain(|value| value.ended.or(value.failed).is_none_or(|ended| ended >= bound));
     }
-    let replaced = |value: &Value| {
-        let after = |ended| {
-            values.iter().any(|other| other.acknowledged && other.issued > ended && other.ended.is_some_and(|end| end < mark))
-        };
-        value.ended.or(value.failed).is_some_and(after)
-    };
-    let left: Vec<Value> = values.iter().filter(|value| !replaced(value)).cloned().collect();
-    *values = left;
 }
 
 #[cfg(test)]
@@ -280,9 +269,9 @@ mod tests {
     use super::*;
 
     fn cell(oracle: &Oracle, version: u64) -> Vec<u8> {
-        let mut bytes = vec![0; CELL as usize];
+        let mut bytes = [0; CELL as usize];
         oracle.fill(0, version, &mut bytes);
-        bytes
+        bytes.to_vec()
     }
 
     fn holds(oracle: &mut Oracle, version: u64) -> bool {

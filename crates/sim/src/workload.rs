@@ -34,6 +34,8 @@ pub struct Style {
     pub moves: u64,
     /// A task rests for seconds now and then, per million requests.
     pub rests: u64,
+    /// Every other stretch of so long nobody does anything, in nanoseconds: everything cools down. 0 for never.
+    pub quiet: u64,
 }
 
 impl Style {
@@ -48,6 +50,7 @@ impl Style {
             spot: (*sim.random(|random| random.pick(&[32u64 << 10, 256 << 10, 2 << 20]))).min(size),
             moves: sim.between(1, 20) * SECOND,
             rests: *sim.random(|random| random.pick(&[0, 0, 30_000])),
+            quiet: if sim.chance(400_000) { sim.between(6, 16) * SECOND } else { 0 },
         }
     }
 }
@@ -83,6 +86,10 @@ impl Work {
             let own = Rc::clone(&work);
             client.doors.spawn(async move {
                 while !own.stop.get() {
+                    if own.sim().now().checked_div(own.style.quiet).is_some_and(|stretch| stretch % 2 == 1) {
+                        own.client.doors.sleep(Duration::from_millis(500)).await;
+                        continue;
+                    }
                     own.one().await;
                     let rest = if own.sim().chance(own.style.rests) { own.sim().below(12 * SECOND) } else { 0 };
                     let pause = own.sim().below(own.style.pause_max) + rest;
