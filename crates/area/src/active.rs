@@ -7,8 +7,8 @@ struct Io {
     id: u64,
     blocks: Range<u64>,
     write: bool,
-    /// A read that ran beside a write of its blocks.
-    touched: bool,
+    /// The blocks of a read beside which writes ran.
+    touched: Vec<Range<u64>>,
 }
 
 /// What is under way on an area. A few hundred entries at most: they are looked through one by one.
@@ -22,29 +22,33 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
+fn common(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
+    a.start.max(b.start)..a.end.min(b.end)
+}
+
 impl Active {
     pub fn begin_read(&mut self, blocks: Range<u64>) -> u64 {
-        let touched = self.list.iter().any(|io| io.write && overlap(&io.blocks, &blocks));
+        let touched = self.writes(&blocks).map(|write| common(&write, &blocks)).collect();
         self.push(blocks, false, touched)
     }
 
     pub fn begin_write(&mut self, blocks: Range<u64>) -> u64 {
         for io in self.list.iter_mut().filter(|io| !io.write && overlap(&io.blocks, &blocks)) {
-            io.touched = true;
+            io.touched.push(common(&io.blocks, &blocks));
         }
-        self.push(blocks, true, false)
+        self.push(blocks, true, Vec::new())
     }
 
-    fn push(&mut self, blocks: Range<u64>, write: bool, touched: bool) -> u64 {
+    fn push(&mut self, blocks: Range<u64>, write: bool, touched: Vec<Range<u64>>) -> u64 {
         self.next += 1;
         self.list.push(Io { id: self.next, blocks, write, touched });
         self.next
     }
 
-    /// The answer is true for a read that ran beside a write of its blocks.
-    pub fn end(&mut self, id: u64) -> bool {
+    /// The answer is for a read: which of its blocks writes ran beside, in no order, some perhaps twice.
+    pub fn end(&mut self, id: u64) -> Vec<Range<u64>> {
         let at = self.list.iter().position(|io| io.id == id);
-        at.is_some_and(|at| self.list.swap_remove(at).touched)
+        at.map(|at| self.list.swap_remove(at).touched).unwrap_or_default()
     }
 
     /// The blocks of writes under way in this range.
@@ -63,13 +67,13 @@ mod tests {
         let before = active.begin_write(0..4);
         let first = active.begin_read(3..8);
         let other = active.begin_read(8..9);
-        assert!(!active.end(before));
+        assert!(active.end(before).is_empty());
         let second = active.begin_read(0..8);
-        assert!(active.end(first), "the write was under way when it began");
+        assert_eq!(active.end(first).first(), Some(&(3..4)), "the write was under way when it began");
         let during = active.begin_write(7..8);
         assert_eq!(active.writes(&(0..100)).collect::<Vec<_>>(), vec![7..8]);
         active.end(during);
-        assert!(active.end(second), "the write came and went while it ran");
-        assert!(!active.end(other), "other blocks");
+        assert_eq!(active.end(second).first(), Some(&(7..8)), "the write came and went while it ran");
+        assert!(active.end(other).is_empty(), "other blocks");
     }
 }

@@ -32,8 +32,8 @@ struct Reading<'a, D: Doors> {
 }
 
 impl<D: Doors> Reading<'_, D> {
-    /// True if a write of the same blocks ran beside it.
-    fn end(mut self) -> bool {
+    /// The blocks beside which writes ran.
+    fn end(mut self) -> Vec<Range<u64>> {
         self.ended = true;
         self.inner.regions.active.borrow_mut().end(self.id)
     }
@@ -81,18 +81,56 @@ impl<D: Doors> Inner<D> {
         range: Range<usize>,
         sums: &mut [u8],
     ) -> (Result<Vec<usize>, AreaError>, Buffer) {
+        let (result, mut buffer) = self.read_beside(at, buffer, range.clone(), sums).await;
+        let (mut open, beside) = match result {
+            Ok(read) => read,
+            Err(error) => return (Err(error), buffer),
+        };
+        // K1: nothing vouches for what was read beside a write, so that is read again, and nothing else of it is.
+        for blocks in beside {
+            let part = range.start + blocks.start * BLOCK_SIZE as usize..range.start + blocks.end * BLOCK_SIZE as usize;
+            let Some(own) = sums.get_mut(blocks.start * 4..blocks.end * 4) else { continue };
+            let result;
+            (result, buffer) = self.read_beside(at + blocks.start as u64 * BLOCK_SIZE, buffer, part.clone(), own).await;
+            let (computed, still) = match result {
+                Ok(read) => read,
+                Err(error) => return (Err(error), buffer),
+            };
+            open.retain(|block| !blocks.contains(block));
+            open.extend(computed.iter().map(|block| blocks.start + block));
+            for block in still.into_iter().flatten() {
+                // Its writer is at it all the time: old or new bytes, and no kept checksum says which.
+                let from = part.start + block * BLOCK_SIZE as usize;
+                let sum = crc32c::crc32c(buffer.get(from..from + BLOCK_SIZE as usize).unwrap_or(&[]));
+                put(own, block, sum);
+                open.push(blocks.start + block);
+            }
+        }
+        open.sort_unstable();
+        open.dedup();
+        (Ok(open), buffer)
+    }
+
+    /// Reads once. The answer has the blocks whose checksum was not kept, and those beside which writes ran; both are counted
+    /// from the beginning of the read.
+    async fn read_beside(
+        &self,
+        at: u64,
+        buffer: Buffer,
+        range: Range<usize>,
+        sums: &mut [u8],
+    ) -> (Result<(Vec<usize>, Vec<Range<usize>>), AreaError>, Buffer) {
         let length = range.len() as u64;
         let first = at / BLOCK_SIZE;
         let id = self.regions.active.borrow_mut().begin_read(first..first + length / BLOCK_SIZE);
         let reading = Reading { inner: self, id, ended: false };
         let data = self.read_data(at, buffer, range.clone());
         let ((result, buffer), mut open) = join(data, self.known_sums(at, length, sums)).await;
-        let touched = reading.end();
+        let beside = reading.end();
+        let beside: Vec<Range<usize>> =
+            beside.iter().map(|blocks| (blocks.start - first) as usize..(blocks.end - first) as usize).collect();
         if let Err(error) = result {
             return (Err(error), buffer);
-        }
-        if touched {
-            open = (0..sums.len() / 4).collect();
         }
         if !open.is_empty() {
             let data = buffer.get(range).unwrap_or(&[]);
@@ -100,10 +138,10 @@ impl<D: Doors> Inner<D> {
                 let from = block * BLOCK_SIZE as usize;
                 let sum = crc32c::crc32c(data.get(from..from + BLOCK_SIZE as usize).unwrap_or(&[]));
                 put(sums, *block, sum);
-                touched || !self.proves(first + *block as u64, sum)
+                beside.iter().any(|blocks| blocks.contains(block)) || !self.proves(first + *block as u64, sum)
             });
         }
-        (Ok(open), buffer)
+        (Ok((open, beside)), buffer)
     }
 
     /// Fills in the checksums that are kept, and names the blocks without one.

@@ -4,6 +4,7 @@
 //! so that wrong bytes say where they come from. Number 0 is zeroes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Bytes of a cell: what a disk writes wholly or not at all.
 pub const CELL: u64 = 512;
@@ -37,6 +38,10 @@ pub struct Oracle {
     cells: BTreeMap<u64, Vec<Value>>,
     /// The cells that may hold more than one value.
     open: BTreeSet<u64>,
+    /// When the reads under way were sent: what they may still see is kept.
+    reading: Vec<u64>,
+    /// What was flushed while reads kept it from being forgotten: cells, and the mark.
+    kept: Vec<(Range<u64>, u64)>,
     /// Cells read and compared.
     pub checked: u64,
 }
@@ -56,7 +61,16 @@ const ZERO: Value = Value { version: 0, issued: 0, ended: Some(0), failed: None,
 impl Oracle {
     /// The truth of a new volume: all zero.
     pub fn new(tag: u64) -> Self {
-        Self { tag, clock: 1, next_version: 1, cells: BTreeMap::new(), open: BTreeSet::new(), checked: 0 }
+        Self {
+            tag,
+            clock: 1,
+            next_version: 1,
+            cells: BTreeMap::new(),
+            open: BTreeSet::new(),
+            reading: Vec::new(),
+            kept: Vec::new(),
+            checked: 0,
+        }
     }
 
     fn tick(&mut self) -> u64 {
@@ -118,28 +132,54 @@ impl Oracle {
         }
     }
 
-    /// The moment at which a flush or read is sent.
+    /// The moment at which a flush is sent.
     pub fn mark(&mut self) -> u64 {
         self.tick()
     }
 
+    /// The moment at which a read is sent. It is given back by [`Self::check`], or by [`Self::unread`].
+    pub fn read(&mut self) -> u64 {
+        let mark = self.tick();
+        self.reading.push(mark);
+        mark
+    }
+
+    /// A read has ended.
+    pub fn unread(&mut self, mark: u64) {
+        self.reading.retain(|reading| *reading != mark);
+    }
+
+    /// What was replaced by then can be seen by nobody any more.
+    fn past(&self, mark: u64) -> u64 {
+        self.reading.iter().copied().min().map_or(mark, |reading| reading.min(mark))
+    }
+
     /// A flush that was sent at `mark` was acknowledged: what had ended by then is durable, and what it replaced is gone for ever.
     pub fn flushed(&mut self, mark: u64) {
-        let cells = &mut self.cells;
-        self.open.retain(|cell| {
-            cells.get_mut(cell).is_some_and(|values| {
-                prune(values, mark);
-                values.len() > 1
-            })
-        });
+        self.forget(0..u64::MAX, mark);
     }
 
     /// The same for a write with force unit access: only its own cells.
     pub fn flushed_write(&mut self, write: &Write) {
         let now = self.tick();
-        for cell in write.first..write.first + write.count {
+        self.forget(write.first..write.first + write.count, now);
+    }
+
+    /// What was replaced in these cells by writes that had ended at the mark is gone for ever, but for reads under way.
+    fn forget(&mut self, range: Range<u64>, mark: u64) {
+        let past = self.past(mark);
+        if self.reading.is_empty() {
+            self.kept.clear();
+        } else if past < mark {
+            self.kept.push((range.clone(), mark));
+        }
+        let inside: Vec<u64> = self.open.range(range).copied().collect();
+        for cell in inside {
             if let Some(values) = self.cells.get_mut(&cell) {
-                prune(values, now);
+                prune(values, past);
+                if values.len() < 2 {
+                    self.open.remove(&cell);
+                }
             }
         }
     }
@@ -147,6 +187,10 @@ impl Oracle {
     /// The mount ended without a clean close: any value since the last flush may be what is left, and what was under way may still
     /// have been carried out.
     pub fn crashed(&mut self) {
+        self.reading.clear();
+        for (range, mark) in std::mem::take(&mut self.kept) {
+            self.forget(range, mark);
+        }
         for cell in &self.open {
             for value in self.cells.get_mut(cell).into_iter().flatten() {
                 *value = Value {
@@ -164,6 +208,7 @@ impl Oracle {
 
     /// Compares what was read. `mark` is when the read was sent. The answer is what is wrong, if anything is.
     pub fn check(&mut self, mark: u64, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        self.unread(mark);
         let end = offset + bytes.len() as u64;
         let mut at = offset;
         while at < end {
@@ -186,16 +231,16 @@ impl Oracle {
                 return Err(self.explain(cell, part, from, &possible));
             }
             if to - from == CELL as usize && values.len() > 1 {
-                self.seen(cell, part);
+                self.seen(mark, cell, part);
             }
         }
         Ok(())
     }
 
-    /// A value was seen while nothing was under way: the others that were possible beside it are passed.
-    fn seen(&mut self, cell: u64, part: &[u8]) {
+    /// A value was seen by a read that was sent when nothing was under way: the others that were possible beside it are passed.
+    fn seen(&mut self, mark: u64, cell: u64, part: &[u8]) {
         let Some(values) = self.cells.get(&cell) else { return };
-        if values.iter().any(|value| value.ended.is_none()) {
+        if values.iter().any(|value| value.ended.is_none_or(|ended| ended > mark)) {
             return;
         }
         let bound = replaced_until(values, self.clock + 1);
@@ -275,7 +320,7 @@ mod tests {
     }
 
     fn holds(oracle: &mut Oracle, version: u64) -> bool {
-        let (mark, bytes) = (oracle.mark(), cell(oracle, version));
+        let (mark, bytes) = (oracle.read(), cell(oracle, version));
         oracle.check(mark, 0, &bytes).is_ok()
     }
 
@@ -308,6 +353,45 @@ mod tests {
     }
 
     #[test]
+    fn a_read_that_was_sent_before_a_write_may_see_what_was_there_and_decides_nothing() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle);
+        let (early, old) = (oracle.read(), cell(&oracle, 1));
+        let second = oracle.issue(0, CELL, false);
+        let third = oracle.issue(0, CELL, false);
+        let between = oracle.read();
+        oracle.ended(&second, true);
+        oracle.ended(&third, true);
+        oracle.flushed_write(&third);
+        let mark = oracle.mark();
+        oracle.flushed(mark);
+        assert!(oracle.check(early, 0, &old).is_ok());
+        let new = cell(&oracle, 2);
+        assert!(oracle.check(between, 0, &new).is_ok());
+        assert!(holds(&mut oracle, 3), "3 may have come over 2 after it was read");
+        assert!(!holds(&mut oracle, 1));
+    }
+
+    #[test]
+    fn what_was_flushed_while_a_read_was_under_way_is_not_lost_by_a_crash() {
+        for fua in [false, true] {
+            let mut oracle = Oracle::new(1);
+            write(&mut oracle);
+            oracle.read();
+            let second = oracle.issue(0, CELL, false);
+            oracle.ended(&second, true);
+            if fua {
+                oracle.flushed_write(&second);
+            } else {
+                let mark = oracle.mark();
+                oracle.flushed(mark);
+            }
+            oracle.crashed();
+            assert!(!holds(&mut oracle, 1) && holds(&mut oracle, 2));
+        }
+    }
+
+    #[test]
     fn after_a_crash_everything_since_the_flush_is_possible_until_it_was_read() {
         let mut oracle = Oracle::new(1);
         write(&mut oracle);
@@ -329,7 +413,7 @@ mod tests {
         let mut oracle = Oracle::new(1);
         write(&mut oracle);
         let foreign = cell(&Oracle::new(2), 1);
-        let mark = oracle.mark();
+        let mark = oracle.read();
         assert!(oracle.check(mark, 0, &foreign).unwrap_err().contains("ANOTHER volume"));
         assert!(oracle.check(mark, CELL, &cell(&oracle, 1)).unwrap_err().contains("cell 0"));
     }

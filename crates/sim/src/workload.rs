@@ -240,8 +240,11 @@ impl Work {
 
     /// Reads a range and compares it. False if it could not be read.
     pub async fn read_and_check(&self, offset: u64, length: u64) -> bool {
-        let mark = self.oracle.borrow_mut().mark();
+        let mark = self.oracle.borrow_mut().read();
         let (result, buffer) = self.client.volume.read(offset, Buffer::new(length as usize), 0..length as usize).await;
+        if self.ghost.get() || result.is_err() {
+            self.oracle.borrow_mut().unread(mark);
+        }
         if self.ghost.get() {
             return false;
         }

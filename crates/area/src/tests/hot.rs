@@ -271,6 +271,21 @@ fn k1_a_read_beside_a_write_of_its_blocks_has_checksums_that_fit_its_data() {
 }
 
 #[test]
+fn k1_a_long_read_beside_a_write_of_one_of_its_blocks_still_tells_rot_in_the_others() {
+    with_area(false, async |doors, area| {
+        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        write(&area, 1, 0, 1, 65536).await;
+        rot(&doors, &area, 8192);
+        let writing = area.inner.begin_write(slice(1), 32768, 4096).await.unwrap();
+        let mut sums = vec![0; table_size(65536)];
+        let (result, buffer) = area.inner.read_summed(0, Buffer::new(65536), 0..65536, &mut sums).await;
+        assert_eq!(result.unwrap(), [8], "only of the block that is being written no checksum is known");
+        assert_eq!(sublet_wire::checksum::first_mismatch(&buffer, &sums), Some(2));
+        writing.end(None);
+    });
+}
+
+#[test]
 fn w6_zeroes_have_checksums_too() {
     with_area(true, async |_, area| {
         area.prepare_slice(&facts(1, 0, 8 * REGION)).await.unwrap();
