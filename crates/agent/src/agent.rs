@@ -1,7 +1,7 @@
 //! The areas of a server and the sessions with their slices.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use sublet_api::server::AreaReport;
@@ -13,7 +13,7 @@ use sublet_wire::message::Announce;
 
 use crate::coordinations::{Coordinate, Coordinations};
 use crate::gate::{Closing, Gate};
-use crate::limits::{COOL_INTERVAL, COORDINATION_STOP_MAX, DRAIN_TIME_MAX};
+use crate::limits::{COOL_INTERVAL, COORDINATION_STOP_MAX, DRAIN_TIME_MAX, DROPPED_MAX};
 
 /// An area that is served.
 pub(crate) struct Served<D: Doors> {
@@ -103,6 +103,8 @@ pub struct Agent<D: Doors> {
     draining: Cell<bool>,
     /// Who waits to carry out an order for a slice.
     order_queues: RefCell<BTreeMap<SliceId, Rc<Semaphore>>>,
+    /// Slices that were wiped and given up, the last ones.
+    dropped: RefCell<VecDeque<SliceId>>,
     on_announce: RefCell<Option<Box<OnAnnounce>>>,
     pub(crate) coordinations: Rc<Coordinations>,
 }
@@ -129,6 +131,7 @@ impl<D: Doors> Agent<D> {
             full: Cell::new(false),
             draining: Cell::new(false),
             order_queues: RefCell::default(),
+            dropped: RefCell::default(),
             on_announce: RefCell::default(),
             coordinations: Rc::default(),
         })
@@ -137,6 +140,22 @@ impl<D: Doors> Agent<D> {
     /// The doors it works through.
     pub fn doors(&self) -> &D {
         &self.doors
+    }
+
+    /// The slice is gone, and its id is never used again (P2).
+    pub(crate) fn note_dropped(&self, slice: SliceId) {
+        let mut dropped = self.dropped.borrow_mut();
+        if !dropped.contains(&slice) {
+            dropped.push_back(slice);
+        }
+        while dropped.len() > DROPPED_MAX {
+            dropped.pop_front();
+        }
+    }
+
+    /// The slice was wiped and given up since this process began.
+    pub(crate) fn is_dropped(&self, slice: SliceId) -> bool {
+        self.dropped.borrow().contains(&slice)
     }
 
     pub(crate) fn order_queue(&self, slice: SliceId) -> Rc<Semaphore> {

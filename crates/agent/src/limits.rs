@@ -29,6 +29,8 @@ pub const SEARCH_STEP: u64 = 256 << 10;
 pub const SEARCH_STEP_FIRST: u64 = 16 << 10;
 /// The stretch for which a search asks the extents at once, in bytes.
 pub const SEARCH_WINDOW: u64 = 256 << 20;
+/// Slices that were wiped and given up, and that a server remembers so that no late order makes them anew (P2).
+pub const DROPPED_MAX: usize = 4096;
 /// How long a stopping server waits for the coordinations that it closes.
 pub const COORDINATION_STOP_MAX: Duration = Duration::from_secs(3);
 /// Volumes that are not mounted and that one server coordinates at the same time (F5).

@@ -44,6 +44,11 @@ impl<D: Doors> Agent<D> {
         match order {
             Order::PrepareSlice { slice } => {
                 let served = self.ordered(slice.area)?;
+                // P2: answers of the manager to two polls may overtake each other, and an id is never used again.
+                if self.is_dropped(slice.slice) {
+                    let text = format!("slice {} was wiped and given up; a late order does not make it anew", slice.slice);
+                    return Err(Refusal::new(ErrorKind::Conflict, text));
+                }
                 served.area.prepare_slice(slice).await.map_err(|e| e.refusal())
             }
             Order::OpenLease { slice, area, lease, facts } => {
@@ -65,12 +70,20 @@ impl<D: Doors> Agent<D> {
             }
             Order::WipeSlice { slice, area, epoch, drop } => {
                 let served = self.ordered(*area)?;
-                // A slice that is gone has been wiped: the order came twice.
-                let Some(gate) = served.gate(*slice) else { return Ok(()) };
+                // A slice that is gone has been wiped: the order came twice, or before the one that would have made it.
+                let Some(gate) = served.gate(*slice) else {
+                    if *drop {
+                        self.note_dropped(*slice);
+                    }
+                    return Ok(());
+                };
                 let _turn = gate.turn().await;
                 let result = wipe(&served, &gate, *slice, *epoch, *drop).await;
                 gate.wipe.set(None);
                 served.forget(*slice);
+                if *drop && result.is_ok() {
+                    self.note_dropped(*slice);
+                }
                 result.map_err(|e| e.refusal())
             }
             Order::ReleaseArea { area } => {

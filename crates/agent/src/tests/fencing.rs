@@ -4,15 +4,17 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sublet_api::order::{Order, Outcome};
+use sublet_api::ErrorKind;
+use sublet_api::order::{Order, Outcome, SliceFacts};
 use sublet_api::server::Tombstone;
 use sublet_area::Area;
 use sublet_doors::{Clock as _, Doors as _};
 use sublet_types::size::MIB;
+
 use sublet_types::{AreaId, PoolId, SliceId, VolumeId};
 use sublet_wire::{Op, Status};
 
-use super::{AREA, Lender, SLICE, epoch, fence, open, open_lease, pattern, run, write_payload};
+use super::{AREA, Lender, SLICE, epoch, facts, fence, open, open_lease, pattern, run, write_payload};
 
 #[test]
 fn test_f1_not_one_byte_lands_after_the_fence_is_answered() {
@@ -171,6 +173,24 @@ fn a_wiped_slice_is_gone_with_its_bytes_and_its_session() {
         assert_eq!(lender.session(open(1, 2)).await.map(|_| ()), Err(Status::NoSlice));
         lender.order(Order::ReleaseArea { area: AREA }).await;
         lender.order(Order::ReleaseArea { area: AREA }).await;
+    });
+}
+
+#[test]
+fn p2_an_order_that_comes_after_the_wipe_of_its_slice_does_not_make_it_anew() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let wipe = Order::WipeSlice { slice: SLICE, area: AREA, epoch: epoch(2), drop: true };
+        lender.order(wipe.clone()).await;
+        // Two answers of the manager may overtake each other.
+        let late = lender.agent.execute(&Order::PrepareSlice { slice: facts() }).await;
+        assert!(matches!(late, Outcome::Failed { ref refusal } if refusal.kind == ErrorKind::Conflict), "{late:?}");
+        assert_eq!(lender.agent.reports().iter().map(|area| area.slices.len()).sum::<usize>(), 0);
+        // The same if the slice had never been there.
+        let never = SliceId::from_u128(77);
+        lender.order(Order::WipeSlice { slice: never, area: AREA, epoch: epoch(2), drop: true }).await;
+        let late = lender.agent.execute(&Order::PrepareSlice { slice: SliceFacts { slice: never, ..facts() } }).await;
+        assert!(matches!(late, Outcome::Failed { .. }), "{late:?}");
     });
 }
 
