@@ -24,8 +24,8 @@ struct Value {
     acknowledged: bool,
     /// From a former mount that did not end cleanly; these exclude each other once one of them was read.
     old: bool,
-    /// Another one, concurrent to it, was seen: only a crash can bring this one back.
-    passed: bool,
+    /// When another one, concurrent to it, was seen: only a crash can bring this one back, for reads that are sent later.
+    passed: Option<u64>,
 }
 
 /// A volume's truth.
@@ -56,7 +56,7 @@ pub struct Write {
 }
 
 /// The zeroes of a new volume.
-const ZERO: Value = Value { version: 0, issued: 0, ended: Some(0), failed: None, acknowledged: true, old: false, passed: false };
+const ZERO: Value = Value { version: 0, issued: 0, ended: Some(0), failed: None, acknowledged: true, old: false, passed: None };
 
 impl Oracle {
     /// The truth of a new volume: all zero.
@@ -105,7 +105,7 @@ impl Oracle {
         self.next_version += 1;
         let (first, count) = (offset / CELL, length / CELL);
         for cell in first..first + count {
-            let value = Value { version, issued, ended: None, failed: None, acknowledged: false, old: false, passed: false };
+            let value = Value { version, issued, ended: None, failed: None, acknowledged: false, old: false, passed: None };
             self.cells.entry(cell).or_insert_with(|| vec![ZERO]).push(value);
             self.open.insert(cell);
         }
@@ -199,7 +199,7 @@ impl Oracle {
                     failed: None,
                     acknowledged: false,
                     old: true,
-                    passed: false,
+                    passed: None,
                     ..value.clone()
                 };
             }
@@ -225,9 +225,9 @@ impl Oracle {
                 continue;
             };
             let bound = replaced_until(values, mark);
-            let fits = |value: &&Value| is_possible(value, bound) && self.is_filled(cell, value.version, from, part);
+            let fits = |value: &&Value| is_possible(value, bound, mark) && self.is_filled(cell, value.version, from, part);
             if !values.iter().any(|value| fits(&value)) {
-                let possible: Vec<Value> = values.iter().filter(|value| is_possible(value, bound)).cloned().collect();
+                let possible: Vec<Value> = values.iter().filter(|value| is_possible(value, bound, mark)).cloned().collect();
                 return Err(self.explain(cell, part, from, &possible));
             }
             if to - from == CELL as usize && values.len() > 1 {
@@ -243,8 +243,8 @@ impl Oracle {
         if values.iter().any(|value| value.ended.is_none_or(|ended| ended > mark)) {
             return;
         }
-        let bound = replaced_until(values, self.clock + 1);
-        let fits = |value: &&Value| is_possible(value, bound) && self.is_filled(cell, value.version, 0, part);
+        let (now, bound) = (self.clock, replaced_until(values, self.clock + 1));
+        let fits = |value: &&Value| is_possible(value, bound, now + 1) && self.is_filled(cell, value.version, 0, part);
         let mut found = values.iter().filter(fits).map(|value| (value.version, value.old));
         let (Some((version, old)), None) = (found.next(), found.next()) else { return };
         let Some(values) = self.cells.get_mut(&cell) else { return };
@@ -254,7 +254,7 @@ impl Oracle {
             return;
         }
         for value in values.iter_mut() {
-            value.passed = value.version != version;
+            value.passed = Some(now).filter(|_| value.version != version);
         }
     }
 
@@ -296,9 +296,11 @@ fn replaced_until(values: &[Value], mark: u64) -> u64 {
     values.iter().filter(replaces).map(|value| value.issued).max().unwrap_or(0)
 }
 
-/// True unless an acknowledged write replaced it; `bound` is the answer of [`replaced_until`].
-fn is_possible(value: &Value, bound: u64) -> bool {
-    value.ended.or(value.failed).is_none_or(|ended| !value.passed && ended >= bound)
+/// True for a read that was sent at the mark unless an acknowledged write replaced it; `bound` is the answer of
+/// [`replaced_until`].
+fn is_possible(value: &Value, bound: u64, mark: u64) -> bool {
+    let is_passed = value.passed.is_some_and(|at| at < mark);
+    value.ended.or(value.failed).is_none_or(|ended| !is_passed && ended >= bound)
 }
 
 /// Forgets what was replaced by writes that had ended at the mark.
@@ -368,8 +370,15 @@ mod tests {
         assert!(oracle.check(early, 0, &old).is_ok());
         let new = cell(&oracle, 2);
         assert!(oracle.check(between, 0, &new).is_ok());
+        let slow = oracle.read();
         assert!(holds(&mut oracle, 3), "3 may have come over 2 after it was read");
-        assert!(!holds(&mut oracle, 1));
+        assert!(!holds(&mut oracle, 1) && !holds(&mut oracle, 2));
+        let fourth = oracle.issue(0, CELL, false);
+        let between = oracle.read();
+        oracle.ended(&fourth, true);
+        assert!(holds(&mut oracle, 4));
+        let passed = cell(&oracle, 3);
+        assert!(oracle.check(slow, 0, &passed).is_ok() && oracle.check(between, 0, &passed).is_ok());
     }
 
     #[test]
