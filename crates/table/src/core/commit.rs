@@ -5,7 +5,7 @@ use sublet_types::mutation::{self, Mutation};
 
 use super::{Core, EVENTS_MAX, TASKS_MAX, work};
 use crate::change::Change;
-use crate::records::{EventRow, Key, ROW_VERSION, Row};
+use crate::records::{EventRow, Key, ROW_VERSION, Row, VolumeRow};
 use crate::store::{RowOp, Store, StoreError};
 
 impl<S: Store> Core<S> {
@@ -72,6 +72,12 @@ impl<S: Store> Core<S> {
                 Row::Volume(row) => self.table.volumes.get(&row.id).is_some_and(|before| work::is_volume_news(before, row)),
                 _ => false,
             };
+            if let Row::Volume(row) = &row {
+                // Copies that come late are taken in only while nobody uses the volume.
+                let is_quiet = |row: &VolumeRow| row.lease.is_none() && row.task.is_none();
+                let was_quiet = self.table.volumes.get(&row.id).is_some_and(is_quiet);
+                self.relabel |= !row.absent.is_empty() && is_quiet(row) && !was_quiet;
+            }
             // Held reports are answered with it.
             self.lenders_revision += u64::from(is_news);
             if let Row::Event(row) = &row {

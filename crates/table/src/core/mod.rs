@@ -20,13 +20,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::rebuild::KnockView;
 use sublet_api::request::{Request, Response};
-use sublet_types::{ManagerId, PoolId, ServerId, TaskId, VolumeId};
+use sublet_types::{ManagerId, PoolId, ServerId, SliceId, TaskId, VolumeId};
 
 use self::orders::OrderBook;
 use self::paths::PathWatch;
 use self::peers::Peers;
 use crate::change::Change;
-use crate::records::{Key, PoolRow, ROW_VERSION, Row, RowError};
+use crate::records::{Key, PoolRow, ROW_VERSION, Row, RowError, VolumeRow};
 use crate::store::{RawRow, Store, StoreError};
 use crate::table::Table;
 
@@ -124,6 +124,8 @@ pub struct Core<S: Store> {
     knocks: BTreeMap<ServerId, KnockView>,
     /// There are labels that have not been looked at for what the table lacks.
     relabel: bool,
+    /// The slices that the table had when it was loaded.
+    loaded: BTreeSet<SliceId>,
     actions: Vec<Action>,
 }
 
@@ -178,8 +180,10 @@ impl<S: Store> Core<S> {
             is_store_failing: false,
             knocks: BTreeMap::new(),
             relabel: false,
+            loaded: BTreeSet::new(),
             actions: Vec::new(),
         };
+        core.loaded = core.table.volumes.values().flat_map(VolumeRow::legs).map(|(_, leg)| leg.slice).collect();
         let change = core.first_change(outside, &bad)?;
         core.commit(change)?;
         // Watchers of the former process see a new revision: of no server is anything known now.
@@ -205,7 +209,7 @@ impl<S: Store> Core<S> {
             if is_orphan && volume.frozen.is_none() {
                 let reason = "the row of the task that was changing it is missing".to_owned();
                 change.event(volume.name.as_str(), format!("frozen: {reason}"));
-                change.put(Row::Volume(Box::new(crate::records::VolumeRow { frozen: Some(reason), ..volume.clone() })));
+                change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
             }
         }
         Ok(change)

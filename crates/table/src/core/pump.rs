@@ -126,9 +126,13 @@ impl<S: Store> Core<S> {
         orders
     }
 
-    /// Whether the label of a tombstone's area is there, without its slice.
+    /// Whether the label of a tombstone's area is there, without its slice; or whether there is no such area any more, as far as
+    /// a table can tell that is not behind.
     fn is_gone(&self, stone: &Tombstone) -> bool {
-        let Some(row) = self.table.areas.get(&stone.area).filter(|row| row.offline.is_none()) else { return false };
+        let Some(row) = self.table.areas.get(&stone.area) else { return self.knows_all() };
+        if row.offline.is_some() {
+            return false;
+        }
         let report = self.peers.all.get(&row.server).and_then(|peer| peer.reported.get(&stone.area));
         report.is_some_and(|report| report.slices.iter().all(|slice| slice.facts.slice != stone.slice))
     }

@@ -180,6 +180,9 @@ impl<S: Store> Core<S> {
         let change = rebuild::plan(&self.table, &self.labels(), &mut context);
         moved |= !change.is_empty();
         self.commit(change)?;
+        let change = rebuild::vanished::plan(&self.table, &self.labels(), &self.loaded);
+        moved |= !change.is_empty();
+        self.commit(change)?;
         if moved {
             self.find_strangers()?;
         }
@@ -208,6 +211,17 @@ impl<S: Store> Core<S> {
             self.commit(change)?;
         }
         Ok(())
+    }
+
+    /// Nothing shows that the table is older than the labels (L5): all of them were seen, and hold nothing that it lacks.
+    pub(super) fn knows_all(&self) -> bool {
+        let table = &self.table;
+        let has_reported = |id: ServerId| self.peers.all.get(&id).is_some_and(|peer| peer.reported_ms.is_some());
+        self.session().is_none()
+            && table.damaged.is_empty()
+            && table.members().all(|row| has_reported(row.id))
+            && table.areas.values().all(|row| row.strangers.is_empty() && row.offline.is_none())
+            && table.volumes.values().all(|row| row.frozen.is_none())
     }
 
     /// `POST /v1/volumes/{volume}/accept`.
@@ -277,6 +291,8 @@ impl<S: Store> Core<S> {
         change.event(row.name.as_str(), format!("accepted as it is; it was quarantined: {why}"));
         plan::distrust::accept(&self.table, &row, &mut change);
         self.commit_request(change)?;
+        // Whoever was frozen because of it may have to be for another reason: what the labels say is looked at again (L5).
+        self.find_strangers().map_err(|error| Refusal::new(ErrorKind::Internal, error.to_string()))?;
         let missing = || Refusal::new(ErrorKind::Internal, "the accepted area is not in the table");
         let row = self.table.areas.get(&row.id).ok_or_else(missing)?;
         Ok(Response::Area(Box::new(views::area(&self.table, row, &self.peers.heard()))))

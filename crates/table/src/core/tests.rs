@@ -1,11 +1,13 @@
 //! The manager against fake servers.
 
 mod background;
+mod behind;
 mod crash;
 mod faults;
 mod large;
 mod lending;
 mod replace;
 mod reports;
+mod scrubs;
 mod silent;
 mod storm;

@@ -65,6 +65,11 @@ impl Shares<'_> {
         if let Some(reason) = &area.offline {
             return Err(conflict(format!("area '{}' is offline: {reason}", area.name), "bring it back, or use another area"));
         }
+        if let Some(reason) = &area.quarantined {
+            // L2: nothing new is placed there.
+            let hint = format!("accept it as it is: `sublet area accept {}`; or use another area", area.name);
+            return Err(conflict(format!("area '{}' is quarantined: {reason}", area.name), hint));
+        }
         if area.reclaiming {
             return Err(conflict(format!("area '{}' is being reclaimed by {lender}", area.name), "use another area"));
         }

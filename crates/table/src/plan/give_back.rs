@@ -7,7 +7,7 @@ use sublet_types::{ByteSize, ServerId};
 
 use super::{
     Advance, Context, Standing, Standings, begin, check_borrower, check_quiet, check_unmounted, conflict, done, failed, layout,
-    listed, order_slice,
+    listed, order_slice, scrub,
 };
 use crate::change::Change;
 use crate::records::{Command, Key, PathRow, Row, Step, TaskRow, VolumeRow, WorkRow};
@@ -39,6 +39,7 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
         let refusal = conflict(format!("volume '{}' was dissolved meanwhile", volume.name), "");
         change.put(failed(task, refusal, context.now_ms));
     }
+    scrub::end(table, volume, context.now_ms, &mut change);
     let epoch = volume.next_epoch((context.random)());
     let keep = volume.defined && !command.dissolve;
     for row in layout::wipe_rows(volume, epoch, !keep) {

@@ -270,7 +270,7 @@ pub fn bad(message: impl Into<String>, hint: impl Into<String>) -> Refusal {
 /// [`ErrorKind::Conflict`].
 pub fn check_quiet(table: &Table, volume: &VolumeRow) -> Result<(), Refusal> {
     if let Some(reason) = &volume.frozen {
-        return Err(conflict(format!("volume '{}' is frozen: {reason}", volume.name), "see `sublet events`"));
+        return Err(conflict(format!("volume '{}' is frozen: {reason}", volume.name), frozen_hint(volume)));
     }
     let Some(task) = volume.task else { return Ok(()) };
     let word = table.tasks.get(&task).map_or("a task", |task| task.command.word());
@@ -279,6 +279,15 @@ pub fn check_quiet(table: &Table, volume: &VolumeRow) -> Result<(), Refusal> {
         format!("volume '{}'{holder} is being changed: {word} is going on", volume.name),
         "wait for it, see `sublet task ls`",
     ))
+}
+
+/// What can be done about a frozen volume.
+pub fn frozen_hint(volume: &VolumeRow) -> String {
+    let name = &volume.name;
+    if volume.unsettled {
+        return format!("start the servers that are missing; to go on without them: `sublet volume accept {name} AREA`");
+    }
+    format!("see `sublet status`; to give it up: `sublet return {name} --dissolve`")
 }
 
 /// Refuses anybody but the borrower, naming the holder.

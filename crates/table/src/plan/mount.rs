@@ -112,6 +112,12 @@ pub fn leave_behind(segment: &mut SegmentRow, standings: &Standings, random: &mu
 
 /// The lenders have answered, or not.
 pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &Standings, context: &mut Context<'_>) -> Advance {
+    if let Some(reason) = &volume.frozen {
+        // L5: a label that came meanwhile is ahead of the table. Which copies are in sync is not known, so none is left behind.
+        let text = format!("volume '{}' cannot be mounted: it is frozen: {reason}", volume.name);
+        let refusal = conflict(text, "see `sublet status`");
+        return Advance::Commit(undo(task, volume.clone(), refusal, context));
+    }
     if must_wait(volume, standings, context.now_ms) {
         return Advance::wait();
     }
@@ -166,11 +172,11 @@ fn opened(segment: &SegmentRow, standings: &Standings) -> bool {
     segment.legs.iter().any(|leg| leg.in_sync && standing_of(standings, leg.slice) == Some(&Standing::Done))
 }
 
-/// No copy of some segment could be opened: what was opened is fenced with one more epoch.
+/// No copy of some segment could be opened.
 fn give_up(
     table: &Table,
     task: &TaskRow,
-    mut volume: VolumeRow,
+    volume: VolumeRow,
     dark: &[&SegmentRow],
     standings: &Standings,
     context: &mut Context<'_>,
@@ -181,6 +187,11 @@ fn give_up(
     let text = format!("volume '{}' cannot be mounted: {lenders} did not open the lease: {why}", volume.name);
     let hint = "start `sublet server` there and mount again; `sublet server ls` shows who is lost";
     let refusal = Refusal::new(ErrorKind::LenderUnreachable, text).hint(hint);
+    undo(task, volume, refusal, context)
+}
+
+/// A mount that does not succeed: what was opened is fenced with one more epoch.
+fn undo(task: &TaskRow, mut volume: VolumeRow, refusal: Refusal, context: &mut Context<'_>) -> Change {
     volume.epoch = volume.next_epoch((context.random)());
     volume.lease = None;
     volume.path = PathRow { state: PathState::None, since_ms: context.now_ms, reason: String::new() };

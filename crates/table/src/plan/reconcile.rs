@@ -160,18 +160,22 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
                 }
                 continue;
             };
-            let issued = volume.segments.get(index).map_or(0, |segment| segment.issued);
+            let Some(segment) = volume.segments.get(index) else { continue };
+            let (issued, told) = (segment.issued, slice.facts.generation);
             if slice.epoch.number > volume.epoch.number || (slice.epoch.number > 0 && slice.epoch.is_split_from(volume.epoch)) {
                 frozen = Some(format!("the label of area {} has epoch {}, the table {}", area.name, slice.epoch, volume.epoch));
-            } else if slice.facts.generation.number > issued {
-                frozen = Some(format!(
-                    "the label of area {} has generation {}, the table issued {issued}",
-                    area.name, slice.facts.generation
-                ));
+            } else if told.number > issued {
+                frozen = Some(format!("the label of area {} has generation {told}, the table issued {issued}", area.name));
+            } else if told.is_split_from(segment.generation) {
+                // A number is never issued twice: one of the two was issued by a table that did not know of the other.
+                let here = segment.generation;
+                frozen = Some(format!("the label of area {} has generation {told}, the table {here}: two histories", area.name));
             }
         }
         if let Some(reason) = frozen.filter(|_| volume.frozen.is_none()) {
-            change.event(volume.name.as_str(), format!("frozen: {reason}; the table may have been restored from an older copy"));
+            let reason =
+                format!("{reason}; the table may have been restored from an older copy: `sublet manager rebuild --reconcile`");
+            change.event(volume.name.as_str(), format!("frozen: {reason}"));
             change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
         }
     }

@@ -7,7 +7,7 @@ use sublet_types::TaskId;
 use sublet_types::limits::SCRUB_EVERY;
 
 use super::background::scrub_of;
-use super::{Context, bad, begin, conflict, done, failed};
+use super::{Context, bad, begin, conflict, done, failed, frozen_hint};
 use crate::change::Change;
 use crate::records::{Command, Row, Step, TaskRow, VolumeRow};
 use crate::table::Table;
@@ -26,7 +26,7 @@ const RECORDED_PARTS: u64 = 64;
 pub fn plan(table: &Table, volume: &str, command: &Scrub, context: &Context<'_>) -> Result<Change, Refusal> {
     let volume = table.volume(volume)?;
     if let Some(reason) = &volume.frozen {
-        return Err(conflict(format!("volume '{}' is frozen: {reason}", volume.name), "see `sublet events`"));
+        return Err(conflict(format!("volume '{}' is frozen: {reason}", volume.name), frozen_hint(volume)));
     }
     if let Some(task) = scrub_of(table, volume.id) {
         let text = format!("volume '{}' is being scrubbed already (task {})", volume.name, task.id.short());
@@ -78,15 +78,25 @@ pub fn due_ms(volume: &VolumeRow) -> Option<u64> {
 /// Begins what is due, and begins to count for volumes that are newly lent. The answer is empty if there is nothing to do.
 pub fn schedule(table: &Table, context: &mut Context<'_>) -> Change {
     let mut change = Change::new();
-    let mut running =
-        table.tasks.values().filter(|task| task.is_running() && task.command == Command::Scrub { scheduled: true }).count();
+    // One that waits for a lender that is away does not hold up all the others (K1).
+    let is_there =
+        |area| table.areas.get(&area).is_some_and(|row| row.offline.is_none() && context.reachable.contains(&row.server));
+    let is_whole = |volume: &VolumeRow| volume.legs().all(|(_, leg)| is_there(leg.area));
+    let goes_on = |task: &&TaskRow| {
+        let volume = task.volume.and_then(|id| table.volumes.get(&id));
+        task.is_running() && task.command == Command::Scrub { scheduled: true } && volume.is_some_and(is_whole)
+    };
+    let mut running = table.tasks.values().filter(goes_on).count();
     let mut due: Vec<&VolumeRow> = Vec::new();
     for volume in table.volumes.values().filter(|volume| volume.borrower.is_some() && volume.task.is_none()) {
         if volume.work.scrub_from_ms == 0 {
             let mut next = volume.clone();
             next.work.scrub_from_ms = context.now_ms;
             change.put(Row::Volume(Box::new(next)));
-        } else if due_ms(volume).is_some_and(|due_ms| due_ms <= context.now_ms) && scrub_of(table, volume.id).is_none() {
+        } else if due_ms(volume).is_some_and(|due_ms| due_ms <= context.now_ms)
+            && is_whole(volume)
+            && scrub_of(table, volume.id).is_none()
+        {
             due.push(volume);
         }
     }
@@ -99,6 +109,13 @@ pub fn schedule(table: &Table, context: &mut Context<'_>) -> Change {
         change.put(row(volume, TaskId::from_u128((context.random)()), 0, true, context.now_ms));
     }
     change
+}
+
+/// The bytes that a scrub was about are no more: the volume is returned.
+pub fn end(table: &Table, volume: &VolumeRow, now_ms: u64, change: &mut Change) {
+    if let Some(task) = scrub_of(table, volume.id) {
+        change.put(failed(task, conflict(format!("volume '{}' was returned meanwhile", volume.name), ""), now_ms));
+    }
 }
 
 /// What a coordinator tells of a scrub: its end is entered, and every now and then how far it is.

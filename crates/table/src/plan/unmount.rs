@@ -85,7 +85,8 @@ pub fn advance(
     // The borrower itself has flushed and closed, unless it was not asked: then a lender that does not answer may hold
     // writes of the old client that the others do not have (F3).
     let forced = !matches!(task.command, Command::Unmount { force: false });
-    if forced {
+    // L5: of a volume whose labels are ahead of the table it is not known which copies are in sync.
+    if forced && volume.frozen.is_none() {
         for segment in &mut next.segments {
             for index in leave_behind(segment, standings, context.random) {
                 if let Some(leg) = segment.legs.get(index) {
@@ -114,7 +115,10 @@ pub fn advance(
         change.event(volume.name.as_str(), text);
     }
     if let Command::Transfer { to } = task.command {
-        if is_fenced {
+        if let Some(reason) = &volume.frozen {
+            let text = format!("volume '{}' was unmounted, but cannot be handed over: it is frozen: {reason}", volume.name);
+            change.put(failed(task, conflict(text, "see `sublet status`"), context.now_ms));
+        } else if is_fenced {
             next.borrower = Some(to);
             next.task = Some(task.id);
             change.put(at_step(task, Step::Labelling));

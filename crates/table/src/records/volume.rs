@@ -45,7 +45,8 @@ pub struct VolumeRow {
     /// labels until it is settled.
     #[serde(default)]
     pub unsettled: bool,
-    /// Copies that were missing when an administrator accepted the volume without them: they return stale (R1).
+    /// Copies that were missing when an administrator accepted the volume without them: they return stale (R1). Of a row that is
+    /// not settled: those that are missing now.
     #[serde(default)]
     pub absent: Vec<AbsentLeg>,
     /// What is to be known for background work.
@@ -54,12 +55,15 @@ pub struct VolumeRow {
 }
 
 /// See [`VolumeRow::absent`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct AbsentLeg {
     /// Which segment, counted from 0.
     pub segment: u32,
     /// Which leg of it by the label, counted from 0.
     pub leg: u32,
+    /// Where the table had it, for people; empty if that is not known.
+    #[serde(default)]
+    pub place: String,
 }
 
 impl VolumeRow {

@@ -5,10 +5,10 @@ use sublet_api::server::AreaReport;
 use sublet_types::{Generation, ServerId, VolumeId};
 
 use super::labels::{Seen, epochs_split, held};
-use super::{NUMBER_JUMP, by_volume, check_segment, derive, leg_row, places, segments_of};
+use super::{NUMBER_JUMP, by_volume, check_segment, derive, leg_row, missing_legs, places, segments_of};
 use crate::change::Change;
 use crate::plan::{Context, conflict, listed};
-use crate::records::{AbsentLeg, Row};
+use crate::records::Row;
 use crate::table::Table;
 
 /// What an administrator has decided.
@@ -56,7 +56,8 @@ pub fn plan(
     let (mut next, _) = derive(table, row.id, &seen, Some(row), context);
     let mut absent = Vec::new();
     for ((index, legs), segment) in segments.iter().zip(&mut next.segments) {
-        let is_fine = check_segment(table, *index, legs).is_empty() && segment.legs.iter().any(|leg| leg.in_sync);
+        let away = missing_legs(table, *index, legs, Some(row));
+        let is_fine = check_segment(table, *index, legs, &away).is_empty() && segment.legs.iter().any(|leg| leg.in_sync);
         let chosen: Vec<u32> = legs.iter().filter(|(_, one)| matches(table, one, choice.leg)).map(|(leg, _)| *leg).collect();
         if chosen.is_empty() && is_fine {
             continue;
@@ -73,8 +74,7 @@ pub fn plan(
             );
             return Err(conflict(text, "choose another copy, or say --stale if there is none"));
         }
-        let named = legs.values().map(|one| one.slice.facts.legs).max().unwrap_or_default();
-        absent.extend((0..named.min(64)).filter(|leg| !legs.contains_key(leg)).map(|leg| AbsentLeg { segment: *index, leg }));
+        absent.extend(away);
         segment.legs = legs.iter().map(|(leg, one)| leg_row(one, chosen.contains(leg))).collect();
         let newest = legs.values().map(|one| one.slice.facts.generation.number).max().unwrap_or_default();
         segment.issued = segment.issued.max(newest + NUMBER_JUMP);

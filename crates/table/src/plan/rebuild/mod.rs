@@ -6,10 +6,12 @@
 pub mod accept;
 pub mod labels;
 mod tombs;
+pub mod vanished;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::server::AreaReport;
+use sublet_types::limits::SEGMENTS_MAX;
 use sublet_types::{AreaId, Name, ServerId, SliceId, VolumeId};
 
 pub use tombs::{obey, spent, wanted as wanted_tombstones};
@@ -64,13 +66,14 @@ pub fn plan(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
             Some(row) if row.task.is_none() && (row.unsettled || (is_reconciling && row.frozen.is_some())) => {
                 // A lender that was seen and is not reported now: what its label says is not known at this moment.
                 if row.legs().any(|(_, leg)| !reported.contains(&leg.area)) {
+                    waits_for(table, row, &reported, &mut change);
                     continue;
                 }
                 let (next, text) = derive(table, id, &seen, Some(row), context);
                 put(&next, text, Some(row), &mut change);
             }
             Some(row) => late_legs(table, row, &seen, context, &mut change),
-            None if session.is_some() && table.wipes_of(id).all(|row| !row.drop) => {
+            None if session.is_some() => {
                 let (mut next, text) = derive(table, id, &seen, None, context);
                 next.name = Table::free_name(&next.name, |name| names.get(name).is_some_and(|other| *other != id));
                 names.insert(next.name.clone(), id);
@@ -80,6 +83,26 @@ pub fn plan(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
         }
     }
     change
+}
+
+/// A volume whose labels are ahead of the table says which of them have not been seen.
+fn waits_for(table: &Table, row: &VolumeRow, reported: &BTreeSet<AreaId>, change: &mut Change) {
+    if row.unsettled {
+        return;
+    }
+    let legs = row.segments.iter().enumerate().flat_map(|(index, segment)| {
+        let numbered = (0u32..).zip(&segment.legs).filter(|(_, leg)| !reported.contains(&leg.area));
+        numbered.map(move |(leg, _)| remembered(table, Some(row), (u32::try_from(index).unwrap_or(u32::MAX), leg)))
+    });
+    let missing = listed(legs);
+    let reason = format!(
+        "its labels do not fit the table, and not all of them are here: {missing} is missing; start it and reconcile with it, or \
+         go on with the others: `sublet volume accept {} AREA`",
+        row.name
+    );
+    if row.frozen.as_ref() != Some(&reason) {
+        put(&VolumeRow { frozen: Some(reason.clone()), ..row.clone() }, format!("frozen: {reason}"), Some(row), change);
+    }
 }
 
 fn put(next: &VolumeRow, text: String, before: Option<&VolumeRow>, change: &mut Change) {
@@ -105,7 +128,8 @@ fn begun_wipes(table: &Table, reports: &[(ServerId, &AreaReport)], change: &mut 
                 name: facts.volume_name.clone(),
                 epoch: slice.epoch,
                 drop: slice.drop,
-                replaced: false,
+                // What leaves its label may have been a copy that was replaced: its volume does not wait for it.
+                replaced: slice.drop,
                 held_by: None,
             }));
         }
@@ -183,19 +207,46 @@ fn places(table: &Table, legs: &BTreeMap<u32, Seen<'_>>) -> String {
     listed(legs.values().map(place))
 }
 
+/// The legs of a segment that its labels name, or that it must have, and that no label shows.
+fn missing_legs(table: &Table, index: u32, legs: &BTreeMap<u32, Seen<'_>>, before: Option<&VolumeRow>) -> Vec<AbsentLeg> {
+    let named = legs.values().map(|seen| seen.slice.facts.legs).max().unwrap_or(1);
+    let absent = |leg: u32| AbsentLeg { segment: index, leg, place: remembered(table, before, (index, leg)) };
+    (0..named.min(64)).filter(|leg| !legs.contains_key(leg)).map(absent).collect()
+}
+
+/// Where the table had a leg, for people. A row that is not settled has only what was seen, and remembers the rest.
+fn remembered(table: &Table, before: Option<&VolumeRow>, (segment, leg): (u32, u32)) -> String {
+    let Some(row) = before else { return String::new() };
+    if row.unsettled {
+        let known = row.absent.iter().find(|one| (one.segment, one.leg) == (segment, leg));
+        return known.map(|one| one.place.clone()).unwrap_or_default();
+    }
+    let leg = row.segments.get(segment as usize).and_then(|row| row.legs.get(leg as usize));
+    let place = |leg: &LegRow| {
+        let area = table.areas.get(&leg.area).map_or_else(|| leg.area.short(), |row| row.name.to_string());
+        format!("{} (area {area})", table.lender_name(leg.area))
+    };
+    leg.map(place).unwrap_or_default()
+}
+
+/// Where missing legs were, as an addition to a sentence.
+fn were_at(absent: &[AbsentLeg]) -> String {
+    let places: Vec<String> = absent.iter().map(|one| one.place.clone()).filter(|place| !place.is_empty()).collect();
+    if places.is_empty() { String::new() } else { format!("; the table had it at {}", listed(places)) }
+}
+
 /// What keeps a segment from being settled.
-fn check_segment(table: &Table, index: u32, legs: &BTreeMap<u32, Seen<'_>>) -> Vec<String> {
+fn check_segment(table: &Table, index: u32, legs: &BTreeMap<u32, Seen<'_>>, absent: &[AbsentLeg]) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some(number) = labels::split(legs) {
         problems.push(format!("segment {index} is split: generation {number} has two histories, at {}", places(table, legs)));
         return problems;
     }
     let named = legs.values().map(|seen| seen.slice.facts.legs).max().unwrap_or_default();
-    let missing: Vec<String> =
-        (0..named.min(64)).filter(|leg| !legs.contains_key(leg)).map(|leg| (leg + 1).to_string()).collect();
-    if !missing.is_empty() {
-        let seen_at = places(table, legs);
-        problems.push(format!("copy {} of {named} of segment {index} is missing (seen: {seen_at})", listed(missing)));
+    if !absent.is_empty() {
+        let (seen_at, were_at) = (places(table, legs), were_at(absent));
+        let missing = listed(absent.iter().map(|one| (one.leg + 1).to_string()));
+        problems.push(format!("copy {missing} of {named} of segment {index} is missing (seen: {seen_at}{were_at})"));
     }
     let mut sizes: BTreeSet<(u64, u32, u64)> = BTreeSet::new();
     sizes.extend(legs.values().map(|seen| {
@@ -221,11 +272,18 @@ fn derive(
     let Some(head) = head(seen) else { return (empty_row(id, before), String::new()) };
     let facts = &head.slice.facts;
     let missing = (facts.segments as usize).saturating_sub(segments.len());
+    let nowhere = BTreeMap::new();
+    let mut absent = Vec::new();
+    for index in (0..facts.segments).take(SEGMENTS_MAX).filter(|index| !segments.contains_key(index)) {
+        absent.extend(missing_legs(table, index, &nowhere, before));
+    }
     if missing > 0 || segments.keys().any(|index| *index >= facts.segments) {
-        problems.push(format!("{missing} of its {} segments are missing", facts.segments));
+        problems.push(format!("{missing} of its {} segments are missing{}", facts.segments, were_at(&absent)));
     }
     for (index, legs) in &segments {
-        problems.extend(check_segment(table, *index, legs));
+        let away = missing_legs(table, *index, legs, before);
+        problems.extend(check_segment(table, *index, legs, &away));
+        absent.extend(away);
     }
     if let Some(number) = labels::epochs_split(seen) {
         problems.push(format!("epoch {number} has two histories"));
@@ -243,7 +301,10 @@ fn derive(
         }
     }
     let mut held = labels::held(seen, facts.segments);
-    if let Some(row) = before.filter(|row| !row.unsettled && row.epoch.number >= held.epoch.number) {
+    // Where the labels' epoch is not the table's own past, what the table has beside it is not theirs either (L5).
+    let is_behind = |row: &VolumeRow| held.epoch.number > row.epoch.number || held.epoch.is_split_from(row.epoch);
+    let known = before.filter(|row| !row.unsettled && !is_behind(row));
+    if let Some(row) = known {
         held = Held { epoch: row.epoch, lease: row.lease.clone(), must_fence: false };
     }
     let Held { epoch, lease, must_fence } = held;
@@ -259,7 +320,6 @@ fn derive(
         segments: segments.values().map(|legs| segment_row(legs, &proven(legs, is_mounted))).collect(),
         ..empty_row(id, before)
     };
-    let known = before.filter(|row| !row.unsettled);
     for (segment, old) in row.segments.iter_mut().zip(before.into_iter().flat_map(|row| &row.segments)) {
         segment.issued = segment.issued.max(old.issued);
     }
@@ -269,6 +329,13 @@ fn derive(
         let Some(segment) = row.segments.get_mut(index).filter(|new| new.generation.number <= old.generation.number) else {
             continue;
         };
+        if segment.generation.is_split_from(old.generation) {
+            let number = old.generation.number;
+            problems.push(format!(
+                "segment {index} is split: generation {number} has one history here and another one in its labels"
+            ));
+            continue;
+        }
         segment.generation = old.generation;
         for leg in &mut segment.legs {
             leg.in_sync = old.legs.iter().any(|old| old.slice == leg.slice && old.in_sync);
@@ -281,6 +348,7 @@ fn derive(
     if !problems.is_empty() {
         let reason = format!("its labels are not all there or contradict each other: {}", problems.join("; "));
         row.unsettled = true;
+        row.absent = absent;
         row.frozen = Some(reason.clone());
         // Numbers may still grow with every label that comes.
         return (row, reason);
@@ -367,11 +435,11 @@ fn late_legs(table: &Table, row: &VolumeRow, seen: &[Seen<'_>], context: &mut Co
     let known: BTreeSet<SliceId> = row.legs().map(|(_, leg)| leg.slice).collect();
     for one in seen.iter().filter(|one| !known.contains(&one.slice.facts.slice)) {
         let facts = &one.slice.facts;
-        let place = AbsentLeg { segment: facts.segment, leg: facts.leg };
+        let is_it = |other: &AbsentLeg| (other.segment, other.leg) == (facts.segment, facts.leg);
         let Some(segment) = next.segments.get_mut(facts.segment as usize) else { continue };
         let elsewhere = segment.legs.iter().all(|leg| table.lender(leg.area) != Some(one.server));
         // S6: never two copies on one server.
-        if !next.absent.contains(&place) || !elsewhere {
+        if !next.absent.iter().any(is_it) || !elsewhere {
             continue;
         }
         segment.legs.push(leg_row(one, false));
@@ -381,7 +449,7 @@ fn late_legs(table: &Table, row: &VolumeRow, seen: &[Seen<'_>], context: &mut Co
         if one.slice.epoch.number >= next.epoch.number {
             next.epoch = next.next_epoch((context.random)());
         }
-        next.absent.retain(|other| *other != place);
+        next.absent.retain(|other| !is_it(other));
         let text =
             format!("the missing copy of segment {} came back at {}; it is stale", facts.segment, table.server_name(one.server));
         change.event(next.name.as_str(), text);

@@ -1,20 +1,23 @@
 //! Tombstones: slices of deleted volumes that are still to be wiped, wherever they turn up (R2).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::server::{AreaReport, Tombstone};
-use sublet_types::{Epoch, Name, ServerId, SliceId};
+use sublet_types::{Epoch, Name, ServerId, SliceId, VolumeId};
 
 use super::super::Context;
 use crate::change::Change;
 use crate::records::{Key, ROW_VERSION, Row, VolumeRow, WipeRow};
 use crate::table::Table;
 
-/// Plans what the tombstones in the labels, and labels that show up with slices to be wiped, ask for. A tombstone of a volume
-/// that the table has freezes it: the table is older than the deletion (L5); while it is reconciled, the volume goes.
+/// Plans what the tombstones in the labels, and labels that show up with slices to be wiped, ask for. A tombstone of a slice that
+/// is a volume's by the table freezes the volume: the table is older than the deletion (L5). While it is reconciled, that slice
+/// goes. It and no other one: a copy that was replaced leaves a tombstone like that of a deleted volume, and the rest of its
+/// volume lives on.
 pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Context<'_>) -> Change {
     let mut change = Change::new();
     let is_reconciling = table.pool.as_ref().is_some_and(|row| row.rebuild.is_some());
+    let mut sheds: BTreeMap<VolumeId, VolumeRow> = BTreeMap::new();
     let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for stone in stones {
         if table.wipes.contains_key(&stone.slice) {
@@ -22,9 +25,20 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
         }
         let owner = table.volumes.get(&stone.volume).filter(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
         match owner {
-            Some(volume) if is_reconciling && volume.task.is_none() => bury(volume, stone, context, &mut change),
+            Some(volume) if is_reconciling && volume.task.is_none() => {
+                let shed = sheds.remove(&volume.id).unwrap_or_else(|| volume.clone());
+                sheds.insert(volume.id, shed_slice(shed, stone, context, &mut change));
+            }
             Some(volume) => freeze(volume, &mut change),
             None => enter(table, reports, (stone, is_reconciling), &mut change),
+        }
+    }
+    for volume in sheds.into_values() {
+        if volume.legs().next().is_none() {
+            change.delete(Key::Volume(volume.id));
+            change.event(volume.name.as_str(), "it had been deleted, say the labels: its space is wiped");
+        } else {
+            change.put(Row::Volume(Box::new(volume)));
         }
     }
     for row in table.wipes.values() {
@@ -33,24 +47,34 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
     change
 }
 
-/// The table had the volume still: all its slices are wiped.
-fn bury(volume: &VolumeRow, stone: &Tombstone, context: &mut Context<'_>, change: &mut Change) {
+/// The table had the slice still: it is wiped, and what the volume is without it is seen from the other labels.
+fn shed_slice(volume: VolumeRow, stone: &Tombstone, context: &mut Context<'_>, change: &mut Change) -> VolumeRow {
     let mut epoch = volume.next_epoch((context.random)());
     if stone.epoch.number >= epoch.number {
         epoch = Epoch { number: stone.epoch.number + 1, random: epoch.random };
     }
-    for row in super::super::layout::wipe_rows(volume, epoch, true) {
-        change.put(row);
+    let mut next = volume;
+    for (_, leg) in next.legs().filter(|(_, leg)| leg.slice == stone.slice) {
+        // The volume does not wait for it.
+        change.put(Row::Wipe(WipeRow { replaced: true, ..super::super::layout::wipe_row(&next, leg, epoch, true) }));
     }
-    change.delete(Key::Volume(volume.id));
-    change.event(volume.name.as_str(), "it had been deleted, say the labels: its space is wiped");
+    for segment in &mut next.segments {
+        segment.legs.retain(|leg| leg.slice != stone.slice);
+    }
+    let reason = "one of its slices had been given up, say the labels; the others have not been looked at yet";
+    next.frozen = Some(reason.to_owned());
+    next.unsettled = true;
+    next.epoch_floor = next.epoch_floor.max(epoch.number);
+    next
 }
 
 fn freeze(volume: &VolumeRow, change: &mut Change) {
     if volume.frozen.is_some() {
         return;
     }
-    let reason = "the labels say that it was deleted; the table may have been restored from an older copy".to_owned();
+    let reason = "the labels say that it, or a copy of it, was deleted; the table may have been restored from an older copy: \
+                  `sublet manager rebuild --reconcile`"
+        .to_owned();
     change.event(volume.name.as_str(), format!("frozen: {reason}"));
     change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
 }
@@ -78,7 +102,8 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
         name,
         epoch: stone.epoch,
         drop: true,
-        replaced: false,
+        // Whether the whole volume was deleted or only this copy replaced is not known here: the volume waits for nothing.
+        replaced: true,
         held_by: None,
     }));
 }

@@ -1,0 +1,284 @@
+//! A table that is older than the labels: it decides nothing that they know better (L5).
+
+use sublet_api::order::Order;
+use sublet_api::rebuild::{AcceptVolume, Rebuild};
+use sublet_api::request::{LegChange, Request, Response};
+use sublet_api::view::PathState;
+use sublet_api::{ErrorKind, Refusal};
+use sublet_types::{SliceId, Way};
+
+use crate::core::testing::{Pool, R, borrow, create, force_unmount, give_back, mount, reclaim, replace, unmount};
+use crate::records::VolumeRow;
+
+/// The borrower; c1 and d1 are free.
+const E: usize = 4;
+
+/// `v` on a1 and b1, with bytes in it, not mounted.
+fn doubled() -> Pool {
+    let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
+    let borrower = pool.id(E);
+    pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
+    used(&mut pool, 2);
+    pool
+}
+
+fn used(pool: &mut Pool, id: u128) {
+    let borrower = pool.id(E);
+    let epoch = pool.mounted(mount(id, borrower, "v")).epoch;
+    pool.done(unmount(id + 1, borrower, "v", epoch));
+}
+
+fn volume(pool: &Pool) -> VolumeRow {
+    pool.core.table().volume("v").unwrap().clone()
+}
+
+fn in_sync(pool: &Pool) -> Vec<(String, bool)> {
+    let table = pool.core.table();
+    let leg = |leg: &crate::records::LegRow| (table.areas[&leg.area].name.to_string(), leg.in_sync);
+    volume(pool).segments[0].legs.iter().map(leg).collect()
+}
+
+fn is_wiped(pool: &Pool, slice: SliceId) -> bool {
+    let orders = pool.servers.iter().flat_map(|server| &server.log);
+    orders.into_iter().any(|order| matches!(order, Order::WipeSlice { slice: wiped, .. } if *wiped == slice))
+}
+
+fn reconcile(pool: &mut Pool) {
+    pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
+    pool.pass(6000);
+}
+
+fn both() -> Vec<(String, bool)> {
+    vec![("a1".to_owned(), true), ("c1".to_owned(), true)]
+}
+
+#[test]
+fn r2_the_tombstone_of_a_replaced_copy_takes_nothing_else_of_its_volume_with_it() {
+    let mut pool = doubled();
+    let (kept, lost) = (volume(&pool).segments[0].legs[0].slice, volume(&pool).segments[0].legs[1].slice);
+    let backup = pool.backup();
+    pool.lose(1);
+    pool.done(replace(10, "v", "server-b", None));
+    pool.pass(10_000);
+    assert_eq!(in_sync(&pool), both());
+    assert!(pool.servers[0].areas.values().any(|area| area.tombstones.iter().any(|stone| stone.slice == lost)));
+    pool.restore(&backup);
+    pool.pass(6000);
+    let reason = volume(&pool).frozen.unwrap();
+    assert!(reason.contains("manager rebuild --reconcile"), "{reason}");
+    reconcile(&mut pool);
+    assert!(!is_wiped(&pool, kept), "the copy that is left was wiped");
+    assert_eq!((volume(&pool).frozen, in_sync(&pool)), (None, both()));
+    // The lost one is wiped when it turns up, and nobody waits for that.
+    let borrower = pool.id(E);
+    pool.mounted(mount(20, borrower, "v"));
+    pool.revive(1);
+    pool.pass(10_000);
+    assert!(is_wiped(&pool, lost) && !is_wiped(&pool, kept));
+    assert!(pool.core.table().wipes.is_empty());
+}
+
+#[test]
+fn r1_a_volume_with_a_replaced_copy_comes_back_while_the_lost_lender_is_away() {
+    let mut pool = doubled();
+    let lost = volume(&pool).segments[0].legs[1].slice;
+    pool.lose(1);
+    pool.done(replace(10, "v", "server-b", None));
+    pool.pass(10_000);
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(11, borrower, "v"));
+    pool.lose_table();
+    // One lender, whose label has the tombstone, is there before the other.
+    pool.servers[0].alive = false;
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    pool.pass(6000);
+    let conn = pool.report(&mounting, PathState::Open, false);
+    let told = pool.replies.remove(&conn).unwrap();
+    assert!(!matches!(told, Response::Refused(Refusal { kind: ErrorKind::StaleEpoch, .. })), "its client is stopped: {told:?}");
+    pool.go_on(0);
+    pool.pass(6000);
+    assert_eq!((volume(&pool).frozen, in_sync(&pool)), (None, both()));
+    assert_eq!(volume(&pool).lease.map(|lease| lease.epoch), Some(mounting.epoch));
+    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
+    pool.pass(6000);
+    assert!(pool.core.table().wipes.contains_key(&lost));
+}
+
+#[test]
+fn l5_a_mount_by_a_table_that_is_behind_leaves_no_newer_copy_behind() {
+    let mut pool = doubled();
+    let backup = pool.backup();
+    // b1 is away while a1 is written to.
+    pool.lose(1);
+    used(&mut pool, 10);
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), true), ("b1".to_owned(), false)]);
+    pool.kill(0);
+    pool.restore(&backup);
+    pool.revive(1);
+    pool.pass(1000);
+    let borrower = pool.id(E);
+    let conn = pool.send(mount(20, borrower, "v"));
+    pool.pass(2000);
+    // The old table knows no better, but its lender does.
+    pool.revive(0);
+    pool.pass(10_000);
+    drop(pool.replies.remove(&conn));
+    let refusal = pool.refused(mount(20, borrower, "v"));
+    assert!(refusal.message.contains("frozen"), "{refusal}");
+    assert!(volume(&pool).lease.is_none());
+    reconcile(&mut pool);
+    assert_eq!(volume(&pool).frozen, None);
+    pool.pass(20_000);
+    assert!(volume(&pool).segments[0].legs[0].in_sync, "what only a1 has is believed");
+    assert!(pool.events().iter().all(|event| !event.contains("a1 is stale") && !event.contains("server-a is stale")));
+}
+
+#[test]
+fn l5_a_forced_unmount_by_a_table_that_is_behind_makes_no_second_history() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    let backup = pool.backup();
+    // The client goes on without b1.
+    pool.kill(1);
+    let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
+    for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
+        slice.facts.generation = left.generation;
+        slice.facts.in_sync = left.in_sync.clone();
+    }
+    pool.revive(1);
+    pool.kill(0);
+    pool.restore(&backup);
+    pool.pass(1000);
+    // To the table, b1 is in sync and a1 does not answer: nobody here knows better.
+    pool.done(force_unmount(20, "v"));
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), false), ("b1".to_owned(), true)]);
+    pool.revive(0);
+    pool.pass(10_000);
+    let reason = volume(&pool).frozen.expect("two sets have the same number");
+    assert!(reason.contains("two histories"), "{reason}");
+    reconcile(&mut pool);
+    let reason = volume(&pool).frozen.expect("no history is chosen by itself");
+    assert!(reason.contains("split"), "{reason}");
+}
+
+#[test]
+fn l5_a_volume_that_was_returned_after_the_backup_says_how_it_goes() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    pool.done(borrow(5, borrower, Some("stays"), Some(R), None));
+    let backup = pool.backup();
+    pool.done(give_back(10, Some(borrower), "v", false));
+    pool.pass(6000);
+    assert!(pool.core.table().wipes.is_empty());
+    pool.restore(&backup);
+    pool.pass(6000);
+    let reason = volume(&pool).frozen.unwrap();
+    assert!(reason.contains("manager rebuild --reconcile"), "{reason}");
+    reconcile(&mut pool);
+    assert!(pool.core.table().volume("v").is_err());
+    assert_eq!(pool.core.table().volume("stays").unwrap().frozen, None);
+    pool.done(borrow(30, borrower, Some("again"), Some(3 * R), Some(Way::Doubled)));
+}
+
+#[test]
+fn l5_a_slice_that_was_just_given_out_is_not_missed_in_an_older_report() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let old = pool.servers[2].areas.clone();
+    pool.done(create(5, "young", Way::Divided, &[("c1", Some(R))]));
+    // What it reported before it entered the slice comes late.
+    let new = std::mem::replace(&mut pool.servers[2].areas, old);
+    pool.servers[2].tell_areas = true;
+    pool.lose_answer(2);
+    assert_eq!(pool.core.table().volume("young").unwrap().frozen, None);
+    pool.servers[2].areas = new;
+    pool.lose_answer(2);
+    pool.done(borrow(6, borrower, Some("young"), None, None));
+}
+
+#[test]
+fn l2_nothing_is_made_in_a_quarantined_area_by_its_name_either() {
+    let mut pool = doubled();
+    let area = *pool.servers[2].areas.keys().next().unwrap();
+    pool.servers[2].areas.get_mut(&area).unwrap().quarantined = Some("its label went back".to_owned());
+    pool.servers[2].tell_areas = true;
+    pool.lose_answer(2);
+    let refusal = pool.refused(create(5, "new", Way::Divided, &[("c1", Some(R))]));
+    assert!(refusal.message.contains("quarantined") && refusal.hint.contains("area accept c1"), "{refusal}");
+}
+
+#[test]
+fn r1_a_missing_copy_is_named_by_where_the_table_had_it() {
+    let mut pool = doubled();
+    let backup = pool.backup();
+    used(&mut pool, 10);
+    pool.kill(1);
+    pool.restore(&backup);
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
+    pool.pass(6000);
+    let reason = volume(&pool).frozen.unwrap();
+    assert!(reason.contains("server-b (area b1) is missing"), "{reason}");
+    // It is remembered with every label that comes.
+    pool.servers[0].tell_areas = true;
+    pool.lose_answer(0);
+    assert_eq!(volume(&pool).frozen.unwrap(), reason);
+    // Its disk comes without the slice: the table is all that knows whose it was.
+    let slices = pool.servers[1].areas.values_mut().map(|area| std::mem::take(&mut area.slices)).collect::<Vec<_>>();
+    pool.revive(1);
+    pool.pass(6000);
+    let expected = "copy 2 of 2 of segment 0 is missing (seen: server-a (area a1); the table had it at server-b (area b1))";
+    for _ in 0..2 {
+        let reason = volume(&pool).frozen.unwrap();
+        assert!(reason.contains(expected), "{reason}");
+        // It is remembered with every label that comes.
+        pool.lose_answer(0);
+    }
+    pool.servers[1].areas.values_mut().zip(slices).for_each(|(area, slices)| area.slices = slices);
+    pool.lose_answer(1);
+    assert_eq!((volume(&pool).frozen, volume(&pool).absent), (None, Vec::new()));
+}
+
+#[test]
+fn r2_nobody_remembers_a_slice_of_an_area_that_is_no_more() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let stones =
+        |pool: &Pool, server: usize| -> usize { pool.servers[server].areas.values().map(|area| area.tombstones.len()).sum() };
+    pool.lose(1);
+    pool.done(give_back(10, Some(borrower), "v", false));
+    pool.pass(6000);
+    assert_eq!((stones(&pool, 2), stones(&pool, 3)), (1, 1));
+    pool.lose(3);
+    pool.revive(1);
+    pool.pass(6000);
+    pool.done(reclaim(11, "b1"));
+    assert_eq!((stones(&pool, 2), stones(&pool, 3)), (0, 1));
+    pool.revive(3);
+    pool.pass(6000);
+    assert_eq!(stones(&pool, 3), 0);
+}
+
+#[test]
+fn r1_a_copy_that_comes_late_is_taken_in_when_the_volume_is_unmounted() {
+    let mut pool = doubled();
+    pool.kill(1);
+    pool.lose_table();
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    pool.pass(6000);
+    let accept = AcceptVolume { leg: "a1".to_owned(), stale: false };
+    pool.ask(Request::AcceptVolume { volume: "v".to_owned(), accept });
+    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
+    let borrower = pool.id(E);
+    let epoch = pool.mounted(mount(20, borrower, "v")).epoch;
+    pool.revive(1);
+    pool.pass(6000);
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), true)]);
+    pool.servers.iter_mut().for_each(|server| server.coordinates_nothing = true);
+    pool.done(unmount(21, borrower, "v", epoch));
+    pool.pass(6000);
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), true), ("b1".to_owned(), false)]);
+}
