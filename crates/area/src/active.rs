@@ -2,6 +2,9 @@
 //! bytes, and no kept checksum says which. Blocks are counted from the beginning of the area.
 
 use std::ops::Range;
+use std::time::Duration;
+
+use sublet_doors::Tick;
 
 struct Io {
     id: u64,
@@ -16,6 +19,8 @@ struct Io {
 pub(crate) struct Active {
     next: u64,
     list: Vec<Io>,
+    /// When one ended last.
+    ended: Tick,
 }
 
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
@@ -46,9 +51,15 @@ impl Active {
     }
 
     /// The answer is for a read: which of its blocks writes ran beside, in no order, some perhaps twice.
-    pub fn end(&mut self, id: u64) -> Vec<Range<u64>> {
+    pub fn end(&mut self, id: u64, now: Tick) -> Vec<Range<u64>> {
+        self.ended = now;
         let at = self.list.iter().position(|io| io.id == id);
         at.map(|at| self.list.swap_remove(at).touched).unwrap_or_default()
+    }
+
+    /// Somebody reads or writes, or did less than that time ago.
+    pub fn in_use(&self, now: Tick, lately: Duration) -> bool {
+        !self.list.is_empty() || (self.next > 0 && now.since(self.ended) < lately)
     }
 
     /// The blocks of writes under way in this range.
@@ -67,13 +78,13 @@ mod tests {
         let before = active.begin_write(0..4);
         let first = active.begin_read(3..8);
         let other = active.begin_read(8..9);
-        assert!(active.end(before).is_empty());
+        assert!(active.end(before, Tick::default()).is_empty());
         let second = active.begin_read(0..8);
-        assert_eq!(active.end(first).first(), Some(&(3..4)), "the write was under way when it began");
+        assert_eq!(active.end(first, Tick::default()).first(), Some(&(3..4)), "the write was under way when it began");
         let during = active.begin_write(7..8);
         assert_eq!(active.writes(&(0..100)).collect::<Vec<_>>(), vec![7..8]);
-        active.end(during);
-        assert_eq!(active.end(second).first(), Some(&(7..8)), "the write came and went while it ran");
-        assert!(active.end(other).is_empty(), "other blocks");
+        active.end(during, Tick::default());
+        assert_eq!(active.end(second, Tick::default()).first(), Some(&(7..8)), "the write came and went while it ran");
+        assert!(active.end(other, Tick::default()).is_empty(), "other blocks");
     }
 }

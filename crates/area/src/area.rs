@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use futures_channel::oneshot;
+use futures_util::future::join_all;
 use futures_util::lock::Mutex;
 use sublet_api::order::SliceFacts;
 use sublet_api::server::AreaReport;
@@ -39,6 +41,9 @@ pub(crate) struct OpenPiece<D: Doors> {
     pub tracked: bool,
 }
 
+/// How often a failure that the disk does not take into its label is tried again to be noted there.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What tasks share with the area.
 pub(crate) struct Inner<D: Doors> {
     pub doors: D,
@@ -52,12 +57,13 @@ pub(crate) struct Inner<D: Doors> {
     pub changing: Mutex<()>,
     /// Why nothing is written any more: after a failed sync or label write nobody knows what the disk holds (W7).
     pub failed: RefCell<Option<String>>,
+    /// The failure is counted in `label`, and there it is on the disk, too.
+    pub failure_counted: Cell<bool>,
     pub failure_noted: Cell<bool>,
+    /// The copy of the label that a failed write may have damaged.
+    pub doubtful: Cell<usize>,
+    pub own: Weak<Inner<D>>,
     pub released: Cell<bool>,
-    pub syncing: Mutex<()>,
-    /// Flushes asked for, and the newest one that a finished sync covers.
-    pub flush_asked: Cell<u64>,
-    pub flush_done: Cell<u64>,
     /// One wipe of a slice at a time.
     pub wiping: RefCell<std::collections::HashMap<SliceId, Rc<Mutex<()>>>>,
 }
@@ -73,6 +79,11 @@ pub(crate) async fn to_the_end<D: Doors, T: 'static>(
         let _ = sender.send(work.await);
     });
     receiver.await.unwrap_or_else(|_| Err(AreaError::new(AreaErrorKind::Offline, "the server is stopping")))
+}
+
+/// Waits for the end of all work, also when some of it fails: a write that nobody waits for could land after a later one.
+pub(crate) async fn all_ended<T, E>(work: impl IntoIterator<Item = impl Future<Output = Result<T, E>>>) -> Result<Vec<T>, E> {
+    join_all(work).await.into_iter().collect()
 }
 
 impl<D: Doors> Inner<D> {
@@ -106,38 +117,61 @@ impl<D: Doors> Inner<D> {
         Ok(())
     }
 
-    /// Remembers a failure of the disk for ever (of this opening): the kernel reports it only once (W7). The caller notes it
-    /// in the label, too ([`Inner::note_failure`]).
+    /// Remembers a failure of the disk for ever (of this opening): the kernel reports it only once (W7). It is noted in the
+    /// label, too ([`Inner::note_failure`]), now or as soon as the disk takes that.
     pub fn fail(&self, what: &str, error: &std::io::Error) -> AreaError {
         let failure = AreaError::io(what, error);
         tracing::error!("area {}: {failure}", self.label().name);
-        self.failed.borrow_mut().get_or_insert_with(|| failure.to_string());
+        let first = self.failed.borrow().is_none();
+        if first {
+            self.failed.replace(Some(failure.to_string()));
+            let (own, timer) = (Weak::clone(&self.own), self.doors.clone());
+            self.doors.spawn(async move {
+                loop {
+                    let Some(inner) = own.upgrade() else { return };
+                    if inner.note_failure().await {
+                        return;
+                    }
+                    // Only while it writes does it keep the area, and its lock.
+                    drop(inner);
+                    timer.sleep(NOTE_INTERVAL).await;
+                }
+            });
+        }
         failure
     }
 
     /// Notes a failure in the label, so that the identity changes: whoever has unflushed writes here learns that they may be
-    /// lost, although the next opening begins without the failure (W7). If that disk takes no label either, the next opening
-    /// most likely fails as well.
-    pub async fn note_failure(&self) {
+    /// lost, although the next opening begins without the failure (W7). The answer is true once the disk has it.
+    pub async fn note_failure(&self) -> bool {
         let _one_at_a_time = self.changing.lock().await;
-        self.write_failure().await;
+        self.write_failure().await
     }
 
     /// The caller holds `changing`.
-    async fn write_failure(&self) {
-        if self.failure_noted.replace(true) {
-            return;
+    async fn write_failure(&self) -> bool {
+        if self.failure_noted.get() || self.released.get() {
+            return true;
         }
-        let mut label = AreaLabel::clone(&self.label());
-        label.failures += 1;
-        // A label change that failed may have left its own sequence number, one ahead, in one copy.
-        label.sequence += 2;
-        if let Some((piece, at)) = self.label_place()
-            && let Err(error) = write_both(&*piece.file, at, &label.encode(), 0).await
-        {
-            tracing::error!("area {}: its failure cannot be noted in its label: {error}", label.name);
+        if !self.failure_counted.replace(true) {
+            let mut label = AreaLabel::clone(&self.label());
+            label.failures = label.failures.wrapping_add(1);
+            // A label change that failed may have left its own sequence number, one ahead, in one copy.
+            label.sequence += 2;
+            self.label.replace(Rc::new(label));
         }
-        self.label.replace(Rc::new(label));
+        let Some((piece, at)) = self.label_place() else { return true };
+        // Not with the sync that also says what others have lost: nothing else of this opening counts as durable any more. The
+        // copy that may be damaged goes first, and the other one only when that is whole: one of them always is.
+        match write_both(piece.file.bare(), at, &self.label().encode(), self.doubtful.get()).await {
+            Ok(()) => self.failure_noted.set(true),
+            Err(failed) => {
+                tracing::error!("area {}: its failure cannot be noted in its label: {}", self.label().name, failed.error);
+                // With one copy it is noted: that one is ahead of the other.
+                self.failure_noted.set(failed.copy != self.doubtful.get());
+            }
+        }
+        self.failure_noted.get()
     }
 
     /// Makes a label change: edits a copy, writes it with the next sequence (L1), and only then takes it over. Nothing is
@@ -153,9 +187,10 @@ impl<D: Doors> Inner<D> {
         }
         new.sequence += 1;
         if let Some((piece, at)) = self.label_place().filter(|_| !mutation::is(Mutation::EpochNotPersisted)) {
-            let written = write_both(&*piece.file, at, &new.encode(), 0).await;
-            if let Err(error) = written {
-                let failure = self.fail(&format!("writing the label on {}", piece.spec), &error);
+            let written = write_both(&piece.file, at, &new.encode(), 0).await;
+            if let Err(failed) = written {
+                self.doubtful.set(failed.copy);
+                let failure = self.fail(&format!("writing the label on {}", piece.spec), &failed.error);
                 self.write_failure().await;
                 return Err(failure);
             }
@@ -209,8 +244,10 @@ impl<D: Doors> Area<D> {
         // Joined disks have one sequence number each: any change of any of them must show.
         let fold = |sum: u64, piece: &OpenPiece<D>| sum.rotate_left(7).wrapping_mul(31) ^ piece.file.facts().disk_sequence;
         let label = self.inner.label.borrow();
-        // So must a failure of the disk (W7). The factor is odd: no two counts are alike.
-        let failures = label.failures.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // So must a failure of the disk (W7), also one that the label does not count yet. The factor is odd: no two counts are
+        // alike.
+        let not_counted = u64::from(self.inner.failed.borrow().is_some() && !self.inner.failure_counted.get());
+        let failures = label.failures.wrapping_add(not_counted).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         DiskIdentity {
             open: label.opening.open,
             boot: self.inner.boot,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use sublet_doors::{DiskFile, Doors, Tick};
 use sublet_types::SliceId;
 use sublet_types::limits::REGION_SIZE;
@@ -153,17 +153,18 @@ impl<D: Doors> Inner<D> {
         Ok(saved)
     }
 
-    /// Makes everything written to these pieces durable; it does not count as a flush.
+    /// Makes everything written to these pieces before durable.
     pub async fn sync_pieces(&self, pieces: &BTreeSet<usize>) -> Result<(), AreaError> {
-        let syncs = pieces.iter().filter_map(|piece| self.pieces.get(*piece)).map(async |piece| {
-            let synced = piece.file.sync().await;
-            synced.map_err(|error| self.fail(&format!("syncing {}", piece.spec), &error))
-        });
-        let result = try_join_all(syncs).await;
-        if result.is_err() {
-            self.note_failure().await;
+        let syncs = pieces.iter().filter_map(|piece| self.pieces.get(*piece)).map(async |piece| (piece, piece.file.sync().await));
+        for (piece, synced) in join_all(syncs).await {
+            if let Err(error) = synced {
+                let failure = self.fail(&format!("flushing {}", piece.spec), &error);
+                self.note_failure().await;
+                return Err(failure);
+            }
         }
-        result.map(|_| ())
+        // W7: a failure of another piece, or of the label, may have been about this, too.
+        self.check_writable()
     }
 
     /// Writes the checksums of regions that have been hot for long, so that less has to be taken on trust after a crash (K2).
@@ -225,6 +226,8 @@ impl<D: Doors> Inner<D> {
             // What was found hot and belongs to a slice that was closed cleanly: every leg has flushed, and they are equal (H2).
             let closed = |record: &SliceRecord| hot.lost && record.open.is_none() && !record.unclean;
             let alone = |record: &SliceRecord| record.facts.legs == 1 || closed(record);
+            // What is being wiped needs no checksums any more.
+            let alone = |record: &SliceRecord| alone(record) && record.wipe.is_none();
             let alone = self.label.borrow().find(hot.slice).is_some_and(alone);
             // A region that was made hot ahead and never written is the same on all legs.
             let untouched = hot.written == 0 && !hot.inherited;

@@ -94,14 +94,25 @@ fn choose(copies: [Copy; 2], kind: Kind, name: &str) -> Result<Option<Winner>, A
     Ok(Some(Winner { bytes: winner.bytes, sequence, write_first, alone }))
 }
 
+/// A copy that could not be written: it may be damaged now.
+#[derive(Debug)]
+pub(crate) struct CopyFailed {
+    /// Which one.
+    pub copy: usize,
+    pub error: std::io::Error,
+}
+
 /// Writes both copies, `first` durable before the other is begun. Answered only when both are durable.
-pub(crate) async fn write_both<F: DiskFile>(file: &F, at: [u64; 2], bytes: &[u8], first: usize) -> std::io::Result<()> {
+pub(crate) async fn write_both<F: DiskFile>(file: &F, at: [u64; 2], bytes: &[u8], first: usize) -> Result<(), CopyFailed> {
     let chunk: Chunk = Buffer::copy_of(bytes).freeze();
-    let order = if first == 0 { at } else { [at[1], at[0]] };
+    let order = if first == 0 { [(0, at[0]), (1, at[1])] } else { [(1, at[1]), (0, at[0])] };
     let copies = if mutation::is(Mutation::OlderLabelCounts) { 1 } else { order.len() };
-    for at in order.into_iter().take(copies) {
-        file.write_at(at, chunk.clone()).await?;
-        file.sync().await?;
+    for (copy, at) in order.into_iter().take(copies) {
+        let written = async {
+            file.write_at(at, chunk.clone()).await?;
+            file.sync().await
+        };
+        written.await.map_err(|error| CopyFailed { copy, error })?;
     }
     Ok(())
 }

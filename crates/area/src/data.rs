@@ -114,31 +114,13 @@ impl<D: Doors> Inner<D> {
         (Ok(()), buffer)
     }
 
-    /// Syncs every piece, once for all who wait.
+    /// Syncs every piece.
     pub async fn sync_all(&self) -> Result<(), AreaError> {
-        let asked = self.flush_asked.get() + 1;
-        self.flush_asked.set(asked);
-        let _one_at_a_time = self.syncing.lock().await;
         self.check_writable()?;
-        if self.flush_done.get() >= asked {
-            // Another flush began after this one was asked for, and so covers it.
-            return Ok(());
-        }
-        let covers = self.flush_asked.get();
         let ended = self.regions.ended.get();
-        let syncs = self.pieces.iter().map(async |piece| (piece, piece.file.sync().await));
-        let mut result = Ok(());
-        for (piece, synced) in futures_util::future::join_all(syncs).await {
-            if let Err(error) = synced {
-                result = Err(self.fail(&format!("flushing {}", piece.spec), &error));
-            }
-        }
-        if result.is_err() {
-            self.note_failure().await;
-        }
-        result?;
-        self.flush_done.set(covers);
-        self.regions.flushed.set(ended);
+        self.sync_pieces(&(0..self.pieces.len()).collect()).await?;
+        let flushed = &self.regions.flushed;
+        flushed.set(flushed.get().max(ended));
         Ok(())
     }
 

@@ -10,6 +10,10 @@ pub(crate) const VERSION_MIN: u32 = 1;
 /// Length of the envelope in bytes; the structure's own fields follow.
 pub(crate) const ENVELOPE_SIZE: usize = 40;
 
+/// No sequence, and no other number that counts up, comes near this one: whatever holds a higher one was not written by Sublet,
+/// and it could not be counted up.
+pub(crate) const COUNT_MAX: u64 = 1 << 62;
+
 /// One kind of structure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Kind {
@@ -76,6 +80,7 @@ pub(crate) fn judge(bytes: &[u8], kind: Kind) -> Sealed {
     let sum = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after);
     match (sum == get.u32(12), get.u32(8), get.u64(32)) {
         (false, _, _) => Sealed::Damaged,
+        (true, VERSION_MIN..=VERSION, 0) if get.u64(24) > COUNT_MAX => Sealed::Damaged,
         (true, VERSION_MIN..=VERSION, 0) => Sealed::Whole(get.u64(24)),
         (true, version, _) => Sealed::Newer(version),
     }

@@ -3,14 +3,17 @@
 //! area opens the file anew, and so waits for the lock.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use sublet_types::mutation::{self, Mutation};
 
 use futures_util::lock::Mutex;
-use sublet_doors::{Disk, OpenHow};
+use sublet_doors::disk::Zero;
+use sublet_doors::{Buffer, Chunk, Disk, DiskFile, FileFacts, OpenHow};
 
 use crate::error::{AreaError, AreaErrorKind};
 use crate::spec::PieceSpec;
@@ -33,27 +36,89 @@ thread_local! {
     static OPEN: RefCell<Table> = RefCell::default();
 }
 
+/// An open file with its syncs: one at a time, because the kernel tells of a lost write only once, to one of those who ask
+/// (W7); whoever waits for his turn is told as well.
+struct Shared<F> {
+    file: F,
+    turn: Mutex<()>,
+    /// Syncs asked for, and the newest one that a finished sync covers.
+    asked: Cell<u64>,
+    done: Cell<u64>,
+    /// What the first failed sync said. Nothing that is synced through this open file counts as durable any more.
+    lost: RefCell<Option<(io::ErrorKind, String)>>,
+}
+
 /// A file that is locked for the piece, until this is dropped.
 pub(crate) struct Held<F> {
-    file: Rc<F>,
+    shared: Rc<Shared<F>>,
     _holder: Rc<()>,
 }
 
-impl<F> std::ops::Deref for Held<F> {
-    type Target = F;
-    fn deref(&self) -> &F {
-        &self.file
+impl<F: DiskFile> Held<F> {
+    fn check_lost(&self) -> io::Result<()> {
+        match &*self.shared.lost.borrow() {
+            None => Ok(()),
+            Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
+        }
+    }
+
+    /// The file itself, whose syncs say nothing of what others lost: only to note that something was.
+    pub(crate) fn bare(&self) -> &F {
+        &self.shared.file
     }
 }
 
-fn shared<F: 'static>(piece: &PieceSpec) -> Option<Rc<F>> {
+impl<F: DiskFile> DiskFile for Held<F> {
+    fn facts(&self) -> &FileFacts {
+        self.shared.file.facts()
+    }
+
+    async fn read_at(&self, offset: u64, buffer: Buffer, range: Range<usize>) -> (io::Result<()>, Buffer) {
+        self.shared.file.read_at(offset, buffer, range).await
+    }
+
+    async fn write_at(&self, offset: u64, data: Chunk) -> io::Result<()> {
+        self.shared.file.write_at(offset, data).await
+    }
+
+    /// Makes everything written before durable, with one sync for all who wait for their turn.
+    async fn sync(&self) -> io::Result<()> {
+        let shared = &self.shared;
+        let asked = shared.asked.get() + 1;
+        shared.asked.set(asked);
+        let _turn = shared.turn.lock().await;
+        self.check_lost()?;
+        if shared.done.get() >= asked {
+            // Another sync began after this one was asked for, and so covers it.
+            return Ok(());
+        }
+        let covers = shared.asked.get();
+        let synced = shared.file.sync().await;
+        if let Err(error) = &synced {
+            shared.lost.replace(Some((error.kind(), error.to_string())));
+        } else {
+            shared.done.set(covers);
+        }
+        synced
+    }
+
+    async fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()> {
+        self.shared.file.zero(offset, length, how).await
+    }
+
+    async fn extents(&self, offset: u64, length: u64) -> io::Result<Vec<(u64, bool)>> {
+        self.shared.file.extents(offset, length).await
+    }
+}
+
+fn shared<F: 'static>(piece: &PieceSpec) -> Option<Rc<Shared<F>>> {
     OPEN.with_borrow_mut(|table| {
         table.claims.retain(|claim| claim.holder.strong_count() > 0);
         if table.claims.iter().any(|claim| claim.piece.overlaps(piece)) {
             return None;
         }
         let claim = table.claims.iter().find(|claim| claim.piece.path == piece.path)?;
-        claim.file.upgrade()?.downcast::<F>().ok()
+        claim.file.upgrade()?.downcast::<Shared<F>>().ok()
     })
 }
 
@@ -67,19 +132,21 @@ where
 {
     let gate = OPEN.with_borrow_mut(|table| Rc::clone(table.gates.entry(piece.path.clone()).or_default()));
     let _one_at_a_time = gate.lock().await;
-    let file = match shared::<D::File>(piece) {
-        Some(file) => file,
-        None => Rc::new(
-            disk.open(&piece.path, OpenHow { write: true, direct: true, exclusive: !mutation::is(Mutation::LockIgnored) })
-                .await?,
-        ),
+    let shared = match shared::<D::File>(piece) {
+        Some(shared) => shared,
+        None => {
+            let how = OpenHow { write: true, direct: true, exclusive: !mutation::is(Mutation::LockIgnored) };
+            let file = disk.open(&piece.path, how).await?;
+            let (turn, asked, done) = (Mutex::new(()), Cell::new(0), Cell::new(0));
+            Rc::new(Shared { file, turn, asked, done, lost: RefCell::default() })
+        }
     };
     let holder = Rc::new(());
-    let weak: Weak<dyn Any> = Rc::downgrade(&(Rc::clone(&file) as Rc<dyn Any>));
+    let weak: Weak<dyn Any> = Rc::downgrade(&(Rc::clone(&shared) as Rc<dyn Any>));
     OPEN.with_borrow_mut(|table| {
         table.claims.push(Claim { piece: piece.clone(), holder: Rc::downgrade(&holder), file: weak });
     });
-    Ok(Held { file, _holder: holder })
+    Ok(Held { shared, _holder: holder })
 }
 
 /// Opens the file of a piece for a look at its label, without its lock.

@@ -83,15 +83,15 @@ impl<D: Doors> Area<D> {
                 let size = ByteSize(file.facts().size);
                 return Err(AreaError::new(AreaErrorKind::OutOfRange, format!("{piece} ends at {size}, before the piece does")));
             }
-            refuse_label(&*file, piece).await?;
+            refuse_label(&file, piece).await?;
             files.push(file);
         }
         for (piece, file) in spec.pieces.iter().zip(&files) {
             let failed = |error| AreaError::io(format!("cannot write to {piece}"), &error);
-            clean(&**file, piece, spec.sparse).await.map_err(failed)?;
+            clean(file, piece, spec.sparse).await.map_err(failed)?;
             let reserve = Reserve::of(piece.length);
             let blank = vec![Record::default(); reserve.regions as usize];
-            pages::format(&**file, piece.offset, reserve, &blank).await.map_err(failed)?;
+            pages::format(file, piece.offset, reserve, &blank).await.map_err(failed)?;
         }
         write_labels(spec, capacity, opening, &files).await
     }
@@ -122,7 +122,7 @@ impl<D: Doors> Area<D> {
     pub async fn clear_label(doors: &D, piece: &PieceSpec) -> Result<(), AreaError> {
         let failed = |error| AreaError::io(format!("cannot clear the label of {piece}"), &error);
         let file = hold(doors, piece).await.map_err(failed)?;
-        clear(&*file, piece).await.map_err(failed)
+        clear(&file, piece).await.map_err(failed)
     }
 }
 
@@ -185,8 +185,8 @@ async fn write_labels<F: DiskFile>(
     };
     // The area label first: a piece label promises that the rest is there.
     if let (Some(piece), Some(file)) = (spec.pieces.first(), files.first()) {
-        let written = write_both(&**file, AREA_LABEL_AT.map(|at| at + piece.offset), &area.encode(), 0).await;
-        written.map_err(|error| AreaError::io(format!("cannot write the area label to {piece}"), &error))?;
+        let written = write_both(file, AREA_LABEL_AT.map(|at| at + piece.offset), &area.encode(), 0).await;
+        written.map_err(|failed| AreaError::io(format!("cannot write the area label to {piece}"), &failed.error))?;
     }
     for (index, (piece, file)) in spec.pieces.iter().zip(files).enumerate() {
         let identity = PieceIdentity {
@@ -199,8 +199,8 @@ async fn write_labels<F: DiskFile>(
             length: piece.length,
         };
         let label = PieceLabel { sequence: 1, identity, opening, pending: false, tracked: file.facts().device };
-        let written = write_both(&**file, PIECE_LABEL_AT.map(|at| at + piece.offset), &label.encode(), 0).await;
-        written.map_err(|error| AreaError::io(format!("cannot write the label to {piece}"), &error))?;
+        let written = write_both(file, PIECE_LABEL_AT.map(|at| at + piece.offset), &label.encode(), 0).await;
+        written.map_err(|failed| AreaError::io(format!("cannot write the label to {piece}"), &failed.error))?;
     }
     Ok(())
 }

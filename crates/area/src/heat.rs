@@ -13,6 +13,7 @@ use sublet_types::mutation::{self, Mutation};
 use crate::area::Inner;
 use crate::error::{AreaError, AreaErrorKind};
 use crate::layout::PAGE_SIZE;
+use crate::lease::no_slice;
 use crate::regions::Hot;
 use crate::sums::{BLOCKS, BlockBits, SumPage, ZERO_SUM};
 use crate::table::State;
@@ -52,9 +53,9 @@ impl<D: Doors> Writing<D> {
 
     fn finish(&self, sums: Option<NewSums<'_>>, abandoned: bool) {
         let regions = &self.inner.regions;
-        regions.active.borrow_mut().end(self.id);
-        regions.ended.set(regions.ended.get() + 1);
         let now = self.inner.doors.now();
+        regions.active.borrow_mut().end(self.id, now);
+        regions.ended.set(regions.ended.get() + 1);
         let mut hot = regions.hot.borrow_mut();
         let first = self.at / BLOCK_SIZE;
         let end = first + self.length / BLOCK_SIZE;
@@ -166,6 +167,7 @@ impl<D: Doors> Inner<D> {
 
     async fn heat_region(self: &Rc<Self>, slice: SliceId, region: usize) -> Result<(), AreaError> {
         self.check_writable()?;
+        self.check_lent(slice)?;
         if self.regions.hot.borrow().contains_key(&region) {
             // Found hot at the opening: only its last checkpoint is missing.
             return self.load_checkpoint(region).await;
@@ -194,6 +196,17 @@ impl<D: Doors> Inner<D> {
         let hot = Hot::new(slice, Some(sums), kept, self.doors.now());
         self.regions.hot.borrow_mut().insert(region, hot);
         Ok(())
+    }
+
+    /// P2: a mark that was asked for ahead, by a session that has ended since, does not come after the slice was wiped. A wipe
+    /// waits for those that passed here before it began.
+    fn check_lent(&self, slice: SliceId) -> Result<(), AreaError> {
+        let label = self.label.borrow();
+        match label.find(slice) {
+            Some(record) if record.wipe.is_none() => Ok(()),
+            Some(_) => Err(AreaError::new(AreaErrorKind::Busy, format!("slice {} is being wiped", slice.short()))),
+            None => Err(no_slice(slice, &label.name)),
+        }
     }
 
     /// P1: on a device, a region that becomes written is zero where nothing is written. The mark follows, and sees to it that

@@ -35,14 +35,14 @@ impl<D: Doors> Reading<'_, D> {
     /// The blocks beside which writes ran.
     fn end(mut self) -> Vec<Range<u64>> {
         self.ended = true;
-        self.inner.regions.active.borrow_mut().end(self.id)
+        self.inner.regions.active.borrow_mut().end(self.id, self.inner.doors.now())
     }
 }
 
 impl<D: Doors> Drop for Reading<'_, D> {
     fn drop(&mut self) {
         if !self.ended {
-            self.inner.regions.active.borrow_mut().end(self.id);
+            self.inner.regions.active.borrow_mut().end(self.id, self.inner.doors.now());
         }
     }
 }

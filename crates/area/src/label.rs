@@ -5,7 +5,7 @@ use sublet_types::limits::{PIECES_MAX, SLICES_PER_AREA_MAX};
 use sublet_types::{AreaId, Epoch, Name, OpenId, PoolId, ServerId, SliceId, VolumeId};
 
 use crate::bytes::{Get, Put};
-use crate::envelope::{AREA, PIECE, seal};
+use crate::envelope::{AREA, COUNT_MAX, PIECE, seal};
 use crate::error::{AreaError, AreaErrorKind};
 use crate::record::{RECORD_SIZE, SliceRecord};
 use crate::spec::PieceIdentity;
@@ -114,12 +114,13 @@ impl PieceLabel {
             count: get.u32(132) as usize,
             length: get.u64(136),
         };
-        if identity.count > PIECES_MAX || identity.index >= identity.count {
+        let opening = get_opening(&get);
+        if identity.count > PIECES_MAX || identity.index >= identity.count || opening.number > COUNT_MAX {
             return Err(unreadable(PIECE.what));
         }
         let flags = get.u32(144);
         let (pending, tracked) = (flags & FLAG_PENDING != 0, flags & FLAG_TRACKED != 0);
-        Ok(Self { sequence: get.u64(24), identity, opening: get_opening(&get), pending, tracked })
+        Ok(Self { sequence: get.u64(24), identity, opening, pending, tracked })
     }
 }
 
@@ -210,7 +211,15 @@ impl AreaLabel {
         let slices = records.chunks_exact(RECORD_SIZE).take(count).map(|bytes| SliceRecord::decode(bytes, area));
         let slices = slices.collect::<Option<Vec<_>>>().ok_or_else(bad)?;
         let capacity = get.u64(128);
-        if slices.iter().any(|record| record.end() > capacity) || !slices.is_sorted_by_key(|record| record.facts.slice) {
+        // A checksum that fits is no reason to believe in slices that share bytes (L5).
+        let mut places: Vec<(u64, u64)> = slices.iter().map(|record| (record.facts.offset, record.end())).collect();
+        places.sort_unstable();
+        let shared = places.iter().zip(places.iter().skip(1)).any(|((_, end), (next, _))| end > next);
+        if shared
+            || slices.iter().any(|record| record.end() > capacity || !record.makes_sense())
+            || !slices.is_sorted_by(|a, b| a.facts.slice < b.facts.slice)
+            || get_opening(&get).number > COUNT_MAX
+        {
             return Err(bad());
         }
         Ok(Self {

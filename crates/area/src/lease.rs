@@ -317,7 +317,7 @@ impl<D: Doors> Area<D> {
             inner.released.set(true);
             // Piece 0 goes last: it is what the area is recognised by.
             for piece in inner.pieces.iter().rev() {
-                clear(&*piece.file, &piece.spec)
+                clear(&piece.file, &piece.spec)
                     .await
                     .map_err(|error| inner.fail(&format!("clearing the label of {}", piece.spec), &error))?;
                 debug_assert!(piece.file.facts().size >= piece.spec.end(), "a piece lies in its file");

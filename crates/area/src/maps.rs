@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use sublet_doors::{Buffer, DiskFile, Doors};
 use sublet_types::limits::{BLOCK_SIZE, COPIES_MAX, REGION_SIZE};
 use sublet_types::{Generation, SliceId};
 use sublet_wire::message::{MapEntry, MapReply, MapWhich, REGIONS_PER_MESSAGE_MAX, Seed, StaleMark};
 
-use crate::area::{Area, Inner, to_the_end};
+use crate::area::{Area, Inner, all_ended, to_the_end};
 use crate::error::{AreaError, AreaErrorKind};
 use crate::layout::{MAP_ENTRY_SIZE, PAGE_SIZE};
 use crate::lease::no_slice;
@@ -105,7 +105,7 @@ impl<D: Doors> Inner<D> {
                 self.write_entries(*first, page).await?;
                 Ok::<_, AreaError>(own)
             });
-            flags.extend(try_join_all(writes).await?.into_iter().flatten());
+            flags.extend(all_ended(writes).await?.into_iter().flatten());
         }
         Ok(flags)
     }
@@ -126,7 +126,7 @@ impl<D: Doors> Inner<D> {
                 }
                 self.write_entries(*first, page).await
             });
-            try_join_all(writes).await?;
+            all_ended(writes).await?;
         }
         Ok(())
     }

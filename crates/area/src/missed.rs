@@ -77,13 +77,11 @@ impl Maps {
         }
     }
 
-    /// Keeps the maps that `keep` says, and forgets a slice without any.
-    pub fn retain(&mut self, slice: SliceId, keep: impl Fn(usize) -> bool) {
+    /// Keeps the maps that `keep` says, and perhaps what was sent for others, and forgets a slice without any.
+    pub fn retain(&mut self, slice: SliceId, keep: impl Fn(usize) -> bool, keep_sent: bool) {
         if let Some(legs) = self.0.get_mut(&slice) {
-            for (n, leg) in legs.iter_mut().enumerate() {
-                if !keep(n) {
-                    *leg = Leg::default();
-                }
+            for (_, leg) in legs.iter_mut().enumerate().filter(|(n, _)| !keep(*n)) {
+                *leg = if keep_sent { Leg { live: None, ..std::mem::take(leg) } } else { Leg::default() };
             }
             if legs.iter().all(|leg| leg.live.is_none() && leg.staged.is_none()) {
                 self.0.remove(&slice);

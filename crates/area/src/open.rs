@@ -1,7 +1,7 @@
 //! Opening an area: locks, labels, the table of regions, a new opening (L2).
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use futures_util::lock::Mutex;
 use sublet_doors::{Disk, DiskFile, Doors, Tick};
@@ -47,7 +47,7 @@ async fn find<D: Doors>(doors: &D, index: usize, pieces: &[PieceSpec]) -> Result
             "restore the disk or file to its size",
         ));
     }
-    let winner = read_both(&*file, PIECE_LABEL_AT.map(|at| at + piece.offset), PIECE, &who).await?;
+    let winner = read_both(&file, PIECE_LABEL_AT.map(|at| at + piece.offset), PIECE, &who).await?;
     let winner = winner.ok_or_else(|| {
         offline(format!("{who} is missing: there is no Sublet label on it"), "attach the disk that belongs there")
     })?;
@@ -74,7 +74,7 @@ async fn refuse_twice<D: Doors>(doors: &D, pieces: &[PieceSpec]) -> Result<(), A
 /// Reads the area label from piece 0.
 async fn find_area<F: DiskFile>(found: &Found<F>, piece: &PieceSpec) -> Result<(AreaLabel, Winner), AreaError> {
     let winner =
-        read_both(&*found.file, AREA_LABEL_AT.map(|at| at + piece.offset), AREA, &piece.to_string()).await?.ok_or_else(|| {
+        read_both(&found.file, AREA_LABEL_AT.map(|at| at + piece.offset), AREA, &piece.to_string()).await?.ok_or_else(|| {
             let name = &found.label.identity.name;
             AreaError::new(AreaErrorKind::Format, format!("{piece} carries a piece of area {name}, but the area label is gone"))
         })?;
@@ -127,7 +127,7 @@ impl<D: Doors> Area<D> {
             data_at: piece.offset + HEADER_SIZE + metadata_size(piece.length),
             tracked: found.label.tracked,
         });
-        let inner = Inner {
+        let inner = |own: &Weak<Inner<D>>| Inner {
             doors: doors.clone(),
             boot,
             map: PieceMap::new(pieces.iter().map(|piece| data_size(piece.length))),
@@ -136,14 +136,14 @@ impl<D: Doors> Area<D> {
             label: RefCell::new(Rc::new(area)),
             changing: Mutex::new(()),
             failed: RefCell::default(),
+            failure_counted: Cell::new(false),
             failure_noted: Cell::new(false),
+            doubtful: Cell::new(0),
+            own: Weak::clone(own),
             released: Cell::new(false),
-            syncing: Mutex::new(()),
-            flush_asked: Cell::new(0),
-            flush_done: Cell::new(0),
             wiping: RefCell::default(),
         };
-        Ok(Rc::new(Self { inner: Rc::new(inner) }))
+        Ok(Rc::new(Self { inner: Rc::new_cyclic(inner) }))
     }
 }
 
@@ -156,11 +156,11 @@ async fn load_regions<F: DiskFile>(found: &[Found<F>], pieces: &[PieceSpec]) -> 
         let who = name_of(index, pieces);
         if version_of(&found.winner.bytes) == 1 {
             tracing::info!("{who} is of format 1; it is converted: checksums are kept of what is written from now on");
-            let old = legacy::regions(&*found.file, piece.offset, reserve, found.label.tracked, &who).await?;
-            let written = pages::format(&*found.file, piece.offset, reserve, &old).await;
+            let old = legacy::regions(&found.file, piece.offset, reserve, found.label.tracked, &who).await?;
+            let written = pages::format(&found.file, piece.offset, reserve, &old).await;
             written.map_err(|error| AreaError::io(format!("cannot convert {who}"), &error))?;
         }
-        let (own, states) = pages::load(&*found.file, piece.offset, reserve, found.label.tracked, &who).await?;
+        let (own, states) = pages::load(&found.file, piece.offset, reserve, found.label.tracked, &who).await?;
         tables.push(PieceRegions { reserve, first: records.len(), pending: RefCell::default(), pages: Mutex::new(states) });
         records.extend(own);
     }
@@ -202,8 +202,8 @@ async fn mark_opened<F: DiskFile>(
     }
     if let (Some(found), Some(piece)) = (found.first(), pieces.first()) {
         let at = AREA_LABEL_AT.map(|at| at + piece.offset);
-        let written = write_both(&*found.file, at, &area.encode(), winner.write_first).await;
-        written.map_err(|error| AreaError::io(format!("cannot write the area label on {piece}"), &error))?;
+        let written = write_both(&found.file, at, &area.encode(), winner.write_first).await;
+        written.map_err(|failed| AreaError::io(format!("cannot write the area label on {piece}"), &failed.error))?;
     }
     mark_pieces(found, pieces, area, false).await
 }
@@ -220,8 +220,8 @@ async fn mark_pieces<F: DiskFile>(
         found.label.pending = pending;
         found.label.identity.name = area.name.clone();
         let at = PIECE_LABEL_AT.map(|at| at + piece.offset);
-        let written = write_both(&*found.file, at, &found.label.encode(), found.winner.write_first).await;
-        written.map_err(|error| AreaError::io(format!("cannot write the label of {piece}"), &error))?;
+        let written = write_both(&found.file, at, &found.label.encode(), found.winner.write_first).await;
+        written.map_err(|failed| AreaError::io(format!("cannot write the label of {piece}"), &failed.error))?;
         // Both copies are whole and equal now.
         found.winner.write_first = 0;
     }

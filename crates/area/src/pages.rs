@@ -7,10 +7,9 @@
 use std::collections::BTreeSet;
 use sublet_types::mutation::{self, Mutation};
 
-use futures_util::future::try_join_all;
 use sublet_doors::{Buffer, DiskFile, Doors};
 
-use crate::area::{Inner, OpenPiece};
+use crate::area::{Inner, OpenPiece, all_ended};
 use crate::error::{AreaError, AreaErrorKind};
 use crate::layout::{PAGE_SIZE, Reserve};
 use crate::regions::{PageState, PieceRegions};
@@ -130,7 +129,7 @@ impl<D: Doors> Inner<D> {
         self.sync_pages(piece, regions, &mut pages, &batch).await.map_err(failed)?;
         if !filled.is_empty() {
             let writes = regions.pages_of(&filled).into_iter().map(|page| self.write_page(piece, regions, &pages, page, &batch));
-            try_join_all(writes).await.map_err(failed)?;
+            all_ended(writes).await.map_err(failed)?;
             piece.file.sync().await.map_err(failed)?;
         }
         let mut records = self.regions.records.borrow_mut();
@@ -171,7 +170,7 @@ impl<D: Doors> Inner<D> {
                 state.sequence += 1;
             }
         }
-        try_join_all(touched.into_iter().map(|page| self.write_page(piece, regions, pages, page, heated))).await?;
+        all_ended(touched.into_iter().map(|page| self.write_page(piece, regions, pages, page, heated))).await?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use sublet_api::order::SliceFacts;
 use sublet_api::server::{LeaseReport, SliceReport};
-use sublet_types::limits::COPIES_MAX;
+use sublet_types::limits::{BLOCK_SIZE, COPIES_MAX, REGION_SIZE};
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId, VolumeId, Way};
 
 use crate::bytes::{Get, Put};
@@ -77,6 +77,17 @@ impl SliceRecord {
     /// The byte after the last in the area.
     pub fn end(&self) -> u64 {
         self.facts.offset.saturating_add(self.facts.length)
+    }
+
+    /// A slice as it can be lent: whole regions, not longer than they are, of as many legs as there can be.
+    pub fn makes_sense(&self) -> bool {
+        let facts = &self.facts;
+        facts.offset.is_multiple_of(REGION_SIZE)
+            && facts.length.is_multiple_of(REGION_SIZE)
+            && facts.length > 0
+            && facts.segment_length <= facts.length
+            && facts.in_sync.len() <= COPIES_MAX
+            && self.wipe.is_none_or(|wipe| wipe.done <= facts.length && wipe.done.is_multiple_of(BLOCK_SIZE))
     }
 
     /// As [`Self::missed_since`], for the legs that there are.

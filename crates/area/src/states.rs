@@ -58,12 +58,12 @@ impl<D: Doors> Inner<D> {
         }
     }
 
-    /// S5: the label says that these legs are in sync: their maps go.
-    fn drop_maps(&self, slice: SliceId) {
+    /// S5: the label says that these legs are in sync: their maps go, and perhaps what was sent for them.
+    fn drop_maps(&self, slice: SliceId, keep_sent: bool) {
         let label = self.label();
         let Some(record) = label.find(slice) else { return };
         let named = |leg: usize| record.facts.in_sync.get(leg) == Some(&false);
-        self.regions.maps.borrow_mut().retain(slice, named);
+        self.regions.maps.borrow_mut().retain(slice, named, keep_sent);
     }
 }
 
@@ -94,7 +94,7 @@ impl<D: Doors> Area<D> {
             if state.equalised {
                 inner.regions.hot_of(slice, |hot| hot.inherited = false);
             }
-            inner.drop_maps(slice);
+            inner.drop_maps(slice, false);
             Ok(())
         })
         .await
@@ -120,7 +120,9 @@ impl<D: Doors> Area<D> {
                 Ok(answer)
             });
             let answer = changed.await;
-            inner.drop_maps(facts.slice);
+            // An order that is repeated does not lose the beginning of a list that its client is still sending (S1, S5).
+            let epoch = |label: &AreaLabel| label.find(facts.slice).map(|record| record.epoch);
+            inner.drop_maps(facts.slice, epoch(&label) == epoch(&inner.label()));
             answer
         })
         .await

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_channel::mpsc;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use sublet_doors::disk::Zero;
-use sublet_doors::{Buffer, DiskFile, Doors};
+use sublet_doors::{Buffer, DiskFile, Doors, Tick};
 use sublet_types::limits::REGION_SIZE;
 use sublet_types::mutation::{self, Mutation};
 use sublet_types::size::MIB;
@@ -22,12 +23,21 @@ use crate::table::Record;
 
 /// How much is wiped between two notes in the label of how far it is.
 const STEP: u64 = 256 * MIB;
-/// How much is overwritten between two reports of progress.
+/// How much is overwritten, or given back to the file system, between two looks at who else uses the area, and between two
+/// reports of progress. A file system may hold everybody's writes to the file up while it gives space back.
 const PART: u64 = 16 * MIB;
 /// The size of one write of zeroes.
 const WRITE: u64 = MIB;
 /// How many of them are under way: enough to keep a disk busy, few enough to leave room for borrowers.
 const WRITES_AT_ONCE: usize = 4;
+/// The same where they are small, because the data lies in pieces.
+const SMALL_WRITES_AT_ONCE: usize = 32;
+/// While borrowers use the area, wipes run at most at so many bytes a second, like other background work ...
+const RATE_IN_USE: u64 = 200 * MIB;
+/// ... and rest at most so long after a part, however long that took: the disk is theirs for half of the time.
+const REST_MAX: Duration = Duration::from_secs(2);
+/// An area without a request for so long is not in use.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 impl<D: Doors> Area<D> {
     /// Wipes a slice: fences it, overwrites it with zeroes, and makes that durable before its record is dropped or becomes
@@ -88,27 +98,31 @@ async fn wipe<D: Doors>(
             let _ = heated.await;
         }
     }
+    let total = length;
     while done < length {
         let step_end = (done + STEP).min(length);
         let step_begin = done;
         while done < step_end {
+            let begun = inner.doors.now();
             let part = PART.min(step_end - done);
-            let failed = |error| AreaError::new(AreaErrorKind::Io, format!("wiping: {error}"));
-            for (length, data) in inner.extents_of(offset + done, part).await? {
-                if data {
-                    for stretch in inner.map.split(offset + done, length) {
-                        let (piece, at) = (inner.piece(stretch)?, stretch.offset);
-                        overwrite(piece, piece.data_at + at, stretch.length).await.map_err(failed)?;
-                    }
-                }
-                done += length;
-            }
-            // The listener may have gone; the wipe goes on.
-            let _ = progress.unbounded_send((done, length));
+            overwrite_data(inner, offset + done, part).await?;
+            done += part;
+            // Half of the work; the listener may have gone, and the wipe goes on.
+            let _ = progress.unbounded_send((step_begin + (done - step_begin) / 2, total));
+            rest(inner, part, begun).await;
         }
         sync(inner).await?;
-        for stretch in inner.map.split(offset + step_begin, step_end - step_begin) {
-            release(inner, stretch).await?;
+        let mut released = step_begin;
+        while released < step_end {
+            let begun = inner.doors.now();
+            let part = PART.min(step_end - released);
+            for stretch in inner.map.split(offset + released, part) {
+                release(inner, stretch).await?;
+            }
+            released += part;
+            let half = (step_end - step_begin) / 2 + (released - step_begin) / 2;
+            let _ = progress.unbounded_send((if released == step_end { step_end } else { step_begin + half }, total));
+            rest(inner, 0, begun).await;
         }
         sync(inner).await?;
         change(inner, move |label| {
@@ -133,23 +147,60 @@ async fn wipe<D: Doors>(
     .await
 }
 
-/// Really overwrites: where the file system would only note that a stretch reads as zero, the old bytes stay on the disk.
-async fn overwrite<D: Doors>(piece: &OpenPiece<D>, begin: u64, length: u64) -> Result<(), AreaError> {
+/// Leaves the disk to borrowers for as long as it was kept busy for a part of so many bytes, if there are any.
+async fn rest<D: Doors>(inner: &Inner<D>, bytes: u64, begun: Tick) {
+    let now = inner.doors.now();
+    if !inner.regions.active.borrow().in_use(now, IDLE_AFTER) {
+        return;
+    }
+    let took = now.since(begun);
+    let at_rate = Duration::from_millis(bytes * 1000 / RATE_IN_USE);
+    inner.doors.sleep(took.max(at_rate.saturating_sub(took)).min(REST_MAX)).await;
+}
+
+/// Overwrites what may hold data in a range of the area.
+async fn overwrite_data<D: Doors>(inner: &Inner<D>, at: u64, length: u64) -> Result<(), AreaError> {
+    let mut from = at;
+    let mut stretches = Vec::new();
+    for (length, data) in inner.extents_of(at, length).await? {
+        if data {
+            stretches.extend(inner.map.split(from, length));
+        }
+        from += length;
+    }
+    let place = |stretch: Stretch| inner.piece(stretch).map(|piece| (piece, piece.data_at + stretch.offset, stretch.length));
+    let places = stretches.into_iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    overwrite(&places).await.map_err(|error| AreaError::new(AreaErrorKind::Io, format!("wiping: {error}")))
+}
+
+/// Really overwrites: where the file system would only note that a stretch reads as zero, the old bytes stay on the disk. When
+/// this returns, also with an error, no write of it is under way.
+async fn overwrite<D: Doors>(places: &[(&OpenPiece<D>, u64, u64)]) -> Result<(), AreaError> {
     if mutation::is(Mutation::NothingWiped) {
         return Ok(());
     }
-    let end = begin + length;
-    if piece.file.facts().device {
-        let zeroed = piece.file.zero(begin, length, Zero::Keep).await;
-        return zeroed.map_err(|error| AreaError::io(&piece.spec, &error));
-    }
     let zeroes = Buffer::zeroed(WRITE as usize).freeze();
-    let parts = (0..length.div_ceil(WRITE)).map(|n| Ok(begin + n * WRITE));
-    let write = async |from: u64| {
-        let part = zeroes.part(0..WRITE.min(end - from) as usize);
-        piece.file.write_at(from, part).await.map_err(|error| AreaError::io(&piece.spec, &error))
+    let device = |piece: &OpenPiece<D>| piece.file.facts().device;
+    let writes = places.iter().flat_map(|(piece, begin, length)| {
+        let step = if device(piece) { *length } else { WRITE };
+        (0..length.div_ceil(step.max(1))).map(move |n| (*piece, begin + n * step, step.min(length - n * step)))
+    });
+    let write = async |(piece, at, length): (&OpenPiece<D>, u64, u64)| {
+        let written = if device(piece) {
+            piece.file.zero(at, length, Zero::Keep).await
+        } else {
+            piece.file.write_at(at, zeroes.part(0..length as usize)).await
+        };
+        written.map_err(|error| AreaError::io(&piece.spec, &error))
     };
-    stream::iter(parts).try_for_each_concurrent(WRITES_AT_ONCE, write).await
+    let small = places.iter().all(|(_, _, length)| *length <= WRITE / SMALL_WRITES_AT_ONCE as u64);
+    let at_once = if small { SMALL_WRITES_AT_ONCE } else { WRITES_AT_ONCE };
+    let mut writes = stream::iter(writes).map(write).buffer_unordered(at_once);
+    let mut result = Ok(());
+    while let Some(written) = writes.next().await {
+        result = result.and(written);
+    }
+    result
 }
 
 /// Wipes what the metadata reserve holds of a slice whose data is wiped: missed maps, checksums, and last the table, in
@@ -166,7 +217,7 @@ async fn forget<D: Doors>(inner: &Rc<Inner<D>>, slice: SliceId, offset: u64, len
         for stretch in inner.map.split(at, length).filter(|_| !blank) {
             let (piece, first) = (inner.piece(stretch)?, stretch.offset / REGION_SIZE);
             let at = piece.spec.offset + Reserve::of(piece.spec.length).sums(first);
-            overwrite(piece, at, stretch.length / REGION_SIZE * PAGE_SIZE).await?;
+            overwrite(&[(piece, at, stretch.length / REGION_SIZE * PAGE_SIZE)]).await?;
         }
         at += length;
     }

@@ -97,6 +97,10 @@ pub(super) struct Machine {
     pub fail_sync: Cell<bool>,
     /// Reads that touch this range fail.
     pub unreadable: RefCell<Option<Range<u64>>>,
+    /// Writes that touch this range fail.
+    pub unwritable: RefCell<Option<Range<u64>>>,
+    /// Writes and syncs that were begun and whose end nobody waited for.
+    pub abandoned: Cell<usize>,
 }
 
 /// Doors whose disk is a [`Machine`].
@@ -124,6 +128,12 @@ impl MemoryDoors {
 
     pub fn images(&self) -> Images {
         self.machine.images.borrow().clone()
+    }
+
+    /// The only file.
+    pub async fn open_file(&self) -> MemoryFile {
+        let path = self.machine.images.borrow().keys().next().unwrap().clone();
+        self.open(&path, OpenHow { write: false, direct: true, exclusive: false }).await.unwrap()
     }
 
     pub fn take_log(&self) -> Vec<Op> {
@@ -185,8 +195,17 @@ pub(super) fn crashes(base: &Images, log: &[Op]) -> Vec<(String, Images)> {
     states
 }
 
+/// A write or sync under way.
+struct UnderWay<'a>(&'a Machine, bool);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.abandoned.set(self.0.abandoned.get() + usize::from(!self.1));
+    }
+}
+
 /// A disk takes its time.
-async fn let_others_run() {
+pub(super) async fn let_others_run() {
     let mut waited = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut waited, true) {
@@ -234,14 +253,25 @@ impl DiskFile for MemoryFile {
     }
 
     async fn write_at(&self, offset: u64, data: Chunk) -> io::Result<()> {
+        let mut under_way = UnderWay(&self.machine, false);
         let_others_run().await;
+        under_way.1 = true;
+        let end = offset + data.len() as u64;
+        if self.machine.unwritable.borrow().as_ref().is_some_and(|bad| bad.start < end && offset < bad.end) {
+            return Err(io::Error::other("a bad sector"));
+        }
         self.record(Op::Write { path: self.path.clone(), at: offset, bytes: data.to_vec() })
     }
 
     async fn sync(&self) -> io::Result<()> {
         // What is written while it runs is not covered by it.
+        let mut under_way = UnderWay(&self.machine, false);
         let synced = self.record(Op::Sync { path: self.path.clone() });
-        let_others_run().await;
+        // A disk that fails takes its time.
+        for _ in 0..if synced.is_ok() { 1 } else { 50 } {
+            let_others_run().await;
+        }
+        under_way.1 = true;
         synced
     }
 

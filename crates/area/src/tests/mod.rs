@@ -2,6 +2,7 @@
 
 mod blank;
 mod crash;
+mod faults;
 mod formats;
 mod hot;
 mod joined;

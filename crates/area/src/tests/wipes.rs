@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::memory::{Op, crashes, with_files};
 use super::*;
 use crate::AreaErrorKind as Kind;
+use sublet_doors::Clock;
 
 fn one() -> [PieceSpec; 1] {
     [piece("/disk", 32 * MIB)]
@@ -176,5 +177,37 @@ fn a_wipe_that_fails_stays_to_be_done() {
         assert!(area.report("").slices[0].wiping);
         area.wipe_slice(slice(1), epoch(3), true, &|_, _| {}).await.unwrap();
         assert_eq!(area.report("").slices.len(), 0);
+    });
+}
+
+#[test]
+fn p2_a_wipe_leaves_the_disk_to_borrowers_for_half_of_the_time_and_keeps_to_its_rate() {
+    with_files(&[("/disk", file_size_for(72 * MIB))], false, async |doors| {
+        let area = made(&doors, &[piece("/disk", 72 * MIB)]).await;
+        area.prepare_slice(&facts(1, 0, 64 * MIB)).await.unwrap();
+        area.prepare_slice(&facts(2, 64 * MIB, REGION)).await.unwrap();
+        for region in 0..16 {
+            write(&area, 1, region * REGION, 0x11, 4096).await;
+        }
+        let told = RefCell::new(Vec::new());
+        let wiped = std::cell::Cell::new(false);
+        let begun = doors.now();
+        let wipe = async {
+            area.wipe_slice(slice(1), epoch(3), true, &|done, total| told.borrow_mut().push((done, total))).await.unwrap();
+            wiped.set(true);
+        };
+        let borrower = async {
+            while !wiped.get() {
+                write(&area, 2, 0, 0x22, 4096).await;
+                doors.sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        futures_util::future::join(wipe, borrower).await;
+        // 64 MiB at 200 MiB a second.
+        let took = doors.now().since(begun);
+        assert!(took >= std::time::Duration::from_millis(300), "{took:?}");
+        let told = told.take();
+        assert!(told.len() >= 8 && told.is_sorted() && told.last() == Some(&(64 * MIB, 64 * MIB)), "{told:?}");
+        assert!(!raw_holds(&doors.images(), 0x11, &area));
     });
 }

@@ -1,0 +1,289 @@
+//! Disks that fail, orders that come late, labels that nobody wrote.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sublet_doors::Clock;
+use sublet_wire::message::{MapWhich, Seed, SetState, StaleMark};
+
+use super::memory::{MemoryDoors, let_others_run, with_files};
+use super::*;
+use crate::AreaErrorKind as Kind;
+use crate::copies::read_both;
+use crate::envelope::{AREA, COUNT_MAX, PIECE};
+use crate::label::{AreaLabel, PieceLabel};
+use crate::layout::{AREA_LABEL_AT, PIECE_LABEL_AT};
+
+const SIZE: u64 = 72 * MIB;
+
+fn one() -> [PieceSpec; 1] {
+    [piece("/disk", SIZE)]
+}
+
+fn with_area(test: impl AsyncFnOnce(MemoryDoors, Rc<Area<MemoryDoors>>)) {
+    with_files(&[("/disk", file_size_for(SIZE))], false, async |doors| {
+        let area = made(&doors, &one()).await;
+        test(doors.clone(), area).await;
+    });
+}
+
+#[test]
+fn w7_the_kernel_tells_of_a_lost_write_once_and_every_area_on_that_file_hears_of_it() {
+    let length = file_size_for(SIZE);
+    with_files(&[("/disk", 2 * length)], false, async |doors| {
+        let parts: Vec<PieceSpec> = (0..2).map(|n| PieceSpec { offset: n * length, ..piece("/disk", SIZE) }).collect();
+        let mut areas = Vec::new();
+        for part in &parts {
+            let area = made(&doors, std::slice::from_ref(part)).await;
+            area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+            write(&area, 1, 0, 7, 4096).await;
+            areas.push(area);
+        }
+        let before: Vec<_> = areas.iter().map(|area| area.identity()).collect();
+        doors.machine.fail_sync.set(true);
+        areas[0].flush().await.unwrap_err();
+        areas[1].flush().await.unwrap_err();
+        put(&areas[1], 1, 0, vec![8; 4096]).await.unwrap_err();
+        drop(areas);
+        // A restart does not clear it.
+        let doors = doors.restarted(doors.images());
+        for (part, before) in parts.iter().zip(&before) {
+            let area = open(&doors, std::slice::from_ref(part)).await;
+            assert!(!area.identity().kept_writes_of(before));
+        }
+    });
+}
+
+#[test]
+fn w7_of_two_syncs_at_once_none_is_good_when_one_has_lost_something() {
+    with_area(async |doors, area| {
+        area.prepare_slice(&facts(1, 0, 4 * REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        area.flush().await.unwrap();
+        write(&area, 1, 0, 8, 4096).await;
+        // The sync of the cooling region's checksums is told, and the flush beside it is not.
+        let beside = async {
+            while doors.machine.fail_sync.get() {
+                let_others_run().await;
+            }
+            area.flush().await
+        };
+        doors.machine.fail_sync.set(true);
+        let (_, flushed) = futures_util::future::join(area.cool(slice(1), &[0]), beside).await;
+        flushed.unwrap_err();
+    });
+}
+
+#[test]
+fn w7_a_failure_that_the_disk_does_not_take_is_noted_as_soon_as_it_does() {
+    with_area(async |doors, area| {
+        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        let before = area.identity();
+        // The disk is away for a moment: neither the flush nor the label can be written.
+        doors.machine.fail_after.set(Some(0));
+        area.flush().await.unwrap_err();
+        assert!(!area.identity().kept_writes_of(&before), "the present opening says so at once");
+        doors.machine.fail_after.set(None);
+        doors.sleep(Duration::from_millis(1500)).await;
+        drop(area);
+        let area = open(&doors.restarted(doors.images()), &one()).await;
+        assert!(!area.identity().kept_writes_of(&before), "and so does the next one");
+    });
+}
+
+#[test]
+fn l1_a_failure_is_noted_in_the_copy_first_that_may_be_damaged() {
+    for bad in 0..2 {
+        with_area(async |doors, area| {
+            area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+            let before = area.identity();
+            let at = AREA_LABEL_AT[bad];
+            doors.machine.unwritable.replace(Some(at..at + 4096));
+            area.prepare_slice(&facts(2, 2 * REGION, REGION)).await.unwrap_err();
+            let other = AREA_LABEL_AT[1 - bad];
+            let images = doors.images();
+            let good = images[&PathBuf::from("/disk")].read(other, 8192);
+            doors.sleep(Duration::from_millis(1500)).await;
+            let now = doors.images()[&PathBuf::from("/disk")].read(other, 8192);
+            assert!(good == now, "the only good copy is left alone while the other one takes no writes");
+            doors.machine.unwritable.replace(None);
+            doors.sleep(Duration::from_millis(1500)).await;
+            drop(area);
+            let area = open(&doors.restarted(doors.images()), &one()).await;
+            assert!(!area.identity().kept_writes_of(&before));
+        });
+    }
+}
+
+#[test]
+fn p2_a_wipe_that_fails_has_nothing_under_way_that_could_land_on_the_next_borrower() {
+    with_area(async |doors, area| {
+        area.prepare_slice(&facts(1, 0, 4 * REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        let data = area.inner.pieces[0].data_at;
+        doors.machine.unwritable.replace(Some(data + 2 * MIB..data + 3 * MIB));
+        assert_eq!(area.wipe_slice(slice(1), epoch(3), true, &|_, _| {}).await.unwrap_err().kind, Kind::Io);
+        assert_eq!(doors.machine.abandoned.get(), 0);
+    });
+}
+
+#[test]
+fn s3_marks_that_cannot_be_written_leave_nothing_under_way() {
+    with_area(async |doors, area| {
+        let own = facts(1, 0, 16 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        let seed = Seed { leg: 1, since: generation(2), reset: true, entries: (0..16).map(|region| (region, 1)).collect() };
+        area.seed(slice(1), &seed).await.unwrap();
+        let stale = vec![StaleMark { leg: 1, since: generation(2), seeded: true }];
+        let state = SetState { generation: generation(2), in_sync: vec![true, false], equalised: false, stale };
+        area.set_state(slice(1), epoch(1), &state).await.unwrap();
+        for region in 0..16 {
+            write(&area, 1, region * REGION, 7, 4096).await;
+        }
+        let reserve = crate::layout::Reserve::of(one()[0].length);
+        for bad in [reserve.map_entry(0), reserve.sums(0), reserve.page(0)[0]] {
+            doors.machine.unwritable.replace(Some(bad..bad + 512));
+            // Some of these are forgiven and some are not.
+            let _ = area.cool(slice(1), &(0..16).collect::<Vec<_>>()).await;
+            assert_eq!(doors.machine.abandoned.get(), 0);
+        }
+    });
+}
+
+#[test]
+fn p2_a_mark_that_was_asked_for_ahead_does_not_come_after_the_wipe() {
+    with_area(async |_, area| {
+        area.prepare_slice(&facts(1, 0, 4 * REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        let late = async {
+            while area.inner.label().find(slice(1)).is_some_and(|record| record.wipe.is_none()) {
+                let_others_run().await;
+            }
+            area.inner.heat(slice(1), 2).await
+        };
+        let (wiped, heated) = futures_util::future::join(area.wipe_slice(slice(1), epoch(3), true, &|_, _| {}), late).await;
+        wiped.unwrap();
+        assert!(matches!(heated.unwrap_err().kind, Kind::Busy | Kind::NoSlice));
+        assert_eq!(area.inner.heat(slice(1), 2).await.unwrap_err().kind, Kind::NoSlice);
+        assert!(area.hot_slices().is_empty());
+    });
+}
+
+#[test]
+fn s5_an_order_that_is_repeated_while_a_list_is_sent_loses_none_of_it() {
+    with_area(async |_, area| {
+        let own = facts(1, 0, 8 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        let seed = |reset, region| Seed { leg: 1, since: generation(2), reset, entries: vec![(region, 1)] };
+        area.seed(slice(1), &seed(true, 3)).await.unwrap();
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        area.seed(slice(1), &seed(false, 5)).await.unwrap();
+        let stale = vec![StaleMark { leg: 1, since: generation(2), seeded: true }];
+        let state = SetState { generation: generation(2), in_sync: vec![true, false], equalised: false, stale };
+        area.set_state(slice(1), epoch(1), &state).await.unwrap();
+        let map = area.map(slice(1), MapWhich::Leg(1), 0, 8 * REGION).await.unwrap();
+        let missed: Vec<(u32, u64)> = map.entries.iter().map(|entry| (entry.region, entry.missed)).collect();
+        assert_eq!(missed, [(3, 1), (5, 1)]);
+    });
+}
+
+/// Puts a label with a right checksum in both places.
+fn put_label(doors: &MemoryDoors, at: [u64; 2], bytes: &[u8]) {
+    let mut images = doors.machine.images.borrow_mut();
+    let image = images.get_mut(&PathBuf::from("/disk")).unwrap();
+    at.into_iter().for_each(|at| image.write(at, bytes));
+}
+
+#[test]
+fn a_label_that_fits_its_checksum_and_makes_no_sense_is_refused() {
+    with_area(async |doors, area| {
+        for n in 0..2 {
+            area.prepare_slice(&facts(n.into(), n * 2 * REGION, 2 * REGION)).await.unwrap();
+        }
+        drop(area);
+        let images = doors.images();
+        let doors = || doors.restarted(images.clone());
+        let file = doors().open_file().await;
+        let label = read_both(&file, AREA_LABEL_AT, AREA, "").await.unwrap().unwrap();
+        let label = AreaLabel::decode(&label.bytes).unwrap();
+        let piece = read_both(&file, PIECE_LABEL_AT, PIECE, "").await.unwrap().unwrap();
+        let piece = PieceLabel::decode(&piece.bytes).unwrap();
+        type Spoil = fn(&mut AreaLabel);
+        let spoils: [(&str, Spoil); 12] = [
+            ("sequence", |label| label.sequence = u64::MAX),
+            ("sequence", |label| label.sequence = COUNT_MAX + 1),
+            ("opening", |label| label.opening.number = u64::MAX),
+            ("capacity", |label| label.capacity = u64::MAX),
+            ("piece", |label| label.piece_lengths[0] = u64::MAX),
+            ("overlap", |label| label.slices[1].facts.offset = 0),
+            ("order", |label| label.slices.swap(0, 1)),
+            ("region", |label| label.slices[0].facts.length -= 4096),
+            ("empty", |label| label.slices[0].facts.length = 0),
+            ("segment", |label| label.slices[0].facts.segment_length += 4096),
+            ("legs", |label| label.slices[0].facts.in_sync = vec![true; 60]),
+            ("wipe", |label| label.slices[0].wipe = Some(crate::record::WipeRecord { done: u64::MAX, drop: true })),
+        ];
+        for (what, spoil) in spoils {
+            let (doors, mut spoilt) = (doors(), label.clone());
+            spoil(&mut spoilt);
+            put_label(&doors, AREA_LABEL_AT, &spoilt.encode());
+            let error = Area::open(&doors, &one(), Some(POOL), BOOT).await.err();
+            assert_eq!(error.map(|error| error.kind), Some(Kind::Format), "{what}");
+        }
+        let doors = doors();
+        let mut spoilt = piece.clone();
+        spoilt.opening.number = u64::MAX;
+        put_label(&doors, PIECE_LABEL_AT, &spoilt.encode());
+        assert_eq!(Area::open(&doors, &one(), Some(POOL), BOOT).await.err().unwrap().kind, Kind::Format);
+    });
+}
+
+#[test]
+fn bytes_under_a_right_checksum_never_panic_whatever_they_are() {
+    with_area(async |doors, area| {
+        let own = facts(1, 0, 4 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        for region in 0..3 {
+            write(&area, 1, region * REGION, 7, 8192).await;
+        }
+        area.cool(slice(1), &[0]).await.unwrap();
+        drop(area);
+        let images = doors.images();
+        let reserve = crate::layout::Reserve::of(one()[0].length);
+        let mut dice = super::crash::Dice(5);
+        for round in 0..300 {
+            let doors = doors.restarted(images.clone());
+            let places = [(AREA_LABEL_AT, AREA), (PIECE_LABEL_AT, PIECE), (reserve.page(0), crate::envelope::REGIONS)];
+            let (at, kind) = places[round % 3];
+            let mut bytes = doors.images()[&PathBuf::from("/disk")].read(at[0], if round % 3 == 0 { 8192 } else { 4096 });
+            let sequence = crate::bytes::Get(&bytes).u64(24);
+            for _ in 0..1 + dice.roll(3) {
+                let place = 40 + dice.roll(bytes.len() as u64 / 12 - 40) as usize;
+                let value = [0, 1, 0x80, 0xFF][dice.roll(4) as usize];
+                let length = [1, 4, 8][dice.roll(3) as usize];
+                bytes[place..place + length].fill(value);
+            }
+            crate::envelope::seal(&mut bytes, kind, sequence);
+            put_label(&doors, at, &bytes);
+            let Ok(area) = Area::open(&doors, &one(), Some(POOL), BOOT).await else { continue };
+            // What was opened is used: an error is an answer, too.
+            let _ = area.report("");
+            let _ = area.open_lease(slice(1), &lease(9), &own).await;
+            let _ = area.mark_open(slice(1), epoch(9)).await;
+            let _ = area.map(slice(1), MapWhich::All, 0, 4 * REGION).await;
+            let _ = area.verify(slice(1), 0, 8192).await;
+            let _ = put(&area, 1, 0, vec![1; 8192]).await;
+            let _ = area.clear(slice(1), 1, &[(0, 1)]).await;
+            let _ = area.cool(slice(1), &[0, 1, 2]).await;
+            let _ = area.close_clean(slice(1), epoch(9)).await;
+            if round % 10 == 0 {
+                let _ = area.wipe_slice(slice(1), epoch(10), true, &|_, _| {}).await;
+            }
+        }
+    });
+}
