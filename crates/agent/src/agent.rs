@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use futures_util::future::join_all;
 use sublet_api::server::AreaReport;
 use sublet_area::{Area, AreaError};
 use sublet_doors::Doors;
@@ -13,7 +14,7 @@ use sublet_wire::message::Announce;
 
 use crate::coordinations::{Coordinate, Coordinations};
 use crate::gate::{Closing, Gate};
-use crate::limits::{COOL_INTERVAL, COORDINATION_STOP_MAX, DRAIN_TIME_MAX, DROPPED_MAX};
+use crate::limits::{COOL_INTERVAL, COORDINATION_STOP_MAX, DRAIN_TIME_MAX, DROPPED_MAX, SETTLE_TIME_MAX};
 
 /// An area that is served.
 pub(crate) struct Served<D: Doors> {
@@ -261,7 +262,7 @@ impl<D: Doors> Agent<D> {
     }
 
     /// Stops: no session is opened any more, the open ones are told and closed, and their requests get [`DRAIN_TIME_MAX`]
-    /// to end.
+    /// to end. Then what the areas know of hot regions is saved, within [`SETTLE_TIME_MAX`].
     pub async fn drain(&self) {
         self.draining.set(true);
         // First: a leg of theirs may be one of this server's.
@@ -280,5 +281,23 @@ impl<D: Doors> Agent<D> {
         if self.doors.timeout(DRAIN_TIME_MAX, all).await.is_err() {
             tracing::warn!("requests are still under way at the disk; stopping without them");
         }
+        // K2, S3: the next start need not compute checksums, nor take for missed what is known not to be.
+        let settle = join_all(self.areas().into_iter().map(async |area| {
+            if let Err(error) = area.settle().await {
+                tracing::warn!(area = %area.name(), %error, "what is known of hot regions could not be saved");
+            }
+        }));
+        if self.doors.timeout(SETTLE_TIME_MAX, settle).await.is_err() {
+            tracing::warn!("not all checksums of hot regions could be saved in time; the next start computes them");
+        }
+    }
+
+    /// The areas that are served.
+    fn areas(&self) -> Vec<Rc<Area<D>>> {
+        let online = |place: &Place<D>| match place {
+            Place::Online(served) => Some(Rc::clone(&served.area)),
+            Place::Offline(_) => None,
+        };
+        self.areas.borrow().values().filter_map(online).collect()
     }
 }

@@ -13,6 +13,8 @@ pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(15);
 pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long a stopping agent waits for requests in flight.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a stopping agent saves what it knows of hot regions. What is not saved by then is computed at the next start.
+pub const SETTLE_TIME_MAX: Duration = Duration::from_secs(3);
 /// Bytes received at once: a queue of 32 small writes arrives in one system call.
 pub const RECEIVE_BUFFER_SIZE: usize = 192 << 10;
 /// The receive buffer until the session is open: HELLO and OPEN fit, and a flood of idle connections costs little.

@@ -168,12 +168,13 @@ impl<D: Doors> Inner<D> {
     }
 
     /// Writes the checksums of regions that have been hot for long, so that less has to be taken on trust after a crash (K2).
-    async fn checkpoint(&self, now: Tick) -> Result<(), AreaError> {
+    /// Takes those that were not saved for so long. The answer is false if there were none. The caller holds `cooling`.
+    async fn checkpoint(&self, now: Tick, every: Duration) -> Result<bool, AreaError> {
         let mut pages = BTreeMap::new();
         for (region, hot) in self.regions.hot.borrow_mut().iter_mut() {
             if pages.len() < COOLED_AT_ONCE
                 && hot.changed
-                && now.since(hot.saved) >= CHECKPOINT_INTERVAL
+                && now.since(hot.saved) >= every
                 && let Some(page) = &hot.sums
             {
                 pages.insert(*region, Rc::new(SumPage::clone(page)));
@@ -181,7 +182,7 @@ impl<D: Doors> Inner<D> {
             }
         }
         if pages.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let saved = self.save_sums(&pages).await?;
         let mut changed: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
@@ -194,7 +195,7 @@ impl<D: Doors> Inner<D> {
         for (piece, regions) in changed {
             self.write_records(piece, &regions, false).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Cools regions of a slice in batches.
@@ -226,12 +227,9 @@ impl<D: Doors> Inner<D> {
             // What was found hot and belongs to a slice that was closed cleanly: every leg has flushed, and they are equal (H2).
             let closed = |record: &SliceRecord| hot.lost && record.open.is_none() && !record.unclean;
             let alone = |record: &SliceRecord| record.facts.legs == 1 || closed(record);
-            // What is being wiped needs no checksums any more.
-            let alone = |record: &SliceRecord| alone(record) && record.wipe.is_none();
-            let alone = self.label.borrow().find(hot.slice).is_some_and(alone);
             // A region that was made hot ahead and never written is the same on all legs.
             let untouched = hot.written == 0 && !hot.inherited;
-            if !(alone || untouched) || hot.writes > 0 || now.since(hot.used) < IDLE {
+            if !(self.lent_so(hot, alone) || untouched) || hot.writes > 0 || now.since(hot.used) < IDLE {
                 continue;
             }
             read += usize::from(!hot.kept.all());
@@ -240,6 +238,28 @@ impl<D: Doors> Inner<D> {
             }
         }
         idle
+    }
+
+    /// Whether the record of a hot region's slice is like that. What is being wiped needs no checksums any more.
+    fn lent_so(&self, hot: &Hot, like: impl Fn(&SliceRecord) -> bool) -> bool {
+        self.label.borrow().find(hot.slice).is_some_and(|record| record.wipe.is_none() && like(record))
+    }
+
+    /// What can cool when the area is left in good order: regions whose slice has no other leg that is in sync. This one has
+    /// flushed when they cool, and no other one need be asked (H2); what stale legs lack is kept exactly then (S3).
+    fn leaving(&self) -> BTreeMap<SliceId, Vec<usize>> {
+        let mut leaving: BTreeMap<SliceId, Vec<usize>> = BTreeMap::new();
+        for (region, hot) in self.regions.hot.borrow().iter() {
+            let alone = |record: &SliceRecord| {
+                let others = record.facts.in_sync.iter().enumerate().filter(|(leg, _)| *leg != record.facts.leg as usize);
+                record.facts.in_sync.get(record.facts.leg as usize) == Some(&true) && others.clone().all(|(_, in_sync)| !in_sync)
+            };
+            // Where legs may differ since an earlier crash, the mark says so (H3).
+            if hot.kept.all() && !hot.inherited && self.lent_so(hot, alone) {
+                leaving.entry(hot.slice).or_default().push(*region);
+            }
+        }
+        leaving
     }
 }
 
@@ -294,7 +314,34 @@ impl<D: Doors> Area<D> {
                 inner.cool_regions(slice, &regions).await?;
             }
             let _one_at_a_time = inner.regions.cooling.lock().await;
-            inner.checkpoint(now).await
+            inner.checkpoint(now, CHECKPOINT_INTERVAL).await.map(drop)
+        })
+        .await
+    }
+
+    /// What is only in memory goes to the disk, so that the next opening finds it: regions cool that can cool without asking
+    /// another leg, and the checksums of the others are written (K2). For a clean stop, when nobody writes any more.
+    ///
+    /// # Errors
+    /// What the disk says; the next opening takes what is missing for lost in a crash.
+    pub async fn settle(&self) -> Result<(), AreaError> {
+        if self.inner.check_writable().is_err() || self.inner.regions.hot.borrow().is_empty() {
+            return Ok(());
+        }
+        let inner = Rc::clone(&self.inner);
+        to_the_end(&self.inner.doors, async move {
+            for (slice, regions) in inner.leaving() {
+                inner.cool_regions(slice, &regions).await?;
+            }
+            let rounds = inner.regions.hot.borrow().len().div_ceil(COOLED_AT_ONCE);
+            for _ in 0..rounds {
+                let _one_at_a_time = inner.regions.cooling.lock().await;
+                if !inner.checkpoint(inner.doors.now(), Duration::ZERO).await? {
+                    break;
+                }
+            }
+            // With it the region pages, which nothing else waits for.
+            inner.sync_all().await
         })
         .await
     }

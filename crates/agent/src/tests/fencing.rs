@@ -12,6 +12,7 @@ use sublet_doors::{Clock as _, Doors as _};
 use sublet_types::size::MIB;
 
 use sublet_types::{AreaId, PoolId, SliceId, VolumeId};
+use sublet_wire::message::BlockState;
 use sublet_wire::{Op, Status};
 
 use super::{AREA, Lender, SLICE, epoch, facts, fence, open, open_lease, pattern, run, write_payload};
@@ -191,6 +192,20 @@ fn p2_an_order_that_comes_after_the_wipe_of_its_slice_does_not_make_it_anew() {
         lender.order(Order::WipeSlice { slice: never, area: AREA, epoch: epoch(2), drop: true }).await;
         let late = lender.agent.execute(&Order::PrepareSlice { slice: SliceFacts { slice: never, ..facts() } }).await;
         assert!(matches!(late, Outcome::Failed { .. }), "{late:?}");
+    });
+}
+
+#[test]
+fn k2_a_stopping_agent_saves_what_it_knows_of_hot_regions() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (mut peer, _) = lender.session(open(1, 1)).await.unwrap();
+        assert_eq!(peer.write(0, &pattern(3, 8192)).await, Status::Ok);
+        lender.agent.drain().await;
+        lender.stop().await;
+        let area = Area::open(&lender.doors, &lender.pieces, Some(PoolId::from_u128(1)), 77).await.unwrap();
+        let blocks = area.verify(SLICE, 0, 8192).await.unwrap();
+        assert!(blocks.iter().all(|block| block.state == BlockState::Matches));
     });
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sublet_doors::{Clock, Tick};
 use sublet_wire::checksum::table_size;
-use sublet_wire::message::BlockState;
+use sublet_wire::message::{BlockState, MapWhich, Seed, SetState, StaleMark};
 
 use super::memory::{MemoryDoors, Op, with_files};
 use super::*;
@@ -321,5 +321,53 @@ fn h1_a_writer_that_goes_on_in_the_next_region_finds_it_hot_and_what_it_left_out
         area.cool_idle(later(&doors, IDLE)).await.unwrap();
         assert_eq!(area.hot_count(slice(1)), 3, "those that were written wait for the order (H2)");
         assert_eq!(checked(&area, 1, 4 * REGION, 4096).await, (vec![0; 4096], true, false));
+    });
+}
+
+#[test]
+fn k2_a_clean_stop_saves_the_checksums_of_regions_that_stay_hot() {
+    with_area(false, async |doors, area| {
+        area.prepare_slice(&facts(1, 0, 4 * REGION)).await.unwrap();
+        for region in 0..3 {
+            write(&area, 1, region * REGION, 7, 3 * 4096).await;
+        }
+        area.settle().await.unwrap();
+        assert_eq!(area.hot_count(slice(1)), 3, "nobody has asked the other leg (H2)");
+        drop(area);
+        // Everything that was begun has ended: nothing is lost with the process, nor with the machine.
+        let area = open(&doors.restarted(doors.images()), &one()).await;
+        assert_eq!(area.hot_count(slice(1)), 3);
+        for region in 0..3 {
+            assert_eq!(checked(&area, 1, region * REGION, 4096).await, (vec![7; 4096], true, false));
+        }
+    });
+}
+
+#[test]
+fn h2_s3_a_clean_stop_cools_what_no_other_leg_in_sync_has_and_keeps_exactly_what_a_stale_one_lacks() {
+    with_area(true, async |doors, area| {
+        let own = facts(1, 0, 4 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        area.prepare_slice(&single(2, 4 * REGION, REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        let seed = Seed { leg: 1, since: generation(2), reset: true, entries: vec![(0, 1)] };
+        area.seed(slice(1), &seed).await.unwrap();
+        let stale = vec![StaleMark { leg: 1, since: generation(2), seeded: true }];
+        let state = SetState { generation: generation(2), in_sync: vec![true, false], equalised: false, stale };
+        area.set_state(slice(1), epoch(1), &state).await.unwrap();
+        write(&area, 1, REGION + 3 * 65536, 8, 4096).await;
+        write(&area, 2, 0, 9, 4096).await;
+        area.settle().await.unwrap();
+        drop(area);
+        let area = open(&doors.restarted(doors.images()), &one()).await;
+        assert!(area.hot_slices().is_empty());
+        let map = area.map(slice(1), MapWhich::Leg(1), 0, 4 * REGION).await.unwrap();
+        assert!(!map.lost);
+        let missed: Vec<(u32, u64)> = map.entries.iter().map(|entry| (entry.region, entry.missed)).collect();
+        assert_eq!(missed, [(0, 1), (1, 8)]);
+        for (n, at, byte) in [(1, 0, 7), (1, REGION + 3 * 65536, 8), (2, 0, 9)] {
+            assert_eq!(checked(&area, n, at, 4096).await, (vec![byte; 4096], true, false));
+        }
     });
 }
