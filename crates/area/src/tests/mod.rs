@@ -13,6 +13,7 @@ mod maps;
 mod measure;
 mod memory;
 mod real;
+mod stories;
 mod wipes;
 
 use std::rc::Rc;
