@@ -185,12 +185,73 @@ fn l5_a_manager_on_an_old_backup_is_reconciled_and_tables_travel_as_documents() 
     wait_for("the freeze", SOON, || text(&pool.volume("old"), "/state").starts_with("frozen"));
     nbd.write(4096, &[6; 4096]).unwrap();
     nbd.flush().unwrap();
+    // Everybody says what to do, and the mount that this table does not know of is not taken for one that has ended.
+    let told = "frozen: old (why, and what to do: sublet manager rebuild --show)";
+    wait_for("the status to say so", SOON, || pool.ok(1, "status").out.contains(told));
+    assert!(pool.refused(2, "return old", exit::CONFLICT).err.contains("manager rebuild --reconcile"));
     pool.ok(0, "manager rebuild --reconcile");
     wait_table(&pool, &before);
     pool.ok(0, "manager rebuild --finish");
     assert_eq!(nbd.read(0, 4096).unwrap(), [5; 4096]);
     drop(nbd);
     pool.ok(2, "unmount old");
+}
+
+#[test]
+fn r1_r2_a_replaced_copy_costs_its_volume_nothing_when_the_table_is_lost_or_old() {
+    let pool = pool(4);
+    pool.ok(0, "volume create pair --way doubled --on a1:16M,b1:16M");
+    pool.ok(3, "borrow pair");
+    let mut nbd = pool.mount(3, "pair", "");
+    nbd.write(0, &[7; 65536]).unwrap();
+    nbd.flush().unwrap();
+    let manager = pool.manager();
+    manager.kill();
+    let (home, scratch) = (pool.manager_home(), sublet_tests::pool::scratch());
+    let old = scratch.path().join("table.redb");
+    std::fs::copy(home.join("table.redb"), &old).unwrap();
+    manager.restart();
+    wait_for("the manager", SOON, || pool.manager_answers());
+
+    wait_for("the lender", SOON, || pool.is_up(1));
+    let lender = pool.kill(1);
+    wait_lost(&pool, "server-b");
+    pool.ok(0, "volume replace pair --lost server-b --on c1 --wait");
+    nbd.write(MIB, &[8; 65536]).unwrap();
+    nbd.flush().unwrap();
+    let stones = |server: usize| pool.json(server, "status")["server"]["areas"][0]["tombstones"].as_array().unwrap().len();
+    wait_for("the tombstone", SOON, || stones(0) == 1 && stones(2) == 1);
+    std::thread::sleep(Duration::from_secs(2));
+    let before = pool.volume("pair");
+    let is_back = || {
+        let now = pool.volume("pair");
+        ["/state", "/status", "/epoch", "/segments"].iter().all(|at| now.pointer(at) == before.pointer(at))
+    };
+
+    // A table that was lost, and then one from before the replacement.
+    lose_table(&pool);
+    wait_for("the servers to knock", SOON, || rebuild(&pool)["knocking"].as_array().unwrap().len() == 3);
+    pool.ok(0, "manager rebuild");
+    wait_for("the volume", SOON, || pool.json(0, "volume ls").as_array().unwrap().len() == 1 && is_back());
+    pool.ok(0, "manager rebuild --finish");
+    assert_eq!(nbd.read(MIB, 65536).unwrap(), [8; 65536]);
+    let manager = pool.manager();
+    manager.kill();
+    std::fs::copy(&old, home.join("table.redb")).unwrap();
+    manager.restart();
+    wait_for("the manager", SOON, || pool.manager_answers());
+    wait_for("the freeze", SOON, || text(&pool.volume("pair"), "/state").starts_with("frozen"));
+    pool.ok(0, "manager rebuild --reconcile");
+    wait_for("the volume", SOON, is_back);
+    pool.ok(0, "manager rebuild --finish");
+
+    // Only the lost copy is wiped.
+    lender.restart();
+    wait_for("the wipe", SOON, || stones(0) == 0 && stones(2) == 0);
+    assert_eq!(nbd.read(0, 65536).unwrap(), [7; 65536]);
+    assert_eq!(nbd.read(MIB, 65536).unwrap(), [8; 65536]);
+    drop(nbd);
+    pool.ok(3, "unmount pair");
 }
 
 #[test]

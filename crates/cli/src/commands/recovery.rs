@@ -115,6 +115,9 @@ fn forget_text(view: &ForgetView) -> String {
     let mut out = String::new();
     let verb = if view.done { "went" } else { "goes" };
     out += &format!("with {} {verb}: areas {}\n", view.server, names(&view.areas));
+    if view.losses.is_empty() {
+        return out + "no volume has anything there\n";
+    }
     let mut columns = Columns::new(&["VOLUME", "BORROWER", "LOST", "COPIES LOST"]);
     for LossView { volume, borrower, bytes, copies, .. } in &view.losses {
         let lost = if *bytes > 0 { ByteSize(*bytes).to_string() } else { "-".to_owned() };

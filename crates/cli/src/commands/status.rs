@@ -96,6 +96,10 @@ fn table(c: &Context, server: &Server) -> Vec<String> {
     if view.open {
         matter.push("the table is being rebuilt: sublet manager rebuild --show".to_owned());
     }
+    if !view.unsettled.is_empty() {
+        let names: Vec<String> = view.unsettled.iter().map(|row| row.name.to_string()).collect();
+        matter.push(format!("frozen: {} (why, and what to do: sublet manager rebuild --show)", names.join(", ")));
+    }
     matter.extend(view.damaged.into_iter().map(|row| format!("a row is damaged and kept aside: {row}")));
     matter
 }

@@ -1,7 +1,7 @@
 //! Requests that are tasks, and how tasks go on.
 
-use sublet_api::Refusal;
 use sublet_api::request::{Request, Response, TaskAnswer, TaskOutcome};
+use sublet_api::{ErrorKind, Refusal};
 use sublet_types::TaskId;
 
 use super::{Core, Outside, TASK_HOLD_MS, TaskWaiter};
@@ -51,7 +51,11 @@ impl<S: Store> Core<S> {
             Request::SetWay { volume, set_way } => plan::set_way::plan(table, volume, set_way, context),
             Request::Borrow(command) => plan::borrow::plan(table, command, context),
             Request::Mount { volume, mount } => plan::mount::plan(table, volume, mount, context),
-            Request::Unmount { volume, unmount } => plan::unmount::plan(table, volume, unmount, context),
+            Request::Unmount { volume, unmount } => plan::unmount::plan(table, volume, unmount, context).map_err(|refusal| {
+                // A volume that the table only does not know yet is no ended mount (L5, R1).
+                let unknown = volume.parse().ok().filter(|_| refusal.kind == ErrorKind::NotFound);
+                unknown.map_or(refusal, |id| self.no_volume(id))
+            }),
             Request::Return { volume, give_back } => plan::give_back::plan(table, volume, give_back, context),
             Request::Transfer { volume, transfer } => plan::transfer::plan(table, volume, transfer, context),
             Request::Reclaim { area, reclaim } => plan::reclaim::plan(table, area, reclaim, context),
@@ -121,7 +125,7 @@ impl<S: Store> Core<S> {
     pub(super) fn answer_tasks(&mut self) {
         for waiter in std::mem::take(&mut self.task_waiters) {
             let Some(task) = self.table.tasks.get(&waiter.task) else {
-                let refusal = Refusal::new(sublet_api::ErrorKind::NotFound, "the task is no longer kept");
+                let refusal = Refusal::new(ErrorKind::NotFound, "the task is no longer kept");
                 self.reply(waiter.conn, Response::Refused(refusal));
                 continue;
             };

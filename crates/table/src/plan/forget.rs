@@ -48,7 +48,7 @@ pub fn plan(table: &Table, text: &str, is_up: bool, context: &mut Context<'_>) -
     let row = table.server(text)?;
     if is_up {
         let hint = format!("take its areas back with `sublet reclaim`, then `sublet server leave {}`", row.name);
-        return Err(conflict(format!("server '{}' answers: it is not lost", row.name), hint));
+        return Err(conflict(format!("server '{}' answers or was heard of a moment ago: it is not lost", row.name), hint));
     }
     let borrowed: Vec<String> =
         table.volumes.values().filter(|volume| volume.borrower == Some(row.id)).map(|v| v.name.to_string()).collect();

@@ -287,7 +287,11 @@ pub fn frozen_hint(volume: &VolumeRow) -> String {
     if volume.unsettled {
         return format!("start the servers that are missing; to go on without them: `sublet volume accept {name} AREA`");
     }
-    format!("see `sublet status`; to give it up: `sublet return {name} --dissolve`")
+    // Where the reason names what to do, nothing that would destroy the bytes is offered beside it.
+    if volume.frozen.as_ref().is_some_and(|reason| reason.contains('`')) {
+        return "see `sublet manager rebuild --show`".to_owned();
+    }
+    format!("see `sublet events`; to give it up with its bytes: `sublet return {name} --dissolve`")
 }
 
 /// Refuses anybody but the borrower, naming the holder.

@@ -115,7 +115,7 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
     if let Some(reason) = &volume.frozen {
         // L5: a label that came meanwhile is ahead of the table. Which copies are in sync is not known, so none is left behind.
         let text = format!("volume '{}' cannot be mounted: it is frozen: {reason}", volume.name);
-        let refusal = conflict(text, "see `sublet status`");
+        let refusal = conflict(text, "see `sublet manager rebuild --show`");
         return Advance::Commit(undo(task, volume.clone(), refusal, context));
     }
     if must_wait(volume, standings, context.now_ms) {

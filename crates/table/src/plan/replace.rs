@@ -85,7 +85,10 @@ fn check_leg(
     }
     let online = |row: &crate::records::AreaRow| row.offline.is_none() && context.reachable.contains(&row.server);
     if leg.in_sync && table.areas.get(&leg.area).is_some_and(online) {
-        let text = format!("the copy of volume '{}' at {lender} is in sync, and {lender} answers: it is not lost", volume.name);
+        let text = format!(
+            "the copy of volume '{}' at {lender} is in sync, and {lender} answers or was heard of a moment ago: it is not lost",
+            volume.name
+        );
         return Err(conflict(text, "stop that server first if its disk is to be given up; `sublet server ls` shows who is lost"));
     }
     let same = |task: &&TaskRow| match &task.command {
@@ -162,7 +165,7 @@ fn spot(
         };
         let mut text = format!("no room for a new copy of {} of volume '{}' {where_}", ByteSize(length), volume.name);
         if !found.left_out.is_empty() {
-            text.push_str(&format!(" (not counted: {})", found.left_out.join(", ")));
+            text.push_str(&format!(" (not counted: {})", found.left_out.join(", ").replace("--local", "--on")));
         }
         Refusal::new(ErrorKind::NoSpace, text).hint("register more with `sublet lend` at another server; see `sublet area ls`")
     })

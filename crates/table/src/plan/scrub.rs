@@ -14,6 +14,8 @@ use crate::table::Table;
 
 /// Scrubs that nobody has asked for and that go on at the same time: they are in no hurry.
 pub const SCHEDULED_AT_ONCE: usize = 1;
+/// The shortest time between two scheduled scrubs, in seconds: an hour. Each one is a task and an event, and crowds out others.
+pub const EVERY_MIN_S: u64 = 3600;
 /// The longest time between two scheduled scrubs, in seconds: ten years.
 pub const EVERY_MAX_S: u64 = 10 * 365 * 24 * 3600;
 /// The progress of a scrub is recorded in steps of this part of it: so much is done again after a crash, at most.
@@ -48,11 +50,17 @@ fn row(volume: &VolumeRow, id: TaskId, rate_max: u64, scheduled: bool, now_ms: u
 /// Plans another time between scheduled scrubs.
 ///
 /// # Errors
-/// [`ErrorKind::BadRequest`](sublet_api::ErrorKind::BadRequest) for a time that is too long.
+/// [`ErrorKind::BadRequest`](sublet_api::ErrorKind::BadRequest) for a time that is too short or too long.
 pub fn every(table: &Table, volume: &str, command: &ScrubEvery) -> Result<Change, Refusal> {
     let volume = table.volume(volume)?;
     if command.seconds.is_some_and(|seconds| seconds > EVERY_MAX_S) {
         return Err(bad("a volume is scrubbed at least every ten years, or never", "for example --every 30d, or --every off"));
+    }
+    if command.seconds.is_some_and(|seconds| (1..EVERY_MIN_S).contains(&seconds)) {
+        return Err(bad(
+            "a volume is scrubbed once an hour at most",
+            "for example --every 12h; or scrub it now, without --every",
+        ));
     }
     let mut next = volume.clone();
     next.work.scrub_every_s = command.seconds;

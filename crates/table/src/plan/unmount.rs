@@ -26,6 +26,11 @@ pub fn plan(table: &Table, volume: &str, command: &Unmount, context: &mut Contex
     if let Some(epoch) = command.epoch
         && volume.lease_of(epoch).is_none()
     {
+        // L5: a mount that this table does not know yet has not ended.
+        if volume.unsettled || epoch.number > volume.epoch.number {
+            let text = format!("the table does not know of the mount of '{}' with epoch {epoch}: it is behind", volume.name);
+            return Err(conflict(text, "unmount it when the table has been reconciled: `sublet manager rebuild --reconcile`"));
+        }
         let text = format!("the mount of '{}' with epoch {epoch} has ended already (now at epoch {})", volume.name, volume.epoch);
         return Err(Refusal::new(ErrorKind::StaleEpoch, text).hint(hint));
     }
@@ -117,7 +122,7 @@ pub fn advance(
     if let Command::Transfer { to } = task.command {
         if let Some(reason) = &volume.frozen {
             let text = format!("volume '{}' was unmounted, but cannot be handed over: it is frozen: {reason}", volume.name);
-            change.put(failed(task, conflict(text, "see `sublet status`"), context.now_ms));
+            change.put(failed(task, conflict(text, "see `sublet manager rebuild --show`"), context.now_ms));
         } else if is_fenced {
             next.borrower = Some(to);
             next.task = Some(task.id);

@@ -234,7 +234,9 @@ fn a_scrub_of_an_unmounted_volume_is_done_by_a_lender_and_the_next_one_comes_in_
     pool.ask(every(Some(24 * 3600)));
     pool.pass(60_000);
     assert_eq!(tasks(&mut pool, "scrub").len(), 3);
-    assert_eq!(pool.refused(every(Some(u64::MAX))).kind, ErrorKind::BadRequest);
+    for seconds in [u64::MAX, 1, 3599] {
+        assert_eq!(pool.refused(every(Some(seconds))).kind, ErrorKind::BadRequest);
+    }
 }
 
 #[test]

@@ -282,3 +282,24 @@ fn r1_a_copy_that_comes_late_is_taken_in_when_the_volume_is_unmounted() {
     pool.pass(6000);
     assert_eq!(in_sync(&pool), [("a1".to_owned(), true), ("b1".to_owned(), false)]);
 }
+
+#[test]
+fn l5_an_unmount_that_the_table_does_not_know_of_has_not_ended() {
+    let mut pool = doubled();
+    let backup = pool.backup();
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    pool.restore(&backup);
+    let refusal = pool.refused(unmount(11, borrower, "v", mounting.epoch));
+    assert_eq!((refusal.kind, refusal.hint.contains("--reconcile")), (ErrorKind::Conflict, true), "{refusal}");
+    reconcile(&mut pool);
+    pool.done(unmount(12, borrower, "v", mounting.epoch));
+    // Nor has it while the volume is not known at all.
+    let mounting = pool.mounted(mount(13, borrower, "v"));
+    (0..2).for_each(|server| pool.kill(server));
+    pool.lose_table();
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    let id = mounting.volume.to_string();
+    let refusal = pool.refused(unmount(14, borrower, &id, mounting.epoch));
+    assert_eq!(refusal.kind, ErrorKind::Conflict, "{refusal}");
+}

@@ -151,7 +151,8 @@ fn every_refusal_says_what_why_and_what_to_do() {
     pool.done(create(1, "free", Way::Divided, &[("a1", Some(2 * R))]));
     pool.done(borrow(2, c, Some("lent"), Some(R), Some(Way::Divided)));
     pool.done(borrow(3, c, Some("used"), Some(R), Some(Way::Divided)));
-    let mounting = pool.mounted(mount(4, c, "used"));
+    let ended = pool.mounted(mount(4, c, "used")).epoch;
+    let mounting = pool.mounted(mount(5, c, "used"));
     let stranger = sublet_types::ServerId::from_u128(99);
     use ErrorKind::{AlreadyExists, BadRequest, Conflict, NoSpace, NotFound, StaleEpoch};
     let cases = [
@@ -170,8 +171,10 @@ fn every_refusal_says_what_why_and_what_to_do() {
         (mount(50, d, "free"), Conflict, "is free"),
         (mount(50, d, "nope"), NotFound, "no volume"),
         (unmount(50, d, "used", mounting.epoch), Conflict, "lent to server-c"),
-        (unmount(50, c, "used", mounting.epoch.next(1)), StaleEpoch, "has ended already"),
-        (unmount(50, c, "lent", mounting.epoch), StaleEpoch, "has ended already"),
+        (unmount(50, c, "used", ended), StaleEpoch, "has ended already"),
+        // An epoch that the table has not come to cannot have ended (L5).
+        (unmount(50, c, "used", mounting.epoch.next(1)), Conflict, "is behind"),
+        (unmount(50, c, "lent", mounting.epoch), Conflict, "is behind"),
         (force_unmount(50, "lent"), Conflict, "is not mounted"),
         (give_back(50, Some(d), "lent", false), Conflict, "lent to server-c"),
         (give_back(50, Some(c), "used", false), Conflict, "mounted at server-c"),
