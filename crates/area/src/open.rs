@@ -17,6 +17,7 @@ use crate::join::{check_area, check_opening, check_pieces, name_of, offline};
 use crate::label::{AreaLabel, HISTORY_MAX, Opening, PieceLabel};
 use crate::layout::{AREA_LABEL_AT, HEADER_SIZE, PIECE_LABEL_AT, PieceMap, Reserve, data_size, metadata_size};
 use crate::missed::LegMap;
+use crate::record::SliceRecord;
 use crate::regions::{Hot, PieceRegions, Regions};
 use crate::spec::PieceSpec;
 use crate::table::State;
@@ -112,7 +113,7 @@ impl<D: Doors> Area<D> {
         check_opening(&area, &labels, pieces)?;
 
         // The regions first: an area that cannot be read is not marked as opened.
-        let regions = load_regions(&found, pieces).await?;
+        let regions = load_regions(&found, pieces, &area).await?;
         find_hot(&regions, &area, doors.now());
         let open = OpenId::from_u128(doors.random_u128());
         area.history.insert(0, area.opening.open);
@@ -147,16 +148,31 @@ impl<D: Doors> Area<D> {
     }
 }
 
+/// H3: the older format did not know which regions were being written when a slice was left open: its legs may differ anywhere.
+fn may_differ(area: &AreaLabel, region: usize) -> bool {
+    let at = region as u64 * REGION_SIZE;
+    let left_open = |record: &SliceRecord| {
+        let in_sync = record.facts.in_sync.iter().filter(|in_sync| **in_sync).count();
+        (record.open.is_some() || record.unclean) && in_sync > 1 && (record.facts.offset..record.end()).contains(&at)
+    };
+    area.slices.iter().any(left_open)
+}
+
 /// The table of all pieces. A piece of format 1 gets its table here: beside what the older format has, so that it is still
 /// that until its label says otherwise.
-async fn load_regions<F: DiskFile>(found: &[Found<F>], pieces: &[PieceSpec]) -> Result<Regions, AreaError> {
+async fn load_regions<F: DiskFile>(found: &[Found<F>], pieces: &[PieceSpec], area: &AreaLabel) -> Result<Regions, AreaError> {
     let (mut tables, mut records) = (Vec::with_capacity(pieces.len()), Vec::new());
     for (index, (found, piece)) in found.iter().zip(pieces).enumerate() {
         let reserve = Reserve::of(piece.length);
         let who = name_of(index, pieces);
         if version_of(&found.winner.bytes) == 1 {
             tracing::info!("{who} is of format 1; it is converted: checksums are kept of what is written from now on");
-            let old = legacy::regions(&found.file, piece.offset, reserve, found.label.tracked, &who).await?;
+            let mut old = legacy::regions(&found.file, piece.offset, reserve, found.label.tracked, &who).await?;
+            for (region, record) in (records.len()..).zip(&mut old) {
+                if record.state == State::Plain && may_differ(area, region) {
+                    *record = record.heated();
+                }
+            }
             let written = pages::format(&found.file, piece.offset, reserve, &old).await;
             written.map_err(|error| AreaError::io(format!("cannot convert {who}"), &error))?;
         }

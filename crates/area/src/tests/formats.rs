@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
-use sublet_wire::message::BlockState;
+use sublet_wire::message::{BlockState, MapWhich};
 
 use super::memory::{Image, Images, MemoryDoors};
 use super::*;
+use crate::copies::read_both;
+use crate::envelope::AREA;
+use crate::label::AreaLabel;
+use crate::layout::AREA_LABEL_AT;
 
 /// An image as text: `file PATH SIZE`, then `OFFSET BYTES` of every sector that is not zero, both hexadecimal, without the
 /// zeroes at its end.
@@ -57,6 +61,31 @@ fn an_area_of_format_1_opens_with_its_slices_and_bytes_and_keeps_checksums_from_
                     area.cool(slice(1), &[0]).await.unwrap();
                     area.flush().await.unwrap();
                 }
+            }
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn h3_legs_of_format_1_that_were_left_open_may_differ_wherever_something_was_written() {
+    for open_by in [None, Some(3)] {
+        let (images, pieces) = fixture(include_str!("../../tests/fixtures/v1-device.hex"));
+        sublet_doors::real::run(async |_| {
+            let doors = MemoryDoors::new(images, true);
+            let file = doors.open_file().await;
+            let label = read_both(&file, AREA_LABEL_AT, AREA, "").await.unwrap().unwrap();
+            let mut label = AreaLabel::decode(&label.bytes).unwrap();
+            (label.slices[0].facts.in_sync, label.slices[0].open) = (vec![true, true], open_by);
+            for at in AREA_LABEL_AT {
+                doors.machine.images.borrow_mut().get_mut(&pieces[0].path).unwrap().write(at, &label.encode());
+            }
+            // Also when it is opened once more.
+            for _ in 0..2 {
+                let area = open(&doors, &pieces).await;
+                let map = area.map(slice(1), MapWhich::All, 0, 3 * REGION).await.unwrap();
+                let hot: Vec<u32> = map.entries.iter().filter(|entry| entry.hot).map(|entry| entry.region).collect();
+                assert_eq!(hot, if open_by.is_some() { vec![0, 1, 2] } else { vec![] });
             }
         })
         .unwrap();

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use sublet_doors::Clock;
 use sublet_doors::real::{RealDoors, run};
 
 use super::*;
@@ -85,6 +86,45 @@ fn measure_an_area_of_100_gib_with_1000_hot_regions() {
         let begun = Instant::now();
         area.cool(slice(1), &hot[..64]).await.unwrap();
         println!("cooling 64 regions found hot (their data is read): {} ms", begun.elapsed().as_millis());
+    })
+    .unwrap();
+}
+
+#[test]
+#[ignore = "figures for people, on a real disk"]
+fn measure_the_wipe_of_a_sparse_file_in_pieces_beside_a_borrower() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("area");
+    let length = file_size_for(GIB);
+    std::fs::File::create(&path).unwrap().set_len(length).unwrap();
+    let pieces = [PieceSpec { path, offset: 0, length }];
+    run(async |doors| {
+        Area::format(&doors, &FormatSpec { sparse: true, ..spec(&pieces) }).await.unwrap();
+        let area = open(&doors, &pieces).await;
+        area.prepare_slice(&facts(1, 0, GIB - REGION)).await.unwrap();
+        area.prepare_slice(&facts(2, GIB - REGION, REGION)).await.unwrap();
+        for first in (0..(GIB - REGION) / 8192).step_by(64) {
+            futures_util::future::join_all((first..first + 64).map(|n| write(&area, 1, n * 8192, 7, 4096))).await;
+        }
+        area.flush().await.unwrap();
+        let (wiped, begun) = (std::cell::Cell::new(false), Instant::now());
+        let told = std::cell::Cell::new(0);
+        let wipe = async {
+            area.wipe_slice(slice(1), super::epoch(9), true, &|_, _| told.set(told.get() + 1)).await.unwrap();
+            wiped.set(true);
+        };
+        let mut times = Vec::new();
+        let borrower = async {
+            while !wiped.get() {
+                let begun = Instant::now();
+                write(&area, 2, 0, 8, 4096).await;
+                times.push(begun.elapsed().as_micros());
+                doors.sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        futures_util::future::join(wipe, borrower).await;
+        println!("wiping 1 GiB in 131,000 pieces: {} ms, progress told {} times", begun.elapsed().as_millis(), told.get());
+        println!("writes of a borrower beside it: {}", percentiles(times));
     })
     .unwrap();
 }
