@@ -131,9 +131,14 @@ impl Entry {
         Some(entry)
     }
 
-    /// The bits for the map of a leg that begins at `since`.
+    /// The bits for the map of a leg that begins at `since`. An entry of a later map was written on the way to a label that does
+    /// not name it after all: what it took the place of is not known, and that is all ones. One of an earlier map is of no account.
     pub fn bits(&self, leg: usize, since: Generation) -> u64 {
-        self.legs.get(leg).copied().flatten().filter(|(own, _)| *own == since).map_or(0, |(_, bits)| bits)
+        match self.legs.get(leg).copied().flatten() {
+            Some((own, bits)) if own == since => bits,
+            Some((own, _)) if own.number >= since.number => u64::MAX,
+            _ => 0,
+        }
     }
 }
 
@@ -176,6 +181,8 @@ mod tests {
         let mut bytes = entry.encode(17, slice(9));
         assert_eq!(Entry::decode(&bytes, 17, slice(9)), Some(entry));
         assert_eq!((entry.bits(1, since(3)), entry.bits(1, since(4)), entry.bits(0, since(3))), (0xF0, 0, 0));
+        assert_eq!(entry.bits(1, since(2)), u64::MAX, "a later map's");
+        assert_eq!(entry.bits(1, Generation { number: 3, random: 6 }), u64::MAX, "of another history");
         assert_eq!(Entry::decode(&bytes, 18, slice(9)), None);
         assert_eq!(Entry::decode(&bytes, 17, slice(8)), None);
         for bit in 0..512 * 8 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sublet_doors::Clock;
 use sublet_wire::message::{MapWhich, Seed, SetState, StaleMark};
 
-use super::memory::{MemoryDoors, let_others_run, with_files};
+use super::memory::{MemoryDoors, crashes, let_others_run, with_files};
 use super::*;
 use crate::AreaErrorKind as Kind;
 use crate::copies::read_both;
@@ -188,6 +188,36 @@ fn s5_an_order_that_is_repeated_while_a_list_is_sent_loses_none_of_it() {
         let map = area.map(slice(1), MapWhich::Leg(1), 0, 8 * REGION).await.unwrap();
         let missed: Vec<(u32, u64)> = map.entries.iter().map(|entry| (entry.region, entry.missed)).collect();
         assert_eq!(missed, [(3, 1), (5, 1)]);
+    });
+}
+
+#[test]
+fn s3_a_map_that_is_begun_anew_takes_nothing_off_the_old_one_before_the_label_names_it() {
+    with_area(async |doors, area| {
+        let own = facts(1, 0, 4 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        let leaves = async |number, entries: &[(u32, u64)]| {
+            let seed = Seed { leg: 1, since: generation(number), reset: true, entries: entries.to_vec() };
+            area.seed(slice(1), &seed).await.unwrap();
+            let stale = vec![StaleMark { leg: 1, since: generation(number), seeded: true }];
+            let state = SetState { generation: generation(number), in_sync: vec![true, false], equalised: false, stale };
+            area.set_state(slice(1), epoch(1), &state).await.unwrap();
+        };
+        leaves(2, &[]).await;
+        write(&area, 1, 0, 7, 4096).await;
+        area.cool(slice(1), &[0]).await.unwrap();
+        area.flush().await.unwrap();
+        let base = doors.images();
+        doors.take_log();
+        leaves(3, &[(0, 4)]).await;
+        for (what, images) in crashes(&base, &doors.take_log()) {
+            let area = open(&doors.restarted(images), &one()).await;
+            let since = area.missed_since(slice(1))[1].unwrap();
+            let map = area.map(slice(1), MapWhich::Leg(1), 0, REGION).await.unwrap();
+            let must = if since == generation(2) { 1 } else { 4 };
+            assert!(map.entries.first().is_some_and(|entry| entry.missed & must == must), "{what}: {since}");
+        }
     });
 }
 
