@@ -137,7 +137,11 @@ fn text(status: &Status) -> String {
             if !server.areas.is_empty() {
                 let mut columns = Columns::new(&["AREA", "CAPACITY", "STATE", "PLACE"]);
                 for area in &server.areas {
-                    let state = area.offline.clone().map_or_else(|| "online".to_owned(), |why| format!("offline: {why}"));
+                    let state = match (&area.offline, &area.quarantined) {
+                        (Some(why), _) => format!("offline: {why}"),
+                        (None, Some(why)) => format!("quarantined: {why}"),
+                        (None, None) => "online".to_owned(),
+                    };
                     columns.row(vec![area.name.to_string(), ByteSize(area.capacity).to_string(), state, area.place.clone()]);
                 }
                 out += &format!("\n{}", columns.render());

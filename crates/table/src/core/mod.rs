@@ -207,7 +207,11 @@ impl<S: Store> Core<S> {
         for volume in self.table.volumes.values() {
             let is_orphan = volume.task.is_some_and(|id| !self.table.tasks.get(&id).is_some_and(|task| task.is_running()));
             if is_orphan && volume.frozen.is_none() {
-                let reason = "the row of the task that was changing it is missing".to_owned();
+                let name = &volume.name;
+                let reason = format!(
+                    "the row of the task that was changing it is missing; to go on with what its labels say: \
+                     `sublet volume accept {name} AREA`"
+                );
                 change.event(volume.name.as_str(), format!("frozen: {reason}"));
                 change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
             }

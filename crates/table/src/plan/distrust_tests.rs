@@ -2,7 +2,7 @@
 
 use sublet_api::ErrorKind;
 use sublet_api::order::Order;
-use sublet_api::rebuild::{Forget, ForgetView};
+use sublet_api::rebuild::{AcceptVolume, Forget, ForgetView};
 use sublet_api::request::{LegChange, Request, Response};
 use sublet_types::{OpenId, Way};
 
@@ -74,6 +74,10 @@ fn l2_a_rolled_back_a_restored_and_a_cloned_area_are_quarantined() {
         let c = pool.id(2);
         assert_eq!(pool.refused(borrow(30, c, Some("new"), Some(7 * R), None)).kind, ErrorKind::NoSpace, "{what}");
         assert!(pool.refused(mount(31, c, "one")).message.contains("frozen"), "{what}");
+        // That its copy is believed is decided for the area, not for one volume.
+        let choice = AcceptVolume { leg: "a1".to_owned(), stale: false };
+        let refusal = pool.refused(Request::AcceptVolume { volume: "one".to_owned(), accept: choice });
+        assert!(refusal.hint.contains("sublet area accept a1"), "{what}: {refusal}");
         // It stays so until an administrator accepts it.
         pool.restart_manager();
         tell(&mut pool);

@@ -303,3 +303,24 @@ fn l5_an_unmount_that_the_table_does_not_know_of_has_not_ended() {
     let refusal = pool.refused(unmount(14, borrower, &id, mounting.epoch));
     assert_eq!(refusal.kind, ErrorKind::Conflict, "{refusal}");
 }
+
+#[test]
+fn r1_a_volume_whose_tasks_row_is_damaged_says_how_it_goes_on() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    pool.servers.iter_mut().for_each(|server| server.stuck = true);
+    pool.send(mount(10, borrower, "v"));
+    pool.settle();
+    let key = format!("task/{}", crate::core::testing::task(10));
+    pool.store.overwrite(&key, b"garbage");
+    pool.restart_manager();
+    pool.servers.iter_mut().for_each(|server| (server.stuck, server.registered) = (false, false));
+    pool.pass(6000);
+    let refusal = pool.refused(mount(11, borrower, "v"));
+    assert!(refusal.message.contains("sublet volume accept v AREA"), "{refusal}");
+    let accept = AcceptVolume { leg: "a1".to_owned(), stale: false };
+    pool.ask(Request::AcceptVolume { volume: "v".to_owned(), accept });
+    pool.pass(6000);
+    assert!(in_sync(&pool).iter().all(|(_, in_sync)| *in_sync));
+    pool.mounted(mount(12, borrower, "v"));
+}

@@ -74,6 +74,13 @@ pub fn plan(
             );
             return Err(conflict(text, "choose another copy, or say --stale if there is none"));
         }
+        // L2: whether an area that went back in time is believed is decided for the whole area.
+        let kept: Vec<&Seen<'_>> = chosen.iter().filter_map(|leg| legs.get(leg)).collect();
+        if let Some(one) = kept.first().filter(|_| kept.iter().all(|one| !one.trusted)) {
+            let area = table.areas.get(&one.area).map_or_else(|| one.area.short(), |row| row.name.to_string());
+            let text = format!("the copy of segment {index} of volume '{}' lies in area {area}, which is quarantined", row.name);
+            return Err(conflict(text, format!("choose another copy, or first: `sublet area accept {area}`")));
+        }
         absent.extend(away);
         segment.legs = legs.iter().map(|(leg, one)| leg_row(one, chosen.contains(leg))).collect();
         let newest = legs.values().map(|one| one.slice.facts.generation.number).max().unwrap_or_default();
