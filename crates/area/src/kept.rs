@@ -98,13 +98,9 @@ impl<D: Doors> Inner<D> {
             };
             open.retain(|block| !blocks.contains(block));
             open.extend(computed.iter().map(|block| blocks.start + block));
-            for block in still.into_iter().flatten() {
-                // Its writer is at it all the time: old or new bytes, and no kept checksum says which.
-                let from = part.start + block * BLOCK_SIZE as usize;
-                let sum = crc32c::crc32c(buffer.get(from..from + BLOCK_SIZE as usize).unwrap_or(&[]));
-                put(own, block, sum);
-                open.push(blocks.start + block);
-            }
+            // Their writer is at it all the time: old or new bytes. Nothing is computed for them, for that would vouch for bytes
+            // that nobody ever wrote; what does not fit the kept checksum is read again by whoever asked, under the range lock.
+            open.extend(still.into_iter().flatten().map(|block| blocks.start + block));
         }
         open.sort_unstable();
         open.dedup();

@@ -271,6 +271,18 @@ fn k1_a_read_beside_a_write_of_its_blocks_has_checksums_that_fit_its_data() {
 }
 
 #[test]
+fn k1_wrong_bytes_below_a_block_that_is_being_written_are_told() {
+    with_area(false, async |doors, area| {
+        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        write(&area, 1, 0, 1, 8192).await;
+        rot(&doors, &area, 0);
+        let writing = area.inner.begin_write(slice(1), 0, 4096).await.unwrap();
+        assert!(!checked(&area, 1, 0, 4096).await.1, "neither the old bytes nor the new ones");
+        writing.end(None);
+    });
+}
+
+#[test]
 fn k1_a_long_read_beside_a_write_of_one_of_its_blocks_still_tells_rot_in_the_others() {
     with_area(false, async |doors, area| {
         area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
