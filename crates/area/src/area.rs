@@ -60,6 +60,8 @@ pub(crate) struct Inner<D: Doors> {
     /// The failure is counted in `label`, and there it is on the disk, too.
     pub failure_counted: Cell<bool>,
     pub failure_noted: Cell<bool>,
+    /// That the disk does not take it was logged.
+    pub failure_told: Cell<bool>,
     /// The copy of the label that a failed write may have damaged.
     pub doubtful: Cell<usize>,
     pub own: Weak<Inner<D>>,
@@ -166,7 +168,10 @@ impl<D: Doors> Inner<D> {
         match write_both(piece.file.bare(), at, &self.label().encode(), self.doubtful.get()).await {
             Ok(()) => self.failure_noted.set(true),
             Err(failed) => {
-                tracing::error!("area {}: its failure cannot be noted in its label: {}", self.label().name, failed.error);
+                // Once: it is tried again and again.
+                if !self.failure_told.replace(true) {
+                    tracing::error!("area {}: its failure cannot be noted in its label yet: {}", self.label().name, failed.error);
+                }
                 // With one copy it is noted: that one is ahead of the other.
                 self.failure_noted.set(failed.copy != self.doubtful.get());
             }

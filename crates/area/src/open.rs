@@ -139,6 +139,7 @@ impl<D: Doors> Area<D> {
             failed: RefCell::default(),
             failure_counted: Cell::new(false),
             failure_noted: Cell::new(false),
+            failure_told: Cell::new(false),
             doubtful: Cell::new(0),
             own: Weak::clone(own),
             released: Cell::new(false),
