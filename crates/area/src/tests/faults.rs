@@ -229,7 +229,7 @@ fn put_label(doors: &MemoryDoors, at: [u64; 2], bytes: &[u8]) {
 }
 
 #[test]
-fn a_label_that_fits_its_checksum_and_makes_no_sense_is_refused() {
+fn l5_a_label_that_fits_its_checksum_and_makes_no_sense_is_refused() {
     with_area(async |doors, area| {
         for n in 0..2 {
             area.prepare_slice(&facts(n.into(), n * 2 * REGION, 2 * REGION)).await.unwrap();
