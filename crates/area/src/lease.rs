@@ -232,25 +232,29 @@ impl<D: Doors> Area<D> {
     /// # Errors
     /// If the epoch is not admitted, or what the disk says.
     pub async fn mark_open(&self, slice: SliceId, epoch: Epoch) -> Result<bool, AreaError> {
-        let unclean = self
-            .change(move |label| {
+        let inner = Rc::clone(&self.inner);
+        // Goes to its end although the client may be gone: once the label has the flag, nobody notes again whose the hot
+        // regions are.
+        to_the_end(&self.inner.doors, async move {
+            let changed = inner.change_here(|label| {
                 let record = record_mut(label, slice)?;
                 check_holder(record, epoch)?;
                 let another = record.open.is_some_and(|open| open != epoch.number);
                 record.unclean |= another;
                 record.open = Some(epoch.number);
                 Ok((record.unclean, another))
-            })
-            .await?;
-        let (unclean, another) = unclean;
-        if another {
-            // What is hot now was written by another epoch.
-            self.inner.regions.hot_of(slice, |hot| hot.inherited = true);
-        }
-        if unclean {
-            self.flush().await?;
-        }
-        Ok(unclean)
+            });
+            let (unclean, another) = changed.await?;
+            if another {
+                // What is hot now was written by another epoch.
+                inner.regions.hot_of(slice, |hot| hot.inherited = true);
+            }
+            if unclean {
+                inner.sync_all().await?;
+            }
+            Ok(unclean)
+        })
+        .await
     }
 
     /// Clears the *open* flag: everything of this epoch is durable on all legs. So its regions cool; only those stay hot that

@@ -221,6 +221,28 @@ fn s3_a_map_that_is_begun_anew_takes_nothing_off_the_old_one_before_the_label_na
     });
 }
 
+#[test]
+fn s3_h3_an_opening_whose_client_goes_away_still_says_that_hot_regions_are_of_an_earlier_epoch() {
+    with_area(async |_, area| {
+        let own = facts(1, 0, 4 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        area.mark_open(slice(1), epoch(1)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        area.open_lease(slice(1), &lease(2), &own).await.unwrap();
+        let noted = async {
+            while area.inner.label().find(slice(1)).is_some_and(|record| record.open != Some(2)) {
+                let_others_run().await;
+            }
+        };
+        // As soon as the label has it, nobody waits for the rest.
+        let opening = area.mark_open(slice(1), epoch(2));
+        drop(futures_util::future::select(Box::pin(noted), Box::pin(opening)).await);
+        assert!(area.mark_open(slice(1), epoch(2)).await.unwrap());
+        assert!(area.inner.regions.hot.borrow().values().all(|hot| hot.inherited));
+    });
+}
+
 /// Puts a label with a right checksum in both places.
 fn put_label(doors: &MemoryDoors, at: [u64; 2], bytes: &[u8]) {
     let mut images = doors.machine.images.borrow_mut();
