@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use sublet_doors::{DiskFile, Doors, Tick};
 use sublet_types::SliceId;
 use sublet_types::limits::REGION_SIZE;
-use sublet_types::mutation::{self, Mutation};
 
 use crate::area::{Area, Inner, to_the_end};
 use crate::error::AreaError;
@@ -73,9 +72,7 @@ impl<D: Doors> Inner<D> {
             batch.iter().filter_map(|region| hot.get(region)).filter(|hot| quiet(hot)).map(|hot| hot.written).max()
         };
         let Some(newest) = newest else { return Ok(()) };
-        if mutation::is(Mutation::CoolBeforeFlush) {
-            self.regions.flushed.set(newest);
-        } else if newest > self.regions.flushed.get() {
+        if newest > self.regions.flushed.get() {
             self.sync_all().await?;
         }
         let flushed = self.regions.flushed.get();

@@ -9,7 +9,6 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use sublet_types::mutation::{self, Mutation};
 
 use futures_util::lock::Mutex;
 use sublet_doors::disk::Zero;
@@ -135,7 +134,7 @@ where
     let shared = match shared::<D::File>(piece) {
         Some(shared) => shared,
         None => {
-            let how = OpenHow { write: true, direct: true, exclusive: !mutation::is(Mutation::LockIgnored) };
+            let how = OpenHow { write: true, direct: true, exclusive: true };
             let file = disk.open(&piece.path, how).await?;
             let (turn, asked, done) = (Mutex::new(()), Cell::new(0), Cell::new(0));
             Rc::new(Shared { file, turn, asked, done, lost: RefCell::default() })

@@ -48,6 +48,9 @@ pub struct DiskFaults {
     pub slow: u64,
 }
 
+/// Asks about a range of bytes, given as begin and length.
+type IsSeen = dyn Fn(u64, u64) -> bool;
+
 /// One file or device of a machine.
 pub struct SimFile {
     pub(crate) path: PathBuf,
@@ -57,6 +60,9 @@ pub struct SimFile {
     current: RefCell<Blocks>,
     durable: RefCell<Blocks>,
     unsynced: RefCell<Vec<Change>>,
+    /// What blocks should hold that do not: bits have flipped, writes were lost or went astray. Runs with such damage cut the
+    /// power of other machines only, so that this is exact.
+    damaged: RefCell<Blocks>,
     /// How many changes were made durable or dropped before the first one of `unsynced`.
     synced: Cell<u64>,
     /// The open file description that holds the lock.
@@ -65,6 +71,10 @@ pub struct SimFile {
     pub(crate) faults: Cell<DiskFaults>,
     /// Nothing ends before this time.
     pub(crate) stuck_until: Cell<Time>,
+    /// Where the data begins, behind labels and other metadata: writes are lost and go astray only there.
+    pub(crate) data_begin: Cell<u64>,
+    /// Whether damage to a range of bytes of the data would be seen (K2).
+    pub(crate) is_seen: RefCell<Box<IsSeen>>,
     latency: Time,
     /// Bytes that landed so far.
     pub(crate) bytes_written: Cell<u64>,
@@ -78,6 +88,18 @@ fn put(blocks: &mut Blocks, block: u64, data: &Block) {
     } else {
         blocks.insert(block, Rc::clone(data));
     }
+}
+
+/// A block of which a part was written.
+fn changed(before: Option<&Block>, within: usize, from: &[u8]) -> Block {
+    if from.len() == BLOCK as usize {
+        return Block::from(from);
+    }
+    let mut bytes = before.map_or_else(|| Block::from(ZEROES.as_slice()), Rc::clone);
+    if let Some(to) = Rc::make_mut(&mut bytes).get_mut(within..within + from.len()) {
+        to.copy_from_slice(from);
+    }
+    bytes
 }
 
 fn clear(blocks: &mut Blocks, first: u64, count: u64) {
@@ -97,11 +119,14 @@ impl SimFile {
             current: RefCell::default(),
             durable: RefCell::default(),
             unsynced: RefCell::default(),
+            damaged: RefCell::default(),
             synced: Cell::new(0),
             lock: Cell::new(None),
             unlocked: Signal::new(),
             faults: Cell::default(),
             stuck_until: Cell::new(0),
+            data_begin: Cell::new(0),
+            is_seen: RefCell::new(Box::new(|_, _| true)),
             latency,
             bytes_written: Cell::new(0),
         }
@@ -151,20 +176,65 @@ impl SimFile {
             let (block, within) = (place / BLOCK, (place % BLOCK) as usize);
             let length = (BLOCK as usize - within).min(data.len() - at);
             let from = data.get(at..at + length).unwrap_or(&[]);
-            let bytes = if length == BLOCK as usize {
-                Block::from(from)
-            } else {
-                let mut bytes = current.get(&block).map_or_else(|| Block::from(ZEROES.as_slice()), Rc::clone);
-                if let Some(to) = Rc::make_mut(&mut bytes).get_mut(within..within + length) {
-                    to.copy_from_slice(from);
-                }
-                bytes
-            };
+            let bytes = changed(current.get(&block), within, from);
+            if !self.damaged.borrow().is_empty() {
+                self.mended(block, within, from, &bytes);
+            }
             put(&mut current, block, &bytes);
             self.unsynced.borrow_mut().push(Change::Write { block, data: bytes });
             at += length;
         }
         Ok(())
+    }
+
+    /// A block is written: if it was damaged, it is well again where it was written.
+    fn mended(&self, block: u64, within: usize, from: &[u8], bytes: &Block) {
+        let mut damaged = self.damaged.borrow_mut();
+        let Some(right) = damaged.remove(&block).map(|right| changed(Some(&right), within, from)) else { return };
+        if right != *bytes {
+            damaged.insert(block, right);
+        }
+    }
+
+    fn right(&self, block: u64) -> Block {
+        let right = self.damaged.borrow().get(&block).cloned();
+        right.or_else(|| self.current.borrow().get(&block).cloned()).unwrap_or_else(|| Block::from(ZEROES.as_slice()))
+    }
+
+    /// A write of whole blocks is answered and does not reach its place; with `wrong` it lands there instead.
+    pub(crate) fn lose(&self, offset: u64, data: &[u8], wrong: Option<u64>) -> io::Result<()> {
+        let count = data.len() as u64 / BLOCK;
+        let at = wrong.map_or(0, |wrong| wrong / BLOCK);
+        let overwritten = at..at + wrong.map_or(0, |_| count);
+        let mut right: Blocks = overwritten.map(|block| (block, self.right(block))).collect();
+        let lost = (0..count).zip(data.chunks(BLOCK as usize));
+        right.extend(lost.map(|(index, bytes)| (offset / BLOCK + index, Block::from(bytes))));
+        if let Some(wrong) = wrong {
+            self.land(wrong, data)?;
+        }
+        let current = self.current.borrow();
+        let now = |block: &u64| current.get(block).map_or(&ZEROES[..], |bytes| bytes);
+        right.retain(|block, bytes| **bytes != *now(block));
+        self.damaged.borrow_mut().extend(right);
+        Ok(())
+    }
+
+    /// The damaged blocks of a range of bytes, with what they should hold.
+    pub(crate) fn damage(&self, offset: u64, length: u64) -> Vec<(u64, Rc<[u8]>)> {
+        let (damaged, current) = (self.damaged.borrow(), self.current.borrow());
+        let blocks = damaged.range(offset / BLOCK..(offset + length).div_ceil(BLOCK));
+        let is_wrong = |block: &u64, right: &Block| **right != *current.get(block).map_or(&ZEROES[..], |bytes| bytes);
+        blocks.filter(|(block, right)| is_wrong(block, right)).map(|(block, right)| (block * BLOCK, Rc::clone(right))).collect()
+    }
+
+    /// Gives the damaged blocks of a range of bytes what they should hold.
+    pub(crate) fn heal(&self, offset: u64, length: u64) {
+        for (at, right) in self.damage(offset, length) {
+            self.damaged.borrow_mut().remove(&(at / BLOCK));
+            put(&mut self.current.borrow_mut(), at / BLOCK, &right);
+            put(&mut self.durable.borrow_mut(), at / BLOCK, &right);
+            self.unsynced.borrow_mut().push(Change::Write { block: at / BLOCK, data: right });
+        }
     }
 
     /// Zeroes land.
@@ -180,6 +250,7 @@ impl SimFile {
         self.land(offset, &vec![0; (first * BLOCK - offset) as usize])?;
         self.land(last * BLOCK, &vec![0; (end - last * BLOCK) as usize])?;
         clear(&mut self.current.borrow_mut(), first, last - first);
+        clear(&mut self.damaged.borrow_mut(), first, last - first);
         self.unsynced.borrow_mut().push(Change::Zero { first, count: last - first });
         Ok(())
     }
@@ -258,14 +329,6 @@ impl SimFile {
         self.unlocked.notify();
     }
 
-    /// Replaces the content: a disk that was swapped, restored or emptied.
-    pub fn replace(&self, from: Option<&SimFile>) {
-        let blocks = from.map_or_else(Blocks::new, |from| from.durable.borrow().clone());
-        self.current.replace(blocks.clone());
-        self.durable.replace(blocks);
-        self.unsynced.borrow_mut().clear();
-    }
-
     /// Flips a bit of a written block in the range, on the medium and in the page cache; says where, if there was one.
     pub fn rot(&self, sim: &Sim, offset: u64, length: u64) -> Option<u64> {
         let range = offset / BLOCK..(offset + length) / BLOCK;
@@ -274,7 +337,13 @@ impl SimFile {
             return None;
         }
         let block = *sim.random(|random| random.pick(&blocks));
+        let place = block * BLOCK;
+        if place >= self.data_begin.get() && !(self.is_seen.borrow())(place, BLOCK) {
+            return None;
+        }
         let bit = sim.below(BLOCK * 8) as usize;
+        let right = self.right(block);
+        self.damaged.borrow_mut().insert(block, right);
         for blocks in [&self.current, &self.durable] {
             if let Some(data) = blocks.borrow_mut().get_mut(&block)
                 && let Some(byte) = Rc::make_mut(data).get_mut(bit / 8)

@@ -304,6 +304,7 @@ impl DiskFile for OpenFile {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let time = self.file().duration(self.sim(), data.len() as u64);
+        let process = self.doors.process();
         let write = move |sim: &Sim, file: &Rc<SimFile>| {
             let faults = file.faults.get();
             if faults.full {
@@ -315,15 +316,21 @@ impl DiskFile for OpenFile {
                 file.land(offset, data.get(..part as usize).unwrap_or(&[]))?;
                 return Err(failed("a write error"));
             }
-            if sim.chance(faults.lost_write) {
-                sim.log("disk", || format!("{} lost write at {offset}", file.path.display()));
-                return Ok(());
-            }
-            if sim.chance(faults.misdirected_write) {
-                let last = (file.size.get() - data.len() as u64) / BLOCK;
-                let wrong = sim.below(last + 1) * BLOCK;
-                sim.log("disk", || format!("{} write for {offset} lands at {wrong}", file.path.display()));
-                return file.land(wrong, &data);
+            let (begin, length) = (file.data_begin.get(), data.len() as u64);
+            // Once the process is gone nobody would see it (K2).
+            if offset >= begin && length.is_multiple_of(BLOCK) && sim.is_alive(process) {
+                if sim.chance(faults.lost_write) {
+                    sim.log("disk", || format!("{} lost write at {offset}", file.path.display()));
+                    return file.lose(offset, &data, None);
+                }
+                if sim.chance(faults.misdirected_write) {
+                    let places = (file.size.get() - begin - length) / BLOCK;
+                    let wrong = begin + sim.below(places + 1) * BLOCK;
+                    if (file.is_seen.borrow())(wrong, length) {
+                        sim.log("disk", || format!("{} write for {offset} lands at {wrong}", file.path.display()));
+                        return file.lose(offset, &data, Some(wrong));
+                    }
+                }
             }
             file.land(offset, &data)
         };

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::damage;
 use crate::disk::DiskFaults;
 use crate::exec::{MILLISECOND, SECOND, Sim, Time};
+use crate::rng::Random;
 use crate::world::World;
 
 /// How often what goes wrong, and what the pool is like; drawn from the seed.
@@ -34,6 +36,10 @@ pub struct Knobs {
     pub shuffled: bool,
     /// Devices, whose regions are tracked, instead of files.
     pub devices: bool,
+    /// Areas are joined from several pieces.
+    pub joined: bool,
+    /// The longest pause between two scrubs or replacements that somebody asks for; 0 if nobody does.
+    pub care_pause_max: Time,
 }
 
 /// A kind of fault.
@@ -61,6 +67,10 @@ pub enum Fault {
     Clock,
     /// A bit flips on one server's disks.
     Rot,
+    /// Some writes of one server's disks are answered and never reach their place.
+    LostWrites,
+    /// Some writes of one server's disks land at another place.
+    Misdirected,
     /// Reads, writes and syncs of one server's disks fail for a while.
     Errors,
 }
@@ -79,10 +89,31 @@ const ALL: [Fault; 10] = [
     Fault::Clock,
 ];
 
+/// What the first server's disks suffer in a run, if anything.
+pub type Damage = Option<Fault>;
+
+/// All kinds of it.
+pub const DAMAGE: [Fault; 4] = [Fault::Rot, Fault::Errors, Fault::LostWrites, Fault::Misdirected];
+
+/// Tells the numbers of what was added later from the others.
+const LATER: u64 = 0x6c61_7465_7200_0001;
+
 impl Knobs {
+    /// Whether there is this kind of fault.
+    pub fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    /// True if disks of the first server hold other bytes than were written to them.
+    pub fn is_damaged(&self) -> bool {
+        [Fault::Rot, Fault::LostWrites, Fault::Misdirected].into_iter().any(|fault| self.has(fault))
+    }
+
     /// Draws them.
-    pub fn draw(sim: &Sim) -> Self {
+    pub fn draw(sim: &Sim, seed: u64, wanted: Option<Damage>) -> Self {
         use sublet_types::Way;
+        // What was added later has its own numbers, so that older seeds still mean what they meant.
+        let mut later = Random::new(seed ^ LATER);
         let ways: Vec<Way> = match sim.below(4) {
             0 => vec![Way::Doubled],
             1 => vec![Way::Doubled, Way::Divided],
@@ -95,13 +126,16 @@ impl Knobs {
         let damage = match sim.below(8) {
             0 => Some(Fault::Rot),
             1 => Some(Fault::Errors),
+            2 if later.chance(500_000) => Some(Fault::LostWrites),
+            3 if later.chance(500_000) => Some(Fault::Misdirected),
             _ => None,
         };
+        let damage = wanted.unwrap_or(damage);
         if let Some(damage) = damage {
             faults.extend([damage, damage]);
         }
         if damage == Some(Fault::Rot) {
-            // K2: rot of a hot block is not seen if its lender's process ends before it cools.
+            // Tables rot too: a block and its kept checksum on one disk, and a new process computes that one anew (K2).
             faults.retain(|fault| !matches!(fault, Fault::KillServer | Fault::CrashServer));
         }
         let ways = if damage.is_some() { vec![Way::Doubled] } else { ways };
@@ -118,6 +152,8 @@ impl Knobs {
             loud: damage.is_some(),
             shuffled: sim.chance(300_000),
             devices: sim.chance(500_000),
+            joined: later.chance(300_000),
+            care_pause_max: if later.chance(500_000) { later.between(1, 10) * SECOND } else { 0 },
         }
     }
 }
@@ -168,6 +204,8 @@ async fn strike(world: &Rc<World>, fault: Fault) {
                 server.stop();
             }
         }
+        // What a disk should hold is known exactly only where nothing is torn.
+        Fault::CrashServer if world.knobs.is_damaged() && world.is_first(&server) => server.stop(),
         Fault::CrashServer => {
             sim.log("faults", || format!("{} loses its power", server.name()));
             server.stop();
@@ -236,32 +274,7 @@ async fn strike(world: &Rc<World>, fault: Fault) {
                 });
             }
         }
-        Fault::Rot => {
-            if let Some(victim) = world.servers.first() {
-                for file in victim.machine.files.borrow().all() {
-                    let begin = sublet_area::layout::HEADER_SIZE;
-                    if let Some(at) = file.rot(sim, begin, file.size.get() - begin) {
-                        sim.log("faults", || format!("a bit of {} flips at {at}", file.path.display()));
-                    }
-                }
-            }
-        }
-        Fault::Errors => {
-            if let Some(victim) = world.servers.first() {
-                let faults = DiskFaults {
-                    read_error: if sim.chance(300_000) { 100_000 } else { 0 },
-                    write_error: if sim.chance(300_000) { 100_000 } else { 0 },
-                    sync_error: if sim.chance(300_000) { 300_000 } else { 0 },
-                    full: sim.chance(100_000),
-                    ..DiskFaults::default()
-                };
-                let set =
-                    move |files: Vec<Rc<crate::disk::SimFile>>, faults| files.iter().for_each(|file| file.faults.set(faults));
-                set(victim.machine.files.borrow().all(), faults);
-                let own = Rc::clone(victim);
-                sim.after(restart_pause(sim), move |_| set(own.machine.files.borrow().all(), DiskFaults::default()));
-            }
-        }
+        Fault::Rot | Fault::LostWrites | Fault::Misdirected | Fault::Errors => damage::strike(world, fault),
         Fault::Clock => {
             let jump = sim.below(7_200_000) as i64 - 3_600_000;
             server.machine.wall_skew_ms.set(jump);

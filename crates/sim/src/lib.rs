@@ -8,8 +8,10 @@
 
 pub mod backend;
 mod brief;
+pub mod care;
 pub mod checks;
 pub mod client;
+pub mod damage;
 pub mod disk;
 pub mod door;
 pub mod doors;

@@ -26,7 +26,7 @@ pub fn hunt(mutation: Mutation, first: u64, count: u64, jobs: usize) -> (Option<
                     if index >= count {
                         return;
                     }
-                    let outcome = mutated(first + index, Detail::Off, Some(mutation));
+                    let outcome = mutated(first + index, Detail::Off, Some(mutation), None);
                     if outcome.violations.is_empty() {
                         continue;
                     }

@@ -61,15 +61,7 @@ impl Keeper {
     /// Asks the manager from a server's machine, again and again until it answers.
     async fn ask(&self, at: &Rc<Server>, request: impl Fn() -> Request) -> Result<TaskOutcome, Refusal> {
         loop {
-            if !self.world.net.is_up(at.machine.id) {
-                self.pause(RETRY_PAUSE).await;
-                continue;
-            }
-            let doors = SimDoors::start(self.sim(), &self.world.net, &at.machine, "command".to_owned());
-            let (manager, request, own) = (Rc::clone(&self.world.manager), request(), doors.clone());
-            let answer = crate::client::in_process(&doors, async move { manager.call(&own, request, POLL_INTERVAL).await }).await;
-            at.machine.kill(self.sim(), doors.process());
-            match answer {
+            match ask_once(&self.world, at, request()).await {
                 Some(Ok(Response::Task(task))) => match task.outcome {
                     TaskOutcome::Running => {}
                     TaskOutcome::Failed { refusal } => return Err(refusal),
@@ -110,14 +102,14 @@ impl Keeper {
         let request = |task| {
             let copies = (self.way == Way::Doubled).then_some(2);
             let (name, size, way) = (Some(self.name.clone()), Some(self.size), Some(self.way));
-            Request::Borrow(Borrow { task, server: at.id, name, size, way, copies, local: true })
+            Request::Borrow(Borrow { task, server: at.id(), name, size, way, copies, local: true })
         };
         self.insist("borrow", at, request).await.map(drop)
     }
 
     async fn mount(&self, at: &Rc<Server>) -> Result<MountingInformation, Refusal> {
         let request =
-            |task| Request::Mount { volume: self.name.to_string(), mount: Mount { task, server: at.id, read_only: false } };
+            |task| Request::Mount { volume: self.name.to_string(), mount: Mount { task, server: at.id(), read_only: false } };
         match self.insist("mount", at, request).await? {
             TaskOutcome::Mounted { mounting } => Ok(*mounting),
             other => Err(Refusal::new(ErrorKind::Internal, format!("a mount ended with {other:?}"))),
@@ -125,7 +117,7 @@ impl Keeper {
     }
 
     async fn unmount(&self, at: &Rc<Server>, epoch: Option<Epoch>, force: bool) -> Result<(), Refusal> {
-        let server = (!force).then_some(at.id);
+        let server = (!force).then_some(at.id());
         let request = |task| Request::Unmount { volume: self.name.to_string(), unmount: Unmount { task, server, epoch, force } };
         let mut left = 200;
         loop {
@@ -158,7 +150,7 @@ impl Keeper {
     async fn give_back(&self, at: &Rc<Server>) -> Result<(), Refusal> {
         let request = |task| Request::Return {
             volume: self.name.to_string(),
-            give_back: Return { task, server: Some(at.id), dissolve: false },
+            give_back: Return { task, server: Some(at.id()), dissolve: false },
         };
         self.insist("return", at, request).await.map(drop)
     }
@@ -325,7 +317,7 @@ impl Keeper {
             let mounted = ended == Ended::Crashed;
             if !mounted && self.sim().chance(if calm { 700_000 } else { 300_000 }) {
                 let to = world.any_server();
-                if to.id != at.id {
+                if to.id() != at.id() {
                     self.transfer(&at, &to).await?;
                     at = to;
                 }
@@ -334,6 +326,18 @@ impl Keeper {
             }
         }
     }
+}
+
+/// One try of a command at a server's machine; nothing if the machine is off or loses its power meanwhile.
+pub(crate) async fn ask_once(world: &World, at: &Server, request: Request) -> Option<Result<Response, Refusal>> {
+    if !world.net.is_up(at.machine.id) {
+        return None;
+    }
+    let doors = SimDoors::start(&world.sim, &world.net, &at.machine, "command".to_owned());
+    let (manager, own) = (Rc::clone(&world.manager), doors.clone());
+    let answer = crate::client::in_process(&doors, async move { manager.call(&own, request, POLL_INTERVAL).await }).await;
+    at.machine.kill(&world.sim, doors.process());
+    answer
 }
 
 /// Keeps one volume after the other, until the world is calm and the last one was checked.

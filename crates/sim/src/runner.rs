@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use sublet_types::mutation::Mutation;
 
+use crate::faults::{DAMAGE, Damage};
 use crate::trace::Detail;
 use crate::world::{Outcome, run};
 
 const USAGE: &str = "\
 usage: sublet-sim --seeds N [--seed FIRST] [--jobs N]   run N seeds from FIRST (default 1)
+                  [--damage KIND]                   with this kind of damage in every run, or None
        sublet-sim --seed S --trace                      run one seed and print its trace
        sublet-sim --mutations [--seeds N]               show that every deliberate bug is found within N seeds
 ";
@@ -27,11 +29,18 @@ struct Wishes {
     jobs: usize,
     mutations: bool,
     mutation: Option<Mutation>,
+    damage: Option<Damage>,
+}
+
+/// A kind of damage by its name.
+fn damage_named(name: &str) -> Option<Damage> {
+    let kinds = DAMAGE.iter().copied().map(Some).chain([None]);
+    kinds.into_iter().find(|kind| kind.map_or_else(|| "None".to_owned(), |kind| format!("{kind:?}")) == name)
 }
 
 fn parse(args: &[String]) -> Option<Wishes> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut wishes = Wishes { first: 1, count: 1, trace: false, jobs, mutations: false, mutation: None };
+    let mut wishes = Wishes { first: 1, count: 1, trace: false, jobs, mutations: false, mutation: None, damage: None };
     let mut words = args.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -39,6 +48,7 @@ fn parse(args: &[String]) -> Option<Wishes> {
             "--seeds" => wishes.count = words.next()?.parse().ok()?,
             "--jobs" => wishes.jobs = words.next()?.parse().ok()?,
             "--trace" => wishes.trace = true,
+            "--damage" => wishes.damage = Some(damage_named(words.next()?)?),
             "--mutations" => wishes.mutations = true,
             "--mutation" => {
                 let name = words.next()?;
@@ -52,18 +62,18 @@ fn parse(args: &[String]) -> Option<Wishes> {
 
 /// Runs a seed on a thread of its own: nothing of another seed is left there, and a panic is a violation.
 pub fn isolated(seed: u64, detail: Detail) -> Outcome {
-    mutated(seed, detail, None)
+    mutated(seed, detail, None, None)
 }
 
-/// As [`isolated`], with a deliberate bug (only in builds that have them).
-pub fn mutated(seed: u64, detail: Detail, mutation: Option<Mutation>) -> Outcome {
+/// As [`isolated`], with a deliberate bug (only in builds that have them), and with this damage instead of what the seed says.
+pub fn mutated(seed: u64, detail: Detail, mutation: Option<Mutation>, damage: Option<Damage>) -> Outcome {
     let builder = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(16 << 20);
     let work = move || {
         #[cfg(feature = "mutations")]
         sublet_types::mutation::choose(mutation);
         #[cfg(not(feature = "mutations"))]
         assert!(mutation.is_none(), "this build has no deliberate bugs");
-        run(seed, detail)
+        run(seed, detail, damage)
     };
     let outcome = builder.spawn(work).map(std::thread::JoinHandle::join);
     let failed = |text: String| Outcome { seed, seconds: 0.0, violations: vec![text], hash: 0, lines: Vec::new(), checked: 0 };
@@ -88,7 +98,7 @@ pub fn main(args: &[String]) -> ExitCode {
         return crate::mutations::main(wishes.first, wishes.count, wishes.jobs);
     }
     if wishes.trace {
-        return traced(wishes.first, wishes.mutation);
+        return traced(wishes.first, wishes.mutation, wishes.damage);
     }
     let next = AtomicU64::new(0);
     let results: Mutex<(f64, u64, Vec<Outcome>)> = Mutex::new((0.0, 0, Vec::new()));
@@ -101,7 +111,7 @@ pub fn main(args: &[String]) -> ExitCode {
                     if index >= wishes.count {
                         return;
                     }
-                    let outcome = mutated(wishes.first + index, Detail::Off, wishes.mutation);
+                    let outcome = mutated(wishes.first + index, Detail::Off, wishes.mutation, wishes.damage);
                     let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     results.0 += outcome.seconds;
                     results.1 += outcome.checked;
@@ -116,23 +126,23 @@ pub fn main(args: &[String]) -> ExitCode {
     let (seconds, checked, mut failed) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     failed.sort_by_key(|outcome| outcome.seed);
     for outcome in failed.iter().take(EXPLAINED_MAX) {
-        explain(outcome.seed, wishes.mutation);
+        explain(outcome.seed, wishes.mutation, wishes.damage);
     }
     summary(wishes.count, seconds, checked, failed.len(), begun.elapsed());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn explain(seed: u64, mutation: Option<Mutation>) {
+fn explain(seed: u64, mutation: Option<Mutation>, damage: Option<Damage>) {
     println!("== the end of the trace of seed {seed} (all of it: cargo xtask sim --seed {seed} --trace)");
-    let outcome = mutated(seed, Detail::Lines, mutation);
+    let outcome = mutated(seed, Detail::Lines, mutation, damage);
     for line in outcome.lines.iter().skip(outcome.lines.len().saturating_sub(TAIL)) {
         println!("{}", line.chars().take(300).collect::<String>());
     }
 }
 
-fn traced(seed: u64, mutation: Option<Mutation>) -> ExitCode {
+fn traced(seed: u64, mutation: Option<Mutation>, damage: Option<Damage>) -> ExitCode {
     let begun = Instant::now();
-    let outcome = mutated(seed, Detail::Lines, mutation);
+    let outcome = mutated(seed, Detail::Lines, mutation, damage);
     for line in &outcome.lines {
         println!("{line}");
     }

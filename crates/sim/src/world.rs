@@ -9,7 +9,7 @@ use sublet_types::Name;
 use crate::checks::Checks;
 use crate::doors::Machine;
 use crate::exec::{MILLISECOND, SECOND, Sim, Stopped, Time, WORLD};
-use crate::faults::{self, Knobs};
+use crate::faults::{self, Damage, Knobs};
 use crate::manager::Manager;
 use crate::net::Net;
 use crate::operator;
@@ -66,6 +66,11 @@ impl World {
     /// A server, at random.
     pub fn any_server(&self) -> Rc<Server> {
         Rc::clone(self.sim.random(|random| random.pick(&self.servers)))
+    }
+
+    /// Whether it is the server whose disks are damaged.
+    pub fn is_first(&self, server: &Rc<Server>) -> bool {
+        self.servers.first().is_some_and(|first| Rc::ptr_eq(first, server))
     }
 
     /// True once nothing goes wrong any more.
@@ -125,11 +130,13 @@ impl World {
             let areas = sim.between(1, 2);
             for _ in 0..areas {
                 let bytes = sim.between(5, 12) << 22;
+                let pieces = if self.knobs.joined { sim.between(1, 3) } else { 1 };
                 let mut tries = 0;
                 while let Some(running) = server.running() {
                     let own = Rc::clone(server);
                     let devices = self.knobs.devices;
-                    let lent = crate::client::in_process(&running.doors, async move { own.lend(bytes, devices).await }).await;
+                    let lent =
+                        crate::client::in_process(&running.doors, async move { own.lend(bytes, devices, pieces).await }).await;
                     match lent {
                         Some(Ok(())) => break,
                         other if tries > 100 => return self.violation(format!("nothing can be lent: {other:?}")),
@@ -152,17 +159,20 @@ impl World {
         for number in 1..=self.knobs.volumes {
             sim.spawn(WORLD, operator::keep(Rc::clone(&self), number));
         }
+        if self.knobs.care_pause_max > 0 {
+            sim.spawn(WORLD, crate::care::keep(Rc::clone(&self)));
+        }
         sim.spawn(WORLD, crate::checks::watch(Rc::clone(&self)));
         faults::run(Rc::clone(&self)).await;
     }
 }
 
-/// Runs one seed.
-pub fn run(seed: u64, detail: Detail) -> Outcome {
+/// Runs one seed, with this damage if one is named.
+pub fn run(seed: u64, detail: Detail, damage: Option<Damage>) -> Outcome {
     let trace = Trace::new(detail);
     let sim = Sim::new(seed, trace.clone());
     let _log = (detail == Detail::Lines).then(|| crate::log::capture(&trace));
-    let knobs = Knobs::draw(&sim);
+    let knobs = Knobs::draw(&sim, seed, damage);
     if knobs.shuffled {
         sim.shuffle();
     }

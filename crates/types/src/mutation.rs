@@ -41,8 +41,6 @@ mutations! {
     ServeStaleLeg,
     /// H1: a write does not wait for its hot mark, which is never written.
     NoHotMark,
-    /// H2: a region cools although its last writes are not flushed.
-    CoolBeforeFlush,
     /// H3: after an unclean close the legs are not made equal.
     NotMadeEqual,
     /// K1: what is read is not compared with its checksum.
@@ -51,8 +49,6 @@ mutations! {
     FenceDoesNotEnd,
     /// F1, L1: changes of the label (a new epoch, a generation) are only kept in memory.
     EpochNotPersisted,
-    /// F2: an area is opened without waiting for its lock.
-    LockIgnored,
     /// L1: a label change is answered when one copy has it, and of two copies the one with the lower sequence counts.
     OlderLabelCounts,
     /// P1: a region that becomes written is not zeroed.
