@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use sublet_doors::local::{Permit, Semaphore};
 use sublet_doors::{Conn, ConnReader, ConnWriter, Doors};
+use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX, SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
 use sublet_wire::checksum::table_size;
 use sublet_wire::message::{
@@ -35,7 +36,8 @@ pub(crate) struct Shared<D: Doors> {
 
 impl<D: Doors> Shared<D> {
     pub(crate) fn new(doors: D, served: Rc<Served<D>>, gate: Rc<Gate>, session: Rc<Session>) -> Rc<Self> {
-        let (depth, bytes) = (Semaphore::new(SESSION_DEPTH_MAX as u64), Semaphore::new(SESSION_BYTES_MAX));
+        let depth = Semaphore::new(drawn::limit(Drawn::SessionDepth, SESSION_DEPTH_MAX as u64));
+        let bytes = Semaphore::new(drawn::limit(Drawn::SessionBytes, SESSION_BYTES_MAX));
         Rc::new(Self { doors, served, gate, session, outbox: Outbox::default(), depth, bytes })
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use sublet_area::Area;
 use sublet_doors::{ConnReader, ConnWriter, Doors};
 use sublet_types::SliceId;
+use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::{REQUEST_SIZE_MAX, SESSION_DEPTH_MAX};
 use sublet_types::mutation::{self, Mutation};
 use sublet_wire::frame::PROTOCOL_VERSION;
@@ -105,7 +106,7 @@ pub(crate) async fn handshake<D: Doors, R: ConnReader>(
         features: 0,
         server: agent.server,
         nonce: agent.doors.random_u128(),
-        depth_max: SESSION_DEPTH_MAX as u32,
+        depth_max: drawn::limit(Drawn::SessionDepth, SESSION_DEPTH_MAX as u64) as u32,
         request_max: REQUEST_SIZE_MAX as u32,
     };
     answer(writer, &frame, Status::Ok, &reply.encode()).await?;
@@ -189,7 +190,7 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
         Ok(turn)
     };
     // Only the waiting is given up, never a label change.
-    let turn = agent.doors.timeout(OPEN_WAIT_MAX, wait).await.map_err(|_| {
+    let turn = agent.doors.timeout(drawn::time(Drawn::OpenWait, OPEN_WAIT_MAX), wait).await.map_err(|_| {
         Failure::new(Status::Unavailable, "the disk has not ended the requests of an earlier session; try again later")
     })??;
     let read_only = served.area.lease_read_only(open.slice);

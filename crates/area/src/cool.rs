@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sublet_doors::{DiskFile, Doors, Tick};
 use sublet_types::SliceId;
+use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::REGION_SIZE;
 
 use crate::area::{Area, Inner, to_the_end};
@@ -32,7 +33,8 @@ impl<D: Doors> Inner<D> {
     /// How many regions of a slice may be hot (H2).
     pub fn hot_share(&self) -> u32 {
         let slices = self.label.borrow().slices.len().max(1);
-        (HOT_MAX / slices as u32).max(HOT_SHARE_MIN)
+        let all = drawn::limit(Drawn::HotRegions, HOT_MAX.into()) as u32;
+        (all / slices as u32).max(drawn::limit(Drawn::HotShare, HOT_SHARE_MIN.into()) as u32)
     }
 
     /// The regions of the area that a slice lies on, and how many legs its segment has.
@@ -220,13 +222,14 @@ impl<D: Doors> Inner<D> {
     fn idle(&self, now: Tick) -> BTreeMap<SliceId, Vec<usize>> {
         let mut idle: BTreeMap<SliceId, Vec<usize>> = BTreeMap::new();
         let mut read = 0;
+        let idle_after = drawn::time(Drawn::AreaCoolAfter, IDLE);
         for (region, hot) in self.regions.hot.borrow().iter() {
             // What was found hot and belongs to a slice that was closed cleanly: every leg has flushed, and they are equal (H2).
             let closed = |record: &SliceRecord| hot.lost && record.open.is_none() && !record.unclean;
             let alone = |record: &SliceRecord| record.facts.legs == 1 || closed(record);
             // A region that was made hot ahead and never written is the same on all legs.
             let untouched = hot.written == 0 && !hot.inherited;
-            if !(self.lent_so(hot, alone) || untouched) || hot.writes > 0 || now.since(hot.used) < IDLE {
+            if !(self.lent_so(hot, alone) || untouched) || hot.writes > 0 || now.since(hot.used) < idle_after {
                 continue;
             }
             read += usize::from(!hot.kept.all());
@@ -311,7 +314,7 @@ impl<D: Doors> Area<D> {
                 inner.cool_regions(slice, &regions).await?;
             }
             let _one_at_a_time = inner.regions.cooling.lock().await;
-            inner.checkpoint(now, CHECKPOINT_INTERVAL).await.map(drop)
+            inner.checkpoint(now, drawn::time(Drawn::Checkpoint, CHECKPOINT_INTERVAL)).await.map(drop)
         })
         .await
     }

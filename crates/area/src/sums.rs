@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use futures_channel::oneshot;
 use sublet_doors::Buffer;
+use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
 
 /// Blocks of a region.
@@ -88,11 +89,12 @@ impl Cache {
         if self.pages.insert(region, page).is_none() {
             self.order.push_back(region);
         }
-        while self.pages.len() > CACHE_PAGES_MAX {
+        let pages_max = drawn::limit(Drawn::SumPages, CACHE_PAGES_MAX as u64) as usize;
+        while self.pages.len() > pages_max {
             let Some(oldest) = self.order.pop_front() else { break };
             self.pages.remove(&oldest);
         }
-        if self.order.len() > 2 * CACHE_PAGES_MAX {
+        if self.order.len() > 2 * pages_max {
             let pages = &self.pages;
             let mut seen = std::collections::HashSet::new();
             self.order.retain(|region| pages.contains_key(region) && seen.insert(*region));

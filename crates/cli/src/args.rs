@@ -290,7 +290,7 @@ pub struct Mount {
     /// Refuse writes.
     #[arg(long)]
     pub read_only: bool,
-    /// Close the path when it was not used for so long, for example 30s.
+    /// Close the path when it was not used for so long, for example 30s. A path with a stale copy stays open for it.
     #[arg(long, value_parser = duration)]
     pub idle_close: Option<Duration>,
     /// Fail I/O when a lender has been missing for so long; it waits for ever otherwise.

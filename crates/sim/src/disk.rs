@@ -132,6 +132,25 @@ impl SimFile {
         }
     }
 
+    /// Another disk of the same size and kind that holds these bytes.
+    fn another(&self, sim: &Sim, blocks: &Blocks) -> Rc<Self> {
+        let disk = Self::new(self.path.clone(), self.size.get(), self.device, sim.below(u64::MAX), self.latency);
+        disk.data_begin.set(self.data_begin.get());
+        disk.current.replace(blocks.clone());
+        disk.durable.replace(blocks.clone());
+        Rc::new(disk)
+    }
+
+    /// A new disk like this one.
+    pub(crate) fn blank(&self, sim: &Sim) -> Rc<Self> {
+        self.another(sim, &Blocks::new())
+    }
+
+    /// A copy of what is durable on this disk now.
+    pub(crate) fn copy(&self, sim: &Sim) -> Rc<Self> {
+        self.another(sim, &self.durable.borrow())
+    }
+
     /// How long an operation of so many bytes takes from now on.
     pub(crate) fn duration(&self, sim: &Sim, bytes: u64) -> Time {
         let slow = self.faults.get().slow.max(1);
@@ -439,6 +458,12 @@ impl Files {
     /// The file of that name.
     pub fn get(&self, path: &Path) -> Option<Rc<SimFile>> {
         self.0.get(path).cloned()
+    }
+
+    /// Puts another disk into the place of that name; the answer is the one that was there. Nobody has it open.
+    pub(crate) fn change(&mut self, path: &Path, disk: Rc<SimFile>) -> Option<Rc<SimFile>> {
+        let place = self.0.get_mut(path)?;
+        Some(std::mem::replace(place, disk))
     }
 
     /// All files, in the order of their names.

@@ -3,10 +3,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use sublet_api::request::Request;
+
 use crate::damage;
 use crate::disk::DiskFaults;
 use crate::exec::{MILLISECOND, SECOND, Sim, Time};
+use crate::limits::{self, Limits};
+use crate::operator::ask_once;
 use crate::rng::Random;
+use crate::slots;
 use crate::world::World;
 
 /// How often what goes wrong, and what the pool is like; drawn from the seed.
@@ -38,6 +43,10 @@ pub struct Knobs {
     pub devices: bool,
     /// Areas are joined from several pieces.
     pub joined: bool,
+    /// Limits that are not the usual ones.
+    pub limits: Limits,
+    /// Clients close their paths after so long without a request at most; 0 if they do not.
+    pub idle_close_max: Time,
     /// The longest pause between two scrubs or replacements that somebody asks for; 0 if nobody does.
     pub care_pause_max: Time,
 }
@@ -73,6 +82,8 @@ pub enum Fault {
     Misdirected,
     /// Reads, writes and syncs of one server's disks fail for a while.
     Errors,
+    /// A disk of one server is changed for an empty one, another's or an older state of itself, and comes back later.
+    WrongDisk,
 }
 
 /// All kinds, for drawing.
@@ -93,10 +104,12 @@ const ALL: [Fault; 10] = [
 pub type Damage = Option<Fault>;
 
 /// All kinds of it.
-pub const DAMAGE: [Fault; 4] = [Fault::Rot, Fault::Errors, Fault::LostWrites, Fault::Misdirected];
+pub const DAMAGE: [Fault; 5] = [Fault::Rot, Fault::Errors, Fault::LostWrites, Fault::Misdirected, Fault::WrongDisk];
 
 /// Tells the numbers of what was added later from the others.
 const LATER: u64 = 0x6c61_7465_7200_0001;
+/// The same for what was added after that.
+const NEWER: u64 = 0x6e65_7765_7200_0001;
 
 impl Knobs {
     /// Whether there is this kind of fault.
@@ -114,6 +127,7 @@ impl Knobs {
         use sublet_types::Way;
         // What was added later has its own numbers, so that older seeds still mean what they meant.
         let mut later = Random::new(seed ^ LATER);
+        let mut newer = Random::new(seed ^ NEWER);
         let ways: Vec<Way> = match sim.below(4) {
             0 => vec![Way::Doubled],
             1 => vec![Way::Doubled, Way::Divided],
@@ -128,6 +142,7 @@ impl Knobs {
             1 => Some(Fault::Errors),
             2 if later.chance(500_000) => Some(Fault::LostWrites),
             3 if later.chance(500_000) => Some(Fault::Misdirected),
+            4 => Some(Fault::WrongDisk),
             _ => None,
         };
         let damage = wanted.unwrap_or(damage);
@@ -153,6 +168,8 @@ impl Knobs {
             shuffled: sim.chance(300_000),
             devices: sim.chance(500_000),
             joined: later.chance(300_000),
+            limits: limits::draw(&mut newer),
+            idle_close_max: if newer.chance(250_000) { newer.between(1, 10) * SECOND } else { 0 },
             care_pause_max: if later.chance(500_000) { later.between(1, 10) * SECOND } else { 0 },
         }
     }
@@ -274,6 +291,7 @@ async fn strike(world: &Rc<World>, fault: Fault) {
                 });
             }
         }
+        Fault::WrongDisk => slots::strike(world),
         Fault::Rot | Fault::LostWrites | Fault::Misdirected | Fault::Errors => damage::strike(world, fault),
         Fault::Clock => {
             let jump = sim.below(7_200_000) as i64 - 3_600_000;
@@ -294,6 +312,7 @@ async fn mend(world: &Rc<World>) {
             file.stuck_until.set(0);
         }
     }
+    slots::put_back(world);
     // W7: an area whose disk failed takes nothing any more until its server was started again.
     for server in &world.servers {
         if server.areas().iter().any(|area| area.report("").offline.is_some()) {
@@ -304,5 +323,25 @@ async fn mend(world: &Rc<World>) {
     while !world.all_up() {
         sim.sleep(Duration::from_secs(1)).await;
     }
+    trust(world).await;
     world.set_calm();
+}
+
+/// L2: an administrator looks at the areas that are not trusted, and accepts them: the right disks are in their places.
+async fn trust(world: &Rc<World>) {
+    let sim = &world.sim;
+    loop {
+        let doubted = |table: &sublet_table::Table| {
+            table.areas.values().find(|row| row.quarantined.is_some()).map(|row| row.name.to_string())
+        };
+        match world.manager.table(doubted) {
+            Some(None) => return,
+            None => {}
+            Some(Some(area)) => {
+                let answer = ask_once(world, &world.any_server(), Request::AcceptArea { area: area.clone() }).await;
+                sim.log("faults", || format!("area {area} is accepted: {answer:?}"));
+            }
+        }
+        sim.sleep(Duration::from_secs(1)).await;
+    }
 }

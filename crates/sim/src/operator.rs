@@ -358,7 +358,10 @@ pub async fn keep(world: Rc<World>, number: u64) {
             way,
             oracle: Rc::new(RefCell::new(Oracle::new(tag))),
             style: Style::draw(sim, size),
-            options: VolumeOptions::default(),
+            options: VolumeOptions {
+                idle_close: Some(sim.below(world.knobs.idle_close_max)).filter(|time| *time > 0).map(Duration::from_nanos),
+                ..VolumeOptions::default()
+            },
             ghost: RefCell::new(None),
         };
         let result = keeper.life().await;

@@ -14,6 +14,7 @@ use crate::manager::Manager;
 use crate::net::Net;
 use crate::operator;
 use crate::server::Server;
+use crate::slots::Slots;
 use crate::trace::{Detail, Trace};
 
 /// The longest that a run may take, in simulated time: everything heals long before.
@@ -31,6 +32,8 @@ pub struct World {
     pub servers: Vec<Rc<Server>>,
     /// What was drawn for this run.
     pub knobs: Knobs,
+    /// Disks that are not in their places.
+    pub slots: Slots,
     violations: Rc<RefCell<Vec<String>>>,
     calm_since: Cell<Option<Time>>,
     /// Operators that are not done.
@@ -112,6 +115,7 @@ impl World {
             manager,
             servers,
             knobs,
+            slots: Slots::default(),
             violations,
             calm_since: Cell::new(None),
             keepers_left: Cell::new(0),
@@ -173,6 +177,7 @@ pub fn run(seed: u64, detail: Detail, damage: Option<Damage>) -> Outcome {
     let sim = Sim::new(seed, trace.clone());
     let _log = (detail == Detail::Lines).then(|| crate::log::capture(&trace));
     let knobs = Knobs::draw(&sim, seed, damage);
+    sublet_types::drawn::choose(knobs.limits.clone());
     if knobs.shuffled {
         sim.shuffle();
     }

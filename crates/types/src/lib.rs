@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod address;
+pub mod drawn;
 pub mod epoch;
 pub mod geometry;
 pub mod id;

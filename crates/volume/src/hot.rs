@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sublet_doors::{Doors, Tick};
+use sublet_types::drawn::{self, Drawn};
 
 use crate::change::Change;
 use crate::error::VolumeError;
-use crate::leg::HUNG_MAX;
+use crate::leg::hung_max;
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
@@ -198,7 +199,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         let legs = self.members.borrow().which(|m| m.role == Role::InSync);
         let sessions: Vec<_> = legs.into_iter().filter_map(|leg| self.legs.get(leg)?.session()).collect();
         let orders = sessions.iter().map(|session| async {
-            match self.shared.doors.timeout(HUNG_MAX, session.cool(&regions)).await {
+            match self.shared.doors.timeout(hung_max(), session.cool(&regions)).await {
                 Ok(Ok(())) => true,
                 Ok(Err(SessionError::Refused(status, text))) => {
                     tracing::warn!(segment = self.index, ?status, text, "a lender does not cool its regions");
@@ -218,7 +219,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     /// Cools what has been idle for long.
     async fn cool_idle(self: &Rc<Self>) {
         let now = self.shared.doors.now();
-        let since = Tick(now.0.saturating_sub(u64::try_from(COOL_AFTER.as_nanos()).unwrap_or(u64::MAX)));
+        let cool_after = drawn::time(Drawn::ClientCoolAfter, COOL_AFTER);
+        let since = Tick(now.0.saturating_sub(u64::try_from(cool_after.as_nanos()).unwrap_or(u64::MAX)));
         let (idle, unflushed) = self.hot.borrow().idle_since(since);
         if idle.is_empty() || !self.may_cool() {
             return;

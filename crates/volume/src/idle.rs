@@ -129,9 +129,11 @@ fn closed() -> VolumeError {
 }
 
 impl<D: Doors, M: ManagerDoor> Segment<D, M> {
-    /// Nothing is going on that needs its sessions, and all of them are there.
+    /// Nothing is going on that needs its sessions, and all of them are there. A stale leg is waited for: nobody but this client
+    /// copies to it while the volume is mounted (S2).
     fn is_calm(&self) -> bool {
-        let calm = self.members.borrow().is_calm() && self.copying.get().is_none() && !self.equalise_due.get();
+        let is_waited_for = !self.shared.info.read_only && !self.members.borrow().which(|m| m.role == Role::Stale).is_empty();
+        let calm = self.members.borrow().is_calm() && self.copying.get().is_none() && !self.equalise_due.get() && !is_waited_for;
         let in_sync = self.members.borrow().which(|m| m.role == Role::InSync);
         calm && in_sync.iter().all(|leg| self.is_sound(*leg))
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use sublet_api::mount::MountLeg;
 use sublet_doors::{Doors, Tick};
+use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::{LENDER_SILENT_MAX, RECONNECT_GRACE};
 use sublet_types::mutation::{self, Mutation};
 use sublet_types::{Generation, LeaseSecret, OpenId, SessionNumber};
@@ -23,7 +24,7 @@ use crate::session::{End, Session};
 
 /// A lender that answers nothing that was asked for so long is left out of a doubled volume. The rest of `LENDER_SILENT_MAX` is
 /// for the manager's commit and the survivors' labels.
-pub(crate) const HUNG_MAX: Duration = Duration::from_secs(7);
+const HUNG_MAX: Duration = Duration::from_secs(7);
 /// A single request may be unanswered for so long while others are answered.
 const STUCK_MAX: Duration = Duration::from_secs(60);
 /// A quiet connection is asked for a sign of life after so long.
@@ -37,6 +38,16 @@ const SESSION_LEAP: u64 = 1 << 24;
 /// The first and the longest pause between two attempts to connect.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// [`HUNG_MAX`].
+pub(crate) fn hung_max() -> Duration {
+    drawn::time(Drawn::Hung, HUNG_MAX)
+}
+
+/// [`RECONNECT_GRACE`].
+pub(crate) fn reconnect_grace() -> Duration {
+    drawn::time(Drawn::ReconnectGrace, RECONNECT_GRACE)
+}
 
 /// See the module.
 pub(crate) struct Leg<D: Doors> {
@@ -101,7 +112,7 @@ impl<D: Doors> Leg<D> {
             problem: RefCell::new("not connected yet".into()),
             refused: Cell::new(false),
             lost_since: Cell::new(Some(now)),
-            leave_at: Cell::new(Some(after(now, RECONNECT_GRACE))),
+            leave_at: Cell::new(Some(after(now, reconnect_grace()))),
             earlier_leave_at: Cell::new(None),
             open_since: Cell::new(now),
             issued: Cell::new(None),
@@ -232,7 +243,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
             // The time in which nobody wanted a session is not the lender's.
             let now = shared.doors.now();
             leg.lost_since.set(Some(now));
-            leg.leave_at.set(Some(after(now, RECONNECT_GRACE)));
+            leg.leave_at.set(Some(after(now, reconnect_grace())));
         }
         match connect(&segment, leg, index, mode).await {
             Ok(session) => {
@@ -241,7 +252,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                     continue;
                 }
                 if mode == OpenMode::InSync {
-                    let marks = shared.doors.timeout(HUNG_MAX, session.map(MapWhich::All, segment.length)).await;
+                    let marks = shared.doors.timeout(hung_max(), session.map(MapWhich::All, segment.length)).await;
                     let marks = match marks {
                         Ok(Ok(marks)) => marks,
                         failed => {
@@ -437,11 +448,12 @@ async fn watch<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, 
             session.ping_unawaited();
         }
         let (all_max, data_max) = if segment.can_do_without(index) {
-            (HUNG_MAX, Some(HUNG_MAX))
+            (hung_max(), Some(hung_max()))
         } else {
             (LENDER_SILENT_MAX, shared.options.fail_after)
         };
-        let hung = data_max.is_some_and(|max| silence.data >= max) || (data_max == Some(HUNG_MAX) && silence.oldest >= STUCK_MAX);
+        let hung =
+            data_max.is_some_and(|max| silence.data >= max) || (data_max == Some(hung_max()) && silence.oldest >= STUCK_MAX);
         if silence.all >= all_max || hung {
             let since = Tick(now.0.saturating_sub(u64::try_from(silence.all.max(silence.data).as_nanos()).unwrap_or(0)));
             let text = format!("no answer for {} s", silence.all.max(silence.oldest).as_secs());
@@ -466,7 +478,7 @@ fn ended<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index:
             tracing::info!(lender = %leg.facts.server_name, slice = %leg.facts.slice, text, "the session is lost");
             leg.problem.replace(text);
             leg.lost_since.set(Some(now));
-            leg.leave_at.set(Some(keep(after(now, RECONNECT_GRACE))));
+            leg.leave_at.set(Some(keep(after(now, reconnect_grace()))));
         }
         End::Hung(text, since) => {
             tracing::warn!(lender = %leg.facts.server_name, slice = %leg.facts.slice, text, "the lender is silent");
@@ -476,7 +488,7 @@ fn ended<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, index:
         }
         End::Unwanted => {
             leg.lost_since.set(Some(now));
-            leg.leave_at.set(Some(after(now, RECONNECT_GRACE)));
+            leg.leave_at.set(Some(after(now, reconnect_grace())));
         }
     }
     segment.shared.changed.notify();

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use sublet_doors::Buffer;
+use sublet_types::drawn::{self, Drawn};
 use sublet_wire::Flags;
 
 use crate::change::Change;
@@ -32,6 +33,7 @@ struct Entry {
 /// See the module.
 pub(crate) struct Log {
     bytes_max: u64,
+    entries_max: usize,
     /// In the order in which they were begun: overlapping ones never run at the same time (W2).
     entries: BTreeMap<u64, Entry>,
     bytes: u64,
@@ -42,17 +44,19 @@ impl Log {
     /// An empty log of one of so many segments.
     pub(crate) fn new(segments: usize) -> Self {
         let share = KEPT_BYTES_VOLUME_MAX / u64::try_from(segments.max(1)).unwrap_or(u64::MAX);
-        Self { bytes_max: KEPT_BYTES_MAX.min(share), entries: BTreeMap::new(), bytes: 0, count: 0 }
+        let bytes_max = drawn::limit(Drawn::KeptBytes, KEPT_BYTES_MAX).min(share);
+        let entries_max = drawn::limit(Drawn::KeptEntries, KEPT_ENTRIES_MAX as u64) as usize;
+        Self { bytes_max, entries_max, entries: BTreeMap::new(), bytes: 0, count: 0 }
     }
 
     /// No further change may begin before a flush.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes >= self.bytes_max || self.entries.len() >= KEPT_ENTRIES_MAX
+        self.bytes >= self.bytes_max || self.entries.len() >= self.entries_max
     }
 
     /// A flush is due, so that the log does not become full.
     pub(crate) fn is_half_full(&self) -> bool {
-        self.bytes >= self.bytes_max / 2 || self.entries.len() >= KEPT_ENTRIES_MAX / 2
+        self.bytes >= self.bytes_max / 2 || self.entries.len() >= self.entries_max / 2
     }
 
     /// Keeps a change that is about to be sent to all legs.

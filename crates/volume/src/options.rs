@@ -9,7 +9,7 @@ use sublet_types::VolumeId;
 /// Choices of one mount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VolumeOptions {
-    /// Close the path to the lenders after so long without a request; never if absent.
+    /// Close the path to the lenders after so long without a request, unless a copy is stale; never if absent.
     pub idle_close: Option<Duration>,
     /// Fail requests when a lender without which they cannot go on has been missing for so long; wait for ever if absent.
     pub fail_after: Option<Duration>,

@@ -8,6 +8,7 @@ use futures_util::future::join;
 use futures_util::stream;
 use sublet_api::request::LegChange;
 use sublet_doors::Doors;
+use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
 use sublet_types::mutation::{self, Mutation};
 use sublet_types::{BlockRange, Generation};
@@ -16,7 +17,7 @@ use sublet_wire::{Flags, Status};
 
 use crate::change::Change;
 use crate::error::VolumeError;
-use crate::leg::{HUNG_MAX, after};
+use crate::leg::{after, hung_max};
 use crate::maps::{LegMap, Part, Units, add_units, plan, whole};
 use crate::members::Role;
 use crate::options::ManagerDoor;
@@ -212,7 +213,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
     fn rest(&self, leg: usize) {
         if let Some(leg) = self.legs.get(leg) {
-            leg.resync_after.set(after(self.shared.doors.now(), RESYNC_PAUSE));
+            leg.resync_after.set(after(self.shared.doors.now(), drawn::time(Drawn::ResyncPause, RESYNC_PAUSE)));
         }
     }
 
@@ -243,7 +244,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             *flag = true;
         }
         let prepared = async {
-            let stale = self.shared.doors.timeout(HUNG_MAX, self.take_over_maps(leg, &session, issued)).await.ok()??;
+            let stale = self.shared.doors.timeout(hung_max(), self.take_over_maps(leg, &session, issued)).await.ok()??;
             let state = SetState { generation: issued, in_sync, equalised: true, stale };
             self.prepare_target(leg, &session, &state).await.then_some(())
         };
@@ -299,7 +300,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             }
         }
         facts.issued.set(Some(state.generation));
-        match self.shared.doors.timeout(HUNG_MAX, session.set_state(state)).await {
+        match self.shared.doors.timeout(hung_max(), session.set_state(state)).await {
             Ok(Ok(())) => true,
             failed => {
                 tracing::warn!(lender = %facts.facts.server_name, ?failed, "the target of a resync did not take its label");

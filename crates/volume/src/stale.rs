@@ -8,7 +8,7 @@ use sublet_types::mutation::{self, Mutation};
 use sublet_wire::Status;
 use sublet_wire::message::{SetState, StaleMark};
 
-use crate::leg::HUNG_MAX;
+use crate::leg::hung_max;
 use crate::members::{Doubt, Role};
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
@@ -208,7 +208,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 }
                 session.set_state(&state).await
             };
-            match self.shared.doors.timeout(HUNG_MAX, work).await {
+            match self.shared.doors.timeout(hung_max(), work).await {
                 Ok(Ok(())) => {
                     self.members.borrow_mut().label_written(index, state.generation);
                 }

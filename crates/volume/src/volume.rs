@@ -13,7 +13,7 @@ use sublet_api::mount::MountingInformation;
 use sublet_api::request::LenderAddresses;
 use sublet_doors::local::Signal;
 use sublet_doors::{Buffer, Chunk, Doors};
-use sublet_types::limits::{BLOCK_SIZE, RECONNECT_GRACE, REQUEST_SIZE_MAX};
+use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
 use sublet_types::{BlockRange, VolumeMap};
 use sublet_wire::Flags;
 use sublet_wire::message::Extent;
@@ -261,7 +261,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             let ready = self.segments.iter().all(|segment| {
                 let in_sync = segment.members.borrow().which(|m| m.role == Role::InSync);
                 let sound = in_sync.iter().filter(|leg| segment.is_sound(**leg)).count();
-                sound == in_sync.len() || (sound > 0 && waited >= RECONNECT_GRACE)
+                sound == in_sync.len() || (sound > 0 && waited >= leg::reconnect_grace())
             });
             if ready {
                 return Ok(());

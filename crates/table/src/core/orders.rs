@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::Refusal;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome};
+use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::ORDER_TIMEOUT;
 use sublet_types::{AreaId, ServerId, SliceId, VolumeId};
 
@@ -55,7 +56,7 @@ impl Entry {
     /// From when on its lender, although it is up, has not answered in time (a stuck disk counts as unreachable, F1). A wipe
     /// takes as long as it takes, but it tells how far it is.
     fn overdue_ms(&self) -> u64 {
-        if self.is_wipe() { self.heard_ms + WIPE_SILENT_MAX_MS } else { self.issued_ms + TIMEOUT_MS }
+        if self.is_wipe() { self.heard_ms + WIPE_SILENT_MAX_MS } else { self.issued_ms + drawn::limit(Drawn::Order, TIMEOUT_MS) }
     }
 
     fn is_overdue(&self, now_ms: u64) -> bool {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use sublet_api::view::PathState;
 use sublet_doors::Doors;
 
 use crate::testing::doors::MemDoors;
@@ -251,5 +252,23 @@ fn a_segment_without_any_copy_in_sync_is_refused() {
         let mut world = World::new(&doors, &[SIZE], 2);
         world.info.segments[0].legs.iter_mut().for_each(|leg| leg.in_sync = false);
         assert_eq!(kind(world.open_with(VolumeOptions::default()).await.map(drop)), VolumeErrorKind::Protocol);
+    });
+}
+
+#[test]
+fn s5_an_idle_path_is_not_closed_while_a_copy_is_stale_so_that_it_gets_what_it_missed() {
+    MemDoors::run(3, |doors| async move {
+        let world = World::new(&doors, &[256 << 10], 2);
+        let options = VolumeOptions { idle_close: Some(Duration::from_secs(2)), ..VolumeOptions::default() };
+        let volume = world.open_with(options).await.unwrap();
+        write(&volume, 0, &[1; 4096]).await.unwrap();
+        world.lenders[1].stop();
+        write(&volume, 4096, &[2; 4096]).await.unwrap();
+        // Nobody uses the volume any more, and the lender comes back much later.
+        world.sleep(60.0).await;
+        world.lenders[1].start();
+        world.until(60, "the copy that came back is in sync", || world.event(0, "manager InSync").is_some()).await;
+        world.until(60, "the path is closed", || volume.status().path == PathState::Idle).await;
+        world.assert_same(0, 1);
     });
 }
