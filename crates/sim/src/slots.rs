@@ -45,7 +45,7 @@ pub fn strike(world: &Rc<World>) {
     if world.slots.is_wrong() {
         return put_back(world);
     }
-    if sim.chance(400_000) {
+    if world.slots.backups.borrow().is_empty() || sim.chance(250_000) {
         return back_up(world, victim);
     }
     let entries = victim.entries();
@@ -53,9 +53,12 @@ pub fn strike(world: &Rc<World>) {
         return;
     }
     let entry = sim.random(|random| random.pick(&entries).clone());
-    let kinds: [fn(&Rc<World>, &Rc<Server>, &Entry) -> Vec<(PathBuf, Rc<SimFile>)>; 4] = [empty, of_another, exchanged, older];
-    let kind = *sim.random(|random| random.pick(&kinds));
-    let wrong = kind(world, victim, &entry);
+    let mut wrong = if sim.chance(600_000) { older(world, &entry) } else { Vec::new() };
+    if wrong.is_empty() {
+        let kinds: [fn(&Rc<World>, &Rc<Server>, &Entry) -> Vec<(PathBuf, Rc<SimFile>)>; 3] = [empty, of_another, exchanged];
+        let kind = *sim.random(|random| random.pick(&kinds));
+        wrong = kind(world, victim, &entry);
+    }
     if !wrong.is_empty() {
         change(world, victim, wrong);
     }
@@ -120,7 +123,7 @@ fn exchanged(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Vec<(Path
 }
 
 /// An older state of all pieces, or of one. Only if the manager has heard of a later opening: nobody could know better otherwise.
-fn older(world: &Rc<World>, _: &Rc<Server>, entry: &Entry) -> Vec<(PathBuf, Rc<SimFile>)> {
+fn older(world: &Rc<World>, entry: &Entry) -> Vec<(PathBuf, Rc<SimFile>)> {
     let known = world.manager.table(|table| table.areas.get(&entry.area).map(|row| (row.open, row.sequence))).flatten();
     let Some((Some(open), sequence)) = known else { return Vec::new() };
     let backups = world.slots.backups.borrow();
@@ -146,4 +149,6 @@ fn back_up(world: &Rc<World>, victim: &Rc<Server>) {
         backups.truncate(BACKUPS_MAX);
     }
     world.sim.log("faults", || format!("the disks of {} are copied", victim.name()));
+    // What is opened next is another opening than the one that was copied.
+    victim.stop();
 }
