@@ -323,24 +323,35 @@ async fn mend(world: &Rc<World>) {
     while !world.all_up() {
         sim.sleep(Duration::from_secs(1)).await;
     }
-    trust(world).await;
+    if world.knobs.has(Fault::WrongDisk) {
+        trust(world).await;
+    }
     world.set_calm();
 }
 
-/// L2: an administrator looks at the areas that are not trusted, and accepts them: the right disks are in their places.
+/// L2: an administrator looks at the areas that are not trusted, and accepts them once the manager has heard of what lies there
+/// now: the right disks are in their places.
 async fn trust(world: &Rc<World>) {
     let sim = &world.sim;
     loop {
+        let areas: Vec<_> = world.servers.iter().flat_map(|server| server.areas()).map(|area| area.report("")).collect();
+        let expected: usize = world.servers.iter().map(|server| server.entries().len()).sum();
+        let is_known = |table: &sublet_table::Table| {
+            let known = |report: &sublet_api::server::AreaReport| {
+                table.areas.get(&report.area).is_some_and(|row| row.quarantined.is_some() || row.open == report.open)
+            };
+            areas.len() == expected && areas.iter().all(known)
+        };
         let doubted = |table: &sublet_table::Table| {
             table.areas.values().find(|row| row.quarantined.is_some()).map(|row| row.name.to_string())
         };
-        match world.manager.table(doubted) {
-            Some(None) => return,
-            None => {}
-            Some(Some(area)) => {
+        match world.manager.table(|table| (is_known(table), doubted(table))) {
+            Some((true, None)) => return,
+            Some((true, Some(area))) => {
                 let answer = ask_once(world, &world.any_server(), Request::AcceptArea { area: area.clone() }).await;
-                sim.log("faults", || format!("area {area} is accepted: {answer:?}"));
+                sim.log("faults", || format!("area {area} is accepted: {}", answer.is_some_and(|answer| answer.is_ok())));
             }
+            _ => {}
         }
         sim.sleep(Duration::from_secs(1)).await;
     }
