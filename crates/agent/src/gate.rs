@@ -158,6 +158,8 @@ impl Gate {
 
     /// Enters a session. The caller has the turn and has ended all others.
     pub(crate) fn enter(&self, session: &Rc<Session>) {
+        let is_idle = |other: &Rc<Session>| other.read_only || other.in_flight.get() == 0;
+        debug_assert!(self.sessions.borrow().iter().all(is_idle), "W4: two sessions write to slice {}", session.slice.short());
         self.highest.set(Some((session.epoch.number, session.number)));
         self.sessions.borrow_mut().push(Rc::clone(session));
     }

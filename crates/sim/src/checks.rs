@@ -70,6 +70,7 @@ fn overlap(slices: &[(u64, u64, SliceId)]) -> Option<String> {
 /// Looks at the labels of all open areas, again and again.
 pub async fn watch(world: Rc<World>) {
     let mut epochs: BTreeMap<SliceId, Epoch> = BTreeMap::new();
+    let mut generations: BTreeMap<SliceId, Generation> = BTreeMap::new();
     loop {
         world.sim.sleep(Duration::from_millis(250)).await;
         // The labels of a wrong disk say nothing of the right one's.
@@ -90,6 +91,13 @@ pub async fn watch(world: Rc<World>) {
                     {
                         let text = format!("{before} to {}", slice.epoch);
                         world.violation(format!("F1: the epoch of slice {} in its label went from {text}", id.short()));
+                    }
+                    let now = slice.facts.generation;
+                    if let Some(before) = generations.insert(id, now)
+                        && (before.number > now.number || before.is_split_from(now))
+                    {
+                        let text = format!("{before} to {now}");
+                        world.violation(format!("the generation of slice {} in its label went from {text}", id.short()));
                     }
                 }
             }

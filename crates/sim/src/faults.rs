@@ -43,6 +43,8 @@ pub struct Knobs {
     pub devices: bool,
     /// Areas are joined from several pieces.
     pub joined: bool,
+    /// Copies of a doubled volume.
+    pub copies: u32,
     /// Limits that are not the usual ones.
     pub limits: Limits,
     /// Clients close their paths after so long without a request at most; 0 if they do not.
@@ -154,8 +156,9 @@ impl Knobs {
             faults.retain(|fault| !matches!(fault, Fault::KillServer | Fault::CrashServer));
         }
         let ways = if damage.is_some() { vec![Way::Doubled] } else { ways };
+        let servers = sim.between(2, 4);
         Self {
-            servers: sim.between(2, 4),
+            servers,
             volumes: sim.between(1, 3),
             volume_regions: sim.between(1, 4),
             ways,
@@ -168,6 +171,7 @@ impl Knobs {
             shuffled: sim.chance(300_000),
             devices: sim.chance(500_000),
             joined: later.chance(300_000),
+            copies: if servers > 2 && newer.chance(300_000) { 3 } else { 2 },
             limits: limits::draw(&mut newer),
             idle_close_max: if newer.chance(250_000) { newer.between(1, 10) * SECOND } else { 0 },
             care_pause_max: if later.chance(500_000) { later.between(1, 10) * SECOND } else { 0 },

@@ -100,7 +100,7 @@ impl Keeper {
 
     async fn borrow(&self, at: &Rc<Server>) -> Result<(), Refusal> {
         let request = |task| {
-            let copies = (self.way == Way::Doubled).then_some(2);
+            let copies = (self.way == Way::Doubled).then_some(self.world.knobs.copies);
             let (name, size, way) = (Some(self.name.clone()), Some(self.size), Some(self.way));
             Request::Borrow(Borrow { task, server: at.id(), name, size, way, copies, local: true })
         };

@@ -277,7 +277,8 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                 watch(&segment, leg, index, &session).await;
                 let end = session.end().await;
                 let wanted = end == End::Unwanted;
-                if is_replaced() && !matches!(end, End::Fenced(_)) {
+                if is_replaced() {
+                    // A slice that was replaced is fenced to be wiped (P2): that says nothing of the volume's epoch (F4).
                     return;
                 }
                 ended(&segment, leg, index, end);
@@ -289,6 +290,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
             }
+            Err(ConnectError::Fenced(_)) if is_replaced() => return,
             Err(ConnectError::Fenced(text)) => return shared.fence(&text),
             Err(error) => {
                 not_connected(&segment, leg, index, error);

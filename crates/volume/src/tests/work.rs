@@ -232,3 +232,33 @@ fn s3_a_leg_in_whose_place_there_is_another_slice_is_copied_as_a_whole_while_the
         assert!(Rc::strong_count(&fresh) > 0);
     });
 }
+
+#[test]
+fn f4_the_fence_of_a_slice_that_was_replaced_is_not_the_volumes() {
+    MemDoors::run(8, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        // Its disk is slow: the connection breaks, and the next OPEN waits for the write (W4) until the leg has long left.
+        world.lenders[0].late.set(1);
+        world.lenders[0].late_by.set(std::time::Duration::from_secs(9));
+        write(&volume, 0, &[50; 4096]).await.unwrap();
+        world.until(20, "it has left", || world.manager.0.segments.borrow()[0].in_sync == [false, true]).await;
+        let fresh = Lender::new(&doors, 9, &world.history);
+        let slice = SliceId::from_u128(doors.random_u128());
+        world.manager.0.segments.borrow_mut()[0].slices[0] = slice;
+        let generation = world.manager.0.segments.borrow()[0].generation;
+        let label = Label { generation, in_sync: vec![false, true], unclean: false, open_epoch: None };
+        fresh.slices.borrow_mut().insert(slice.to_u128(), Slice::new(label, SIZE as usize));
+        let mut segments = world.info.segments.clone();
+        let leg = &mut segments[0].legs[0];
+        (leg.slice, leg.server, leg.addresses, leg.in_sync) = (slice, fresh.server, vec![fresh.address()], false);
+        leg.server_name = fresh.name.parse().unwrap();
+        assert!(volume.take_segments(&segments));
+        // The old slice is wiped: an OPEN that is under way there is told so.
+        world.lenders[0].epoch.set(2);
+        world.until(60, "the new copy is in sync", || world.manager.0.segments.borrow()[0].in_sync == [true, true]).await;
+        world.sleep(20.0).await;
+        write(&volume, 0, &[51; 4096]).await.unwrap();
+        assert_eq!(fresh.bytes(), world.lenders[1].bytes());
+    });
+}
