@@ -116,7 +116,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
 
 impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     /// Checks and compares a range at all in-sync legs that are there, and repairs it.
-    async fn scrub(&self, offset: u64, length: u64) -> Result<(), VolumeError> {
+    async fn scrub(self: &Rc<Self>, offset: u64, length: u64) -> Result<(), VolumeError> {
         loop {
             let seen = self.shared.changed.version();
             self.make_equal(offset, length, false).await?;

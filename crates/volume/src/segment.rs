@@ -196,7 +196,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
     /// Asks one readable leg about a range (EXTENTS, SEARCH).
     pub(crate) async fn ask_lender<T: Message>(
-        &self,
+        self: &Rc<Self>,
         op: Op,
         flags: Flags,
         offset: u64,
