@@ -61,6 +61,18 @@ impl Unequal {
         }
     }
 
+    /// Blocks of the range may differ, be it again.
+    pub(crate) fn may_differ(&mut self, offset: u64, length: u64) {
+        for block in offset / BLOCK_SIZE..(offset + length).div_ceil(BLOCK_SIZE) {
+            let region = u32::try_from(block / BLOCKS).unwrap_or(u32::MAX);
+            let at = block % BLOCKS;
+            let equal = self.0.entry(region).or_insert([u64::MAX; BLOCKS as usize / 64]);
+            if let Some(bits) = equal.get_mut((at / 64) as usize) {
+                *bits &= !(1 << (at % 64));
+            }
+        }
+    }
+
     /// Every unit of these regions, as what a leg that leaves may lack.
     pub(crate) fn units(&self) -> Units {
         self.0.keys().map(|region| (*region, u64::MAX)).collect()
