@@ -120,7 +120,7 @@ impl<D: Doors> Inner<D> {
             self.regions.cache.borrow_mut().put(region, page);
             let missed = missed.get(&region).copied().unwrap_or(0);
             if let Some(record) = self.regions.records.borrow_mut().get_mut(region) {
-                *record = Record { state: State::Cold, missed, page: Some(*sum) };
+                *record = Record { state: State::Cold, missed, page: Some(*sum), unproved: false };
             }
             cooled.entry(self.regions.place(region).0).or_default().insert(region);
         }
@@ -290,7 +290,8 @@ impl<D: Doors> Area<D> {
         let inner = Rc::clone(&self.inner);
         to_the_end(&self.inner.doors, async move {
             for region in &regions {
-                if inner.regions.record(*region).state == State::Plain {
+                let record = inner.regions.record(*region);
+                if record.state == State::Plain && !record.unproved {
                     inner.heat(slice, *region).await?;
                 }
             }

@@ -176,7 +176,7 @@ fn k2_a_checkpoint_vouches_for_what_was_not_written_since() {
 #[test]
 fn k2_a_damaged_checksum_page_costs_the_checksums_and_nothing_else() {
     with_area(true, async |doors, area| {
-        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        area.prepare_slice(&single(1, 0, 2 * REGION)).await.unwrap();
         write(&area, 1, 0, 7, 4096).await;
         area.cool(slice(1), &[0]).await.unwrap();
         area.flush().await.unwrap();

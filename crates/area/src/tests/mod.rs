@@ -12,6 +12,7 @@ mod ledger;
 mod maps;
 mod measure;
 mod memory;
+mod proof;
 mod real;
 mod stories;
 mod wipes;

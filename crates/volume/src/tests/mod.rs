@@ -7,6 +7,7 @@ mod lost;
 mod maps;
 mod order;
 mod resync;
+mod scrub;
 mod search;
 mod shipped;
 mod work;
