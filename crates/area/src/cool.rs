@@ -131,7 +131,7 @@ impl<D: Doors> Inner<D> {
     }
 
     /// Writes checksum pages and makes them, and everything else on their pieces, durable. The answer has the CRC of each
-    /// page that was written; one that could not be written is left out.
+    /// page that was written; one for which a sparse file had no room is left out.
     async fn save_sums(&self, pages: &BTreeMap<usize, Rc<SumPage>>) -> Result<BTreeMap<usize, u32>, AreaError> {
         let writes = pages.iter().map(async |(region, page)| {
             let (piece, regions) = self.piece_of(*region).ok()?;
@@ -140,8 +140,8 @@ impl<D: Doors> Inner<D> {
             match piece.file.write_at(at, bytes.freeze()).await {
                 Ok(()) => Some((*region, sum)),
                 Err(error) => {
-                    // The region stays hot: nothing is lost but the time that it takes after a crash.
-                    self.disk_error("writing checksums to", piece, &error);
+                    // If the area goes on, the region stays hot: nothing is lost but the time that it takes after a crash.
+                    self.write_error("writing checksums to", piece, &error).await;
                     None
                 }
             }

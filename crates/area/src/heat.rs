@@ -260,7 +260,7 @@ impl<D: Doors> Inner<D> {
         }
         let at = piece.data_at + (region - regions.first) as u64 * REGION_SIZE;
         let zeroed = piece.file.zero(at, REGION_SIZE, Zero::Keep).await;
-        zeroed.map_err(|error| self.disk_error("zeroing a region of", piece, &error))
+        self.written("zeroing a region of", piece, zeroed).await
     }
 
     /// Reads the checksums that a region had at its last checkpoint before a crash. They prove a block that fits them.

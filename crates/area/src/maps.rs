@@ -137,7 +137,7 @@ impl<D: Doors> Inner<D> {
         let local = (region - table.first) / ENTRIES * ENTRIES;
         let at = piece.spec.offset + table.reserve.map_entry(local as u64);
         let written = piece.file.write_at(at, page.freeze()).await;
-        written.map_err(|error| self.disk_error("writing missed maps to", piece, &error))
+        self.written("writing missed maps to", piece, written).await
     }
 
     /// Regions, grouped by the page that their entries share.

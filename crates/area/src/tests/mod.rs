@@ -2,6 +2,7 @@
 
 mod blank;
 mod crash;
+mod failures;
 mod faults;
 mod formats;
 mod hot;
