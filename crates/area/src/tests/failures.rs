@@ -104,3 +104,61 @@ fn w7_a_preallocated_file_without_room_has_failed() {
         assert!(!area.identity().kept_writes_of(&before) && area.report("").offline.is_some());
     });
 }
+
+/// Two areas on one file.
+fn two() -> [PieceSpec; 2] {
+    let length = one()[0].length;
+    [0, 1].map(|n| PieceSpec { offset: n * length, ..one()[0].clone() })
+}
+
+#[test]
+fn w7_an_opening_that_is_told_of_lost_writes_and_fails_leaves_word_for_the_next_one() {
+    with_files(&[("/disk", 2 * file_size_for(32 * MIB))], false, async |doors| {
+        let [first, second] = two().map(|part| [part]);
+        let mut before = Vec::new();
+        for part in [&first, &second] {
+            let id = AreaId::from_u128(0xa1 + before.len() as u128);
+            Area::format(&doors, &FormatSpec { area: id, ..spec(part) }).await.unwrap();
+            let area = open(&doors, part).await;
+            area.prepare_slice(&SliceFacts { area: id, ..single(1, 0, 2 * REGION) }).await.unwrap();
+            write(&area, 1, 0, 7, 4096).await;
+            before.push(area.identity());
+        }
+        // The kernel tells of it once, and there is nobody whom the agent could tell.
+        doors.machine.fail_sync.set(true);
+        assert!(Area::open(&doors, &first, Some(POOL), BOOT).await.is_err());
+        // It was about the other area on the file just as well.
+        for (part, before) in [&first, &second].into_iter().zip(&before) {
+            let area = open(&doors, part).await;
+            assert!(!area.identity().kept_writes_of(before));
+            assert_eq!(area.report("").failures, 1);
+            let now = area.identity();
+            drop(area);
+            assert!(open(&doors, part).await.identity().kept_writes_of(&now), "once is enough");
+        }
+    });
+}
+
+#[test]
+fn w7_a_note_of_a_failure_that_is_told_of_lost_writes_tells_everybody_on_the_file() {
+    with_files(&[("/disk", 2 * file_size_for(32 * MIB))], false, async |doors| {
+        let mut areas = Vec::new();
+        for (n, part) in two().into_iter().enumerate() {
+            let id = AreaId::from_u128(0xa1 + n as u128);
+            Area::format(&doors, &FormatSpec { area: id, ..spec(&[part.clone()]) }).await.unwrap();
+            let area = open(&doors, &[part]).await;
+            area.prepare_slice(&SliceFacts { area: id, ..single(1, 0, 2 * REGION) }).await.unwrap();
+            write(&area, 1, 0, 7, 4096).await;
+            areas.push(area);
+        }
+        let before = areas[1].identity();
+        let data = areas[0].inner.pieces[0].data_at;
+        doors.machine.unwritable.replace(Some(data..data + 4096));
+        // The next sync is the one of the note.
+        doors.machine.fail_sync.set(true);
+        put(&areas[0], 1, 0, vec![8; 4096]).await.unwrap_err();
+        assert!(!doors.machine.fail_sync.get());
+        areas[1].flush().await.unwrap_err();
+        assert!(!areas[1].identity().kept_writes_of(&before));
+    });
+}
