@@ -15,7 +15,7 @@ use sublet_types::mutation::{self, Mutation};
 use sublet_types::{AreaId, Generation, Name, SliceId};
 use sublet_wire::message::DiskIdentity;
 
-use crate::copies::write_both;
+use crate::copies::{write_both, write_copies};
 use crate::error::{AreaError, AreaErrorKind};
 use crate::files::Held;
 use crate::label::AreaLabel;
@@ -163,9 +163,14 @@ impl<D: Doors> Inner<D> {
             self.label.replace(Rc::new(label));
         }
         let Some((piece, at)) = self.label_place() else { return true };
-        // Not with the sync that also says what others have lost: nothing else of this opening counts as durable any more. The
-        // copy that may be damaged goes first, and the other one only when that is whole: one of them always is.
-        match write_both(piece.file.bare(), at, &self.label().encode(), self.doubtful.get()).await {
+        // Not with a sync that fails because of what was lost before: nothing else of this opening counts as durable any more.
+        // The copy that may be damaged goes first, and the other one only when that is whole: one of them always is.
+        let file = piece.file.noting();
+        let write = async |at, copy| {
+            file.write_at(at, copy).await?;
+            file.sync().await
+        };
+        match write_copies(write, at, &self.label().encode(), self.doubtful.get()).await {
             Ok(()) => self.failure_noted.set(true),
             Err(failed) => {
                 // Once: it is tried again and again.
@@ -175,6 +180,10 @@ impl<D: Doors> Inner<D> {
                 // With one copy it is noted: that one is ahead of the other.
                 self.failure_noted.set(failed.copy != self.doubtful.get());
             }
+        }
+        if self.failure_noted.get() {
+            let area = self.label.borrow().area;
+            self.pieces.iter().for_each(|piece| piece.file.set_counted(area, piece.file.losses()));
         }
         self.failure_noted.get()
     }

@@ -120,7 +120,7 @@ impl<D: Doors> Inner<D> {
             self.regions.cache.borrow_mut().put(region, page);
             let missed = missed.get(&region).copied().unwrap_or(0);
             if let Some(record) = self.regions.records.borrow_mut().get_mut(region) {
-                *record = Record { state: State::Cold, missed, page: Some(*sum) };
+                *record = Record { state: State::Cold, missed, page: Some(*sum), unproved: false };
             }
             cooled.entry(self.regions.place(region).0).or_default().insert(region);
         }
@@ -131,7 +131,7 @@ impl<D: Doors> Inner<D> {
     }
 
     /// Writes checksum pages and makes them, and everything else on their pieces, durable. The answer has the CRC of each
-    /// page that was written; one that could not be written is left out.
+    /// page that was written; one for which a sparse file had no room is left out.
     async fn save_sums(&self, pages: &BTreeMap<usize, Rc<SumPage>>) -> Result<BTreeMap<usize, u32>, AreaError> {
         let writes = pages.iter().map(async |(region, page)| {
             let (piece, regions) = self.piece_of(*region).ok()?;
@@ -140,8 +140,8 @@ impl<D: Doors> Inner<D> {
             match piece.file.write_at(at, bytes.freeze()).await {
                 Ok(()) => Some((*region, sum)),
                 Err(error) => {
-                    // The region stays hot: nothing is lost but the time that it takes after a crash.
-                    self.disk_error("writing checksums to", piece, &error);
+                    // If the area goes on, the region stays hot: nothing is lost but the time that it takes after a crash.
+                    self.write_error("writing checksums to", piece, &error).await;
                     None
                 }
             }
@@ -290,7 +290,8 @@ impl<D: Doors> Area<D> {
         let inner = Rc::clone(&self.inner);
         to_the_end(&self.inner.doors, async move {
             for region in &regions {
-                if inner.regions.record(*region).state == State::Plain {
+                let record = inner.regions.record(*region);
+                if record.state == State::Plain && !record.unproved {
                     inner.heat(slice, *region).await?;
                 }
             }

@@ -104,15 +104,30 @@ pub(crate) struct CopyFailed {
 
 /// Writes both copies, `first` durable before the other is begun. Answered only when both are durable.
 pub(crate) async fn write_both<F: DiskFile>(file: &F, at: [u64; 2], bytes: &[u8], first: usize) -> Result<(), CopyFailed> {
+    write_copies(
+        async |at, chunk| {
+            file.write_at(at, chunk).await?;
+            file.sync().await
+        },
+        at,
+        bytes,
+        first,
+    )
+    .await
+}
+
+/// As [`write_both`]; `write` makes a copy durable.
+pub(crate) async fn write_copies(
+    write: impl AsyncFn(u64, Chunk) -> std::io::Result<()>,
+    at: [u64; 2],
+    bytes: &[u8],
+    first: usize,
+) -> Result<(), CopyFailed> {
     let chunk: Chunk = Buffer::copy_of(bytes).freeze();
     let order = if first == 0 { [(0, at[0]), (1, at[1])] } else { [(1, at[1]), (0, at[0])] };
     let copies = if mutation::is(Mutation::OlderLabelCounts) { 1 } else { order.len() };
     for (copy, at) in order.into_iter().take(copies) {
-        let written = async {
-            file.write_at(at, chunk.clone()).await?;
-            file.sync().await
-        };
-        written.await.map_err(|error| CopyFailed { copy, error })?;
+        write(at, chunk.clone()).await.map_err(|error| CopyFailed { copy, error })?;
     }
     Ok(())
 }

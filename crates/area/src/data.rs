@@ -43,11 +43,31 @@ impl<D: Doors> Inner<D> {
         self.pieces.get(stretch.piece).ok_or_else(|| AreaError::new(AreaErrorKind::OutOfRange, "behind the last piece"))
     }
 
-    /// The disk reported an error on a read or write.
+    /// The disk reported an error on a read.
     pub fn disk_error(&self, what: &str, piece: &OpenPiece<D>, error: &io::Error) -> AreaError {
         let error = AreaError::io(format!("{what} {}", piece.spec), error);
         tracing::warn!("area {}: {error}", self.label.borrow().name);
         error
+    }
+
+    /// The disk reported an error on a write, zeroes included: the area takes no more, and its label says so before anybody is
+    /// answered (W7). Only a sparse file that finds no room goes on: what was accepted before has its place and stays what it is.
+    pub async fn write_error(&self, what: &str, piece: &OpenPiece<D>, error: &io::Error) -> AreaError {
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if full && self.label.borrow().sparse && !piece.file.facts().device {
+            return self.disk_error(what, piece, error).hint("make room on its file system: the area is sparse");
+        }
+        let failure = self.fail(&format!("{what} {}", piece.spec), error);
+        self.note_failure().await;
+        failure
+    }
+
+    /// The same for a write that may have failed.
+    pub async fn written(&self, what: &str, piece: &OpenPiece<D>, written: io::Result<()>) -> Result<(), AreaError> {
+        match written {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.write_error(what, piece, &error).await),
+        }
     }
 
     /// Runs of a range of the area that are blank or not, in order: (length, blank).
@@ -73,7 +93,7 @@ impl<D: Doors> Inner<D> {
             let part = data.part(taken..taken + stretch.length as usize);
             taken += part.len();
             let written = piece.file.write_at(piece.data_at + stretch.offset, part).await;
-            written.map_err(|error| self.disk_error("writing to", piece, &error))?;
+            self.written("writing to", piece, written).await?;
         }
         Ok(())
     }
@@ -82,7 +102,7 @@ impl<D: Doors> Inner<D> {
         for stretch in self.map.split(at, length) {
             let piece = self.piece(stretch)?;
             let zeroed = piece.file.zero(piece.data_at + stretch.offset, stretch.length, how).await;
-            zeroed.map_err(|error| self.disk_error("zeroing", piece, &error))?;
+            self.written("zeroing", piece, zeroed).await?;
         }
         Ok(())
     }

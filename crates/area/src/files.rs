@@ -13,6 +13,7 @@ use std::rc::{Rc, Weak};
 use futures_util::lock::Mutex;
 use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, Chunk, Disk, DiskFile, FileFacts, OpenHow};
+use sublet_types::AreaId;
 
 use crate::error::{AreaError, AreaErrorKind};
 use crate::spec::PieceSpec;
@@ -29,7 +30,15 @@ struct Table {
     claims: Vec<Claim>,
     /// One opening of a path at a time, so that the second one finds the first one's file.
     gates: HashMap<PathBuf, Rc<Mutex<()>>>,
+    /// How often writes to a file have failed, also in an opening that came to nothing: nobody is told again, and a later
+    /// opening in this process would know nothing of it (W7).
+    losses: HashMap<Medium, u64>,
+    /// How many of them the label of an area counts.
+    counted: HashMap<(Medium, AreaId), u64>,
 }
+
+/// A file of one disk: another disk at the same path has lost nothing.
+type Medium = (PathBuf, u64);
 
 thread_local! {
     static OPEN: RefCell<Table> = RefCell::default();
@@ -39,6 +48,7 @@ thread_local! {
 /// (W7); whoever waits for his turn is told as well.
 struct Shared<F> {
     file: F,
+    path: PathBuf,
     turn: Mutex<()>,
     /// Syncs asked for, and the newest one that a finished sync covers.
     asked: Cell<u64>,
@@ -61,9 +71,79 @@ impl<F: DiskFile> Held<F> {
         }
     }
 
-    /// The file itself, whose syncs say nothing of what others lost: only to note that something was.
-    pub(crate) fn bare(&self) -> &F {
-        &self.shared.file
+    /// The same file for one who notes that something was lost, and so does not care whether something was.
+    pub(crate) const fn noting(&self) -> Noting<'_, F> {
+        Noting(self)
+    }
+
+    fn medium(&self) -> Medium {
+        (self.shared.path.clone(), self.facts().disk_sequence)
+    }
+
+    /// A write, zeroing or sync has ended. W7: nobody is told of it again.
+    fn ended(&self, result: &io::Result<()>) {
+        // A sparse file without room has refused this, and keeps what it had.
+        let lost = |error: &io::Error| !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if result.as_ref().is_err_and(lost) {
+            OPEN.with_borrow_mut(|table| *table.losses.entry(self.medium()).or_default() += 1);
+        }
+    }
+
+    /// How often writes to this file have failed.
+    pub(crate) fn losses(&self) -> u64 {
+        OPEN.with_borrow(|table| table.losses.get(&self.medium()).copied().unwrap_or(0))
+    }
+
+    /// How many of them the label of the area counts.
+    pub(crate) fn counted(&self, area: AreaId) -> u64 {
+        OPEN.with_borrow(|table| table.counted.get(&(self.medium(), area)).copied().unwrap_or(0))
+    }
+
+    /// The label of the area counts so many of them.
+    pub(crate) fn set_counted(&self, area: AreaId, losses: u64) {
+        if losses > 0 {
+            OPEN.with_borrow_mut(|table| table.counted.insert((self.medium(), area), losses));
+        }
+    }
+
+    /// One sync for all who wait for their turn; `noting` asks only whether this one succeeds.
+    async fn sync_in_turn(&self, noting: bool) -> io::Result<()> {
+        let shared = &self.shared;
+        let asked = shared.asked.get() + 1;
+        shared.asked.set(asked);
+        let _turn = shared.turn.lock().await;
+        if !noting {
+            self.check_lost()?;
+        }
+        if shared.done.get() >= asked {
+            // Another sync began after this one was asked for, and so covers it.
+            return Ok(());
+        }
+        let covers = shared.asked.get();
+        let synced = shared.file.sync().await;
+        self.ended(&synced);
+        match &synced {
+            Ok(()) => shared.done.set(covers),
+            Err(error) => {
+                shared.lost.borrow_mut().get_or_insert_with(|| (error.kind(), error.to_string()));
+            }
+        }
+        synced
+    }
+}
+
+/// See [`Held::noting`]. W7: its syncs take their turn, and what they are told of is told to everybody on the file.
+pub(crate) struct Noting<'a, F>(&'a Held<F>);
+
+impl<F: DiskFile> Noting<'_, F> {
+    /// As [`DiskFile::write_at`].
+    pub(crate) async fn write_at(&self, offset: u64, data: Chunk) -> io::Result<()> {
+        self.0.write_at(offset, data).await
+    }
+
+    /// As [`DiskFile::sync`].
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        self.0.sync_in_turn(true).await
     }
 }
 
@@ -77,32 +157,20 @@ impl<F: DiskFile> DiskFile for Held<F> {
     }
 
     async fn write_at(&self, offset: u64, data: Chunk) -> io::Result<()> {
-        self.shared.file.write_at(offset, data).await
+        let written = self.shared.file.write_at(offset, data).await;
+        self.ended(&written);
+        written
     }
 
     /// Makes everything written before durable, with one sync for all who wait for their turn.
     async fn sync(&self) -> io::Result<()> {
-        let shared = &self.shared;
-        let asked = shared.asked.get() + 1;
-        shared.asked.set(asked);
-        let _turn = shared.turn.lock().await;
-        self.check_lost()?;
-        if shared.done.get() >= asked {
-            // Another sync began after this one was asked for, and so covers it.
-            return Ok(());
-        }
-        let covers = shared.asked.get();
-        let synced = shared.file.sync().await;
-        if let Err(error) = &synced {
-            shared.lost.replace(Some((error.kind(), error.to_string())));
-        } else {
-            shared.done.set(covers);
-        }
-        synced
+        self.sync_in_turn(false).await
     }
 
     async fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()> {
-        self.shared.file.zero(offset, length, how).await
+        let zeroed = self.shared.file.zero(offset, length, how).await;
+        self.ended(&zeroed);
+        zeroed
     }
 
     async fn extents(&self, offset: u64, length: u64) -> io::Result<Vec<(u64, bool)>> {
@@ -137,7 +205,8 @@ where
             let how = OpenHow { write: true, direct: true, exclusive: true };
             let file = disk.open(&piece.path, how).await?;
             let (turn, asked, done) = (Mutex::new(()), Cell::new(0), Cell::new(0));
-            Rc::new(Shared { file, turn, asked, done, lost: RefCell::default() })
+            let path = piece.path.clone();
+            Rc::new(Shared { file, path, turn, asked, done, lost: RefCell::default() })
         }
     };
     let holder = Rc::new(());

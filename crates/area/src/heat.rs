@@ -1,5 +1,6 @@
 //! Before a write: its regions are hot, durably (H1), and what stale legs miss is noted (S3). After it: its checksums.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -170,7 +171,13 @@ impl<D: Doors> Inner<D> {
         self.check_lent(slice)?;
         if self.regions.hot.borrow().contains_key(&region) {
             // Found hot at the opening: only its last checkpoint is missing.
-            return self.load_checkpoint(region).await;
+            let loaded = self.load_checkpoint(region).await;
+            let Err(error) = loaded else { return Ok(()) };
+            self.go_on_unproved(region, error).await?;
+            if let Some(hot) = self.regions.hot.borrow_mut().get_mut(&region) {
+                hot.sums.get_or_insert_with(|| SumPage::filled(0));
+            }
+            return Ok(());
         }
         self.make_room(slice).await?;
         let (sums, kept) = match self.regions.record(region).state {
@@ -187,8 +194,15 @@ impl<D: Doors> Inner<D> {
                 let (sums, marked) = join(self.cold_sums(region), self.mark_hot(region)).await;
                 marked?;
                 match sums {
-                    Some(page) => (Box::new(SumPage::clone(&page)), BlockBits::ALL),
-                    None => (SumPage::filled(0), BlockBits::NONE),
+                    Ok(Some(page)) => (Box::new(SumPage::clone(&page)), BlockBits::ALL),
+                    Ok(None) => {
+                        self.keep_unproved(region).await?;
+                        (SumPage::filled(0), BlockBits::NONE)
+                    }
+                    Err(error) => {
+                        self.go_on_unproved(region, error).await?;
+                        (SumPage::filled(0), BlockBits::NONE)
+                    }
                 }
             }
         };
@@ -196,6 +210,34 @@ impl<D: Doors> Inner<D> {
         let hot = Hot::new(slice, Some(sums), kept, self.doors.now());
         self.regions.hot.borrow_mut().insert(region, hot);
         Ok(())
+    }
+
+    /// The volume of this region has other legs.
+    fn has_other_legs(&self, region: usize) -> bool {
+        let at = region as u64 * REGION_SIZE;
+        let label = self.label.borrow();
+        label.slices.iter().any(|record| record.facts.legs > 1 && (record.facts.offset..record.end()).contains(&at))
+    }
+
+    /// The checksum page of a region that is to be written cannot be read. Where other legs know what the data is worth, the
+    /// write goes on: it needs no old checksums. Elsewhere nobody could tell rot any more (K1), so that is an error.
+    async fn go_on_unproved(&self, region: usize, error: AreaError) -> Result<(), AreaError> {
+        if !self.has_other_legs(region) {
+            return Err(error);
+        }
+        if let Some(record) = self.regions.records.borrow_mut().get_mut(region) {
+            record.unproved = true;
+        }
+        self.keep_unproved(region).await
+    }
+
+    /// That the checksum page of a region was lost is durable before the region is written: the mark of a hot region and a page
+    /// that does not fit would look like any other crash after that, and its checksums would be computed (K2).
+    async fn keep_unproved(&self, region: usize) -> Result<(), AreaError> {
+        if !self.regions.record(region).unproved {
+            return Ok(());
+        }
+        self.write_records(self.regions.place(region).0, &BTreeSet::from([region]), true).await
     }
 
     /// P2: a mark that was asked for ahead, by a session that has ended since, does not come after the slice was wiped. A wipe
@@ -218,7 +260,7 @@ impl<D: Doors> Inner<D> {
         }
         let at = piece.data_at + (region - regions.first) as u64 * REGION_SIZE;
         let zeroed = piece.file.zero(at, REGION_SIZE, Zero::Keep).await;
-        zeroed.map_err(|error| self.disk_error("zeroing a region of", piece, &error))
+        self.written("zeroing a region of", piece, zeroed).await
     }
 
     /// Reads the checksums that a region had at its last checkpoint before a crash. They prove a block that fits them.
@@ -227,7 +269,7 @@ impl<D: Doors> Inner<D> {
             return Ok(());
         }
         let page = match self.regions.record(region).page {
-            Some(sum) => self.read_sums(region, sum).await,
+            Some(sum) => self.read_sums(region, sum).await?,
             None => None,
         };
         if let Some(hot) = self.regions.hot.borrow_mut().get_mut(&region)
@@ -239,26 +281,23 @@ impl<D: Doors> Inner<D> {
         Ok(())
     }
 
-    /// The checksum page of a region, if it is whole.
-    pub async fn read_sums(&self, region: usize, sum: u32) -> Option<Box<SumPage>> {
-        let (piece, regions) = self.piece_of(region).ok()?;
+    /// The checksum page of a region, if it is whole. That the disk does not deliver it now says nothing about it.
+    pub async fn read_sums(&self, region: usize, sum: u32) -> Result<Option<Box<SumPage>>, AreaError> {
+        let (piece, regions) = self.piece_of(region)?;
         let at = piece.spec.offset + regions.reserve.sums((region - regions.first) as u64);
         let length = PAGE_SIZE as usize;
         let (result, buffer) = piece.file.read_at(at, Buffer::new(length), 0..length).await;
-        if let Err(error) = result {
-            self.disk_error("reading checksums from", piece, &error);
-            return None;
-        }
-        SumPage::decode(&buffer, sum)
+        result.map_err(|error| self.disk_error("reading checksums from", piece, &error))?;
+        Ok(SumPage::decode(&buffer, sum))
     }
 
-    /// The checksums of a region that is not hot, from memory or from its page. None if it has none: a page that does not
-    /// read back is given up, and the region counts as written without checksums from then on.
-    pub async fn cold_sums(&self, region: usize) -> Option<Rc<SumPage>> {
+    /// The checksums of a region that is not hot, from memory or from its page. None if it has none: a damaged page is given
+    /// up, and the region counts as written without checksums from then on; as unproved, where other legs could tell.
+    pub async fn cold_sums(&self, region: usize) -> Result<Option<Rc<SumPage>>, AreaError> {
         loop {
-            let sum = self.regions.record(region).page?;
+            let Some(sum) = self.regions.record(region).page else { return Ok(None) };
             if let Some(page) = self.regions.cache.borrow().get(region) {
-                return Some(page);
+                return Ok(Some(page));
             }
             let waiting = self.regions.cache.borrow_mut().wait(region);
             if let Some(waiting) = waiting {
@@ -267,23 +306,26 @@ impl<D: Doors> Inner<D> {
                 continue;
             }
             let _loading = Loading { inner: self, region };
-            let page = self.read_sums(region, sum).await.map(|page| Rc::new(*page));
+            let page = self.read_sums(region, sum).await?.map(|page| Rc::new(*page));
             let record = self.regions.record(region);
             let same = record.page == Some(sum) && !self.regions.hot.borrow().contains_key(&region);
             match &page {
                 Some(page) if same => self.regions.cache.borrow_mut().put(region, Rc::clone(page)),
-                None if same && record.state == State::Cold => {
+                None if same => {
                     tracing::warn!(
                         "area {}: the checksums of region {region} are damaged; computed ones serve",
                         self.label().name
                     );
+                    let unproved = self.has_other_legs(region);
                     if let Some(record) = self.regions.records.borrow_mut().get_mut(region) {
-                        (record.state, record.page) = (State::Plain, None);
+                        // One that has its hot mark already keeps that.
+                        record.state = if record.state == State::Cold { State::Plain } else { record.state };
+                        (record.page, record.unproved) = (None, unproved);
                     }
                 }
                 _ => {}
             }
-            return page;
+            return Ok(page);
         }
     }
 }

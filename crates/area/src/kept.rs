@@ -121,13 +121,14 @@ impl<D: Doors> Inner<D> {
         let id = self.regions.active.borrow_mut().begin_read(first..first + length / BLOCK_SIZE);
         let reading = Reading { inner: self, id, ended: false };
         let data = self.read_data(at, buffer, range.clone());
-        let ((result, buffer), mut open) = join(data, self.known_sums(at, length, sums)).await;
+        let ((result, buffer), known) = join(data, self.known_sums(at, length, sums)).await;
         let beside = reading.end();
         let beside: Vec<Range<usize>> =
             beside.iter().map(|blocks| (blocks.start - first) as usize..(blocks.end - first) as usize).collect();
-        if let Err(error) = result {
-            return (Err(error), buffer);
-        }
+        let mut open = match result.and(known) {
+            Ok(open) => open,
+            Err(error) => return (Err(error), buffer),
+        };
         if !open.is_empty() {
             let data = buffer.get(range).unwrap_or(&[]);
             open.retain(|block| {
@@ -140,8 +141,9 @@ impl<D: Doors> Inner<D> {
         (Ok((open, beside)), buffer)
     }
 
-    /// Fills in the checksums that are kept, and names the blocks without one.
-    async fn known_sums(&self, at: u64, length: u64, sums: &mut [u8]) -> Vec<usize> {
+    /// Fills in the checksums that are kept, and names the blocks without one. A page that the disk does not deliver is an
+    /// error, and no reason to go without it: the data may be wrong, too (K1).
+    async fn known_sums(&self, at: u64, length: u64, sums: &mut [u8]) -> Result<Vec<usize>, AreaError> {
         let mut open = Vec::new();
         for part in parts(at, length) {
             let blocks = part.at..part.at + part.count;
@@ -152,7 +154,7 @@ impl<D: Doors> Inner<D> {
                     continue;
                 }
                 None if self.regions.hot.borrow().contains_key(&part.region) => None,
-                None => self.cold_sums(part.region).await,
+                None => self.cold_sums(part.region).await?,
             };
             match known {
                 Some(page) => {
@@ -160,11 +162,15 @@ impl<D: Doors> Inner<D> {
                         put(sums, block, *sum);
                     }
                 }
-                None if self.load_checkpoint(part.region).await.is_ok() && self.hot_sums(&part, sums, &mut open).is_some() => {}
-                None => open.extend(blocks),
+                None => {
+                    self.load_checkpoint(part.region).await?;
+                    if self.hot_sums(&part, sums, &mut open).is_none() {
+                        open.extend(blocks);
+                    }
+                }
             }
         }
-        open
+        Ok(open)
     }
 
     /// The checksums of a hot region whose checksums are in memory.
@@ -194,9 +200,19 @@ impl<D: Doors> Inner<D> {
         proved
     }
 
-    /// Computes the checksums of a hot region that are not kept. None if it is not hot any more, or cannot be read.
+    /// False while blocks of a hot region lack checksums and computed ones must not take their place: its page was lost, the
+    /// data may have gone wrong as well, and the other legs know better (K2).
+    pub fn can_complete(&self, region: usize) -> bool {
+        !self.regions.record(region).unproved || self.regions.hot.borrow().get(&region).is_some_and(|hot| hot.kept.all())
+    }
+
+    /// Computes the checksums of a hot region that are not kept. None if it is not hot any more, or cannot be read, or if the
+    /// data proves nothing.
     pub async fn complete(&self, region: usize) -> Option<Rc<SumPage>> {
         self.load_checkpoint(region).await.ok()?;
+        if !self.can_complete(region) {
+            return None;
+        }
         let at = (region * BLOCKS) as u64 * BLOCK_SIZE;
         let step = REQUEST_SIZE_MAX as usize / BLOCK_SIZE as usize;
         for first in (0..BLOCKS).step_by(step) {

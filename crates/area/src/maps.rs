@@ -137,7 +137,7 @@ impl<D: Doors> Inner<D> {
         let local = (region - table.first) / ENTRIES * ENTRIES;
         let at = piece.spec.offset + table.reserve.map_entry(local as u64);
         let written = piece.file.write_at(at, page.freeze()).await;
-        written.map_err(|error| self.disk_error("writing missed maps to", piece, &error))
+        self.written("writing missed maps to", piece, written).await
     }
 
     /// Regions, grouped by the page that their entries share.
@@ -316,8 +316,10 @@ impl<D: Doors> Area<D> {
         let mut lost = false;
         for region in range.clone() {
             let missed = legs.iter().fold(0, |all, (leg, _)| all | inner.bits_in_memory(slice, *leg, region));
-            let hot = inner.is_hot(region);
-            lost |= inner.regions.hot.borrow().get(&region).is_some_and(|hot| hot.lost);
+            // What lost its checksum page proves nothing against other legs, as after a crash (K2).
+            let unproved = inner.regions.record(region).unproved;
+            let hot = inner.is_hot(region) || unproved;
+            lost |= unproved || inner.regions.hot.borrow().get(&region).is_some_and(|hot| hot.lost);
             if hot || missed != 0 {
                 found.insert(region, (hot, missed));
             }

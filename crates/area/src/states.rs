@@ -48,6 +48,19 @@ fn left_out(record: &SliceRecord, facts: &SliceFacts) -> Vec<StaleMark> {
 }
 
 impl<D: Doors> Inner<D> {
+    /// H3: the legs are equal in all regions that were told as hot when the epoch began. So nobody knows better any more what
+    /// the data of those is worth whose checksum pages had been lost.
+    fn equalised(&self, slice: SliceId) {
+        let mut records = self.regions.records.borrow_mut();
+        for (region, hot) in self.regions.hot.borrow_mut().iter_mut().filter(|(_, hot)| hot.slice == slice) {
+            if std::mem::take(&mut hot.inherited)
+                && let Some(record) = records.get_mut(*region)
+            {
+                record.unproved = false;
+            }
+        }
+    }
+
     /// Enters into a record from which generation on the maps of its stale legs are complete.
     fn name_maps(&self, record: &mut SliceRecord) {
         let maps = self.regions.maps.borrow();
@@ -92,7 +105,7 @@ impl<D: Doors> Area<D> {
             });
             changed.await?;
             if state.equalised {
-                inner.regions.hot_of(slice, |hot| hot.inherited = false);
+                inner.equalised(slice);
             }
             inner.drop_maps(slice, false);
             Ok(())

@@ -14,6 +14,8 @@ pub(crate) const RECORDS_PER_PAGE: usize = (PAGE_SIZE as usize - RECORDS_AT) / R
 /// The checksum page is there, with the CRC of the record.
 const PAGED: u8 = 1 << 4;
 const MISSED_MASK: u8 = 0x0F;
+/// In the byte behind the flags, which older software ignores and writes as zero.
+const UNPROVED: u8 = 1;
 
 /// The state of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,6 +41,10 @@ pub(crate) struct Record {
     /// CRC32C of the checksum page, if there is one. That of a hot region holds what was true when it was last cold or
     /// at a checkpoint (K2).
     pub page: Option<u32>,
+    /// Its checksum page was lost while other legs exist: what its data is worth is known to them only (K2). It counts as a
+    /// region in which legs may differ, and gets no checksums of its own making until all of it was written, or the legs were
+    /// made equal.
+    pub unproved: bool,
 }
 
 impl Record {
@@ -49,7 +55,8 @@ impl Record {
 
     fn encode(self, put: &mut Put<'_>, at: usize) {
         let flags = self.missed & MISSED_MASK | if self.page.is_some() { PAGED } else { 0 };
-        put.u8(at, self.state as u8).u8(at + 1, flags).u32(at + 4, self.page.unwrap_or(0));
+        put.u8(at, self.state as u8).u8(at + 1, flags).u8(at + 2, if self.unproved { UNPROVED } else { 0 });
+        put.u32(at + 4, self.page.unwrap_or(0));
     }
 
     fn decode(get: &Get<'_>, at: usize) -> Option<Self> {
@@ -66,6 +73,7 @@ impl Record {
             state,
             missed: flags & MISSED_MASK,
             page,
+            unproved: get.u8(at + 2) & UNPROVED != 0,
         })
     }
 }
@@ -163,7 +171,12 @@ mod tests {
         [State::Blank, State::Plain, State::Cold, State::Hot, State::Hot]
             .into_iter()
             .enumerate()
-            .map(|(n, state)| Record { state, missed: n as u8, page: (n == 2 || n == 4).then_some(n as u32 * 77) })
+            .map(|(n, state)| Record {
+                state,
+                missed: n as u8,
+                page: (n == 2 || n == 4).then_some(n as u32 * 77),
+                unproved: n % 2 == 1,
+            })
             .collect()
     }
 
@@ -196,7 +209,7 @@ mod tests {
                 let blank = n == 0 && tracked;
                 assert_eq!(record.state, if blank { State::Blank } else { State::Hot }, "{n}");
                 assert_eq!(record.missed, if blank { MISSED_MASK } else { records[n].missed });
-                assert_eq!(record.page, records[n].page);
+                assert_eq!((record.page, record.unproved), (records[n].page, records[n].unproved));
             }
         }
         assert_eq!(choose([Copy::Bad, Copy::Bad], true), Ok(None));

@@ -14,7 +14,7 @@ use sublet_types::size::MIB;
 use sublet_types::{Epoch, SliceId};
 
 use crate::area::{Area, Inner, OpenPiece, change, to_the_end};
-use crate::error::{AreaError, AreaErrorKind};
+use crate::error::AreaError;
 use crate::heat::regions_in;
 use crate::layout::{PAGE_SIZE, Reserve, Stretch};
 use crate::lease::{check_wipe_epoch, fence_record};
@@ -170,12 +170,12 @@ async fn overwrite_data<D: Doors>(inner: &Inner<D>, at: u64, length: u64) -> Res
     }
     let place = |stretch: Stretch| inner.piece(stretch).map(|piece| (piece, piece.data_at + stretch.offset, stretch.length));
     let places = stretches.into_iter().map(place).collect::<Result<Vec<_>, _>>()?;
-    overwrite(&places).await.map_err(|error| AreaError::new(AreaErrorKind::Io, format!("wiping: {error}")))
+    overwrite(inner, &places).await
 }
 
 /// Really overwrites: where the file system would only note that a stretch reads as zero, the old bytes stay on the disk. When
 /// this returns, also with an error, no write of it is under way.
-async fn overwrite<D: Doors>(places: &[(&OpenPiece<D>, u64, u64)]) -> Result<(), AreaError> {
+async fn overwrite<D: Doors>(inner: &Inner<D>, places: &[(&OpenPiece<D>, u64, u64)]) -> Result<(), AreaError> {
     if mutation::is(Mutation::NothingWiped) {
         return Ok(());
     }
@@ -191,7 +191,7 @@ async fn overwrite<D: Doors>(places: &[(&OpenPiece<D>, u64, u64)]) -> Result<(),
         } else {
             piece.file.write_at(at, zeroes.part(0..length as usize)).await
         };
-        written.map_err(|error| AreaError::io(&piece.spec, &error))
+        inner.written("wiping", piece, written).await
     };
     let small = places.iter().all(|(_, _, length)| *length <= WRITE / SMALL_WRITES_AT_ONCE as u64);
     let at_once = if small { SMALL_WRITES_AT_ONCE } else { WRITES_AT_ONCE };
@@ -217,7 +217,7 @@ async fn forget<D: Doors>(inner: &Rc<Inner<D>>, slice: SliceId, offset: u64, len
         for stretch in inner.map.split(at, length).filter(|_| !blank) {
             let (piece, first) = (inner.piece(stretch)?, stretch.offset / REGION_SIZE);
             let at = piece.spec.offset + Reserve::of(piece.spec.length).sums(first);
-            overwrite(&[(piece, at, stretch.length / REGION_SIZE * PAGE_SIZE)]).await?;
+            overwrite(inner, &[(piece, at, stretch.length / REGION_SIZE * PAGE_SIZE)]).await?;
         }
         at += length;
     }
@@ -246,7 +246,7 @@ async fn release<D: Doors>(inner: &Inner<D>, stretch: Stretch) -> Result<(), Are
     }
     let how = if inner.label.borrow().sparse { Zero::Punch } else { Zero::Keep };
     let zeroed = piece.file.zero(piece.data_at + stretch.offset, stretch.length, how).await;
-    zeroed.map_err(|error| AreaError::io(&piece.spec, &error))
+    inner.written("wiping", piece, zeroed).await
 }
 
 async fn sync<D: Doors>(inner: &Rc<Inner<D>>) -> Result<(), AreaError> {

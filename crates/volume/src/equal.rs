@@ -61,6 +61,18 @@ impl Unequal {
         }
     }
 
+    /// Blocks of the range may differ, be it again.
+    pub(crate) fn may_differ(&mut self, offset: u64, length: u64) {
+        for block in offset / BLOCK_SIZE..(offset + length).div_ceil(BLOCK_SIZE) {
+            let region = u32::try_from(block / BLOCKS).unwrap_or(u32::MAX);
+            let at = block % BLOCKS;
+            let equal = self.0.entry(region).or_insert([u64::MAX; BLOCKS as usize / 64]);
+            if let Some(bits) = equal.get_mut((at / 64) as usize) {
+                *bits &= !(1 << (at % 64));
+            }
+        }
+    }
+
     /// Every unit of these regions, as what a leg that leaves may lack.
     pub(crate) fn units(&self) -> Units {
         self.0.keys().map(|region| (*region, u64::MAX)).collect()
@@ -223,7 +235,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         self.equalise_due.set(true);
     }
 
-    async fn equalise_all(&self) -> Result<(), VolumeError> {
+    async fn equalise_all(self: &Rc<Self>) -> Result<(), VolumeError> {
         let mut done = 0;
         // More may be added meanwhile, by a leg that comes late.
         loop {
@@ -250,8 +262,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     }
 
     /// Makes a range of blocks the same at all in-sync legs, durably, if they may differ there (H3). With `held` the caller has
-    /// its range lock.
-    pub(crate) async fn make_equal(&self, offset: u64, length: u64, held: bool) -> Result<(), VolumeError> {
+    /// its range lock, and runs to its end; otherwise the caller may go away (W2).
+    pub(crate) async fn make_equal(self: &Rc<Self>, offset: u64, length: u64, held: bool) -> Result<(), VolumeError> {
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
@@ -274,13 +286,19 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 self.shared.changed.changed(seen).await;
                 continue;
             };
-            let _guard =
-                if held { None } else { Some(self.shared.ranges.lock(BlockRange::covering(self.start + offset, length)).await) };
-            match self.equalise_range(offset, length, source, &legs).await {
-                Ok(()) => {
-                    self.unequal.borrow_mut().made_equal(offset, length);
-                    return Ok(());
-                }
+            let outcome = if held {
+                self.equalise_range(offset, length, source, &legs).await
+            } else {
+                let (segment, legs) = (Rc::clone(self), legs.clone());
+                let work = async move {
+                    let blocks = BlockRange::covering(segment.start + offset, length);
+                    let _guard = segment.shared.ranges.lock(blocks).await;
+                    Ok(segment.equalise_range(offset, length, source, &legs).await)
+                };
+                self.shared.detached(work).await?
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
                 Err((_, SessionError::Lost)) => {}
                 Err((leg, SessionError::Refused(status, text))) => {
                     let Some((_, session)) = legs.iter().find(|(index, _)| *index == leg) else { continue };
@@ -303,9 +321,21 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         source: usize,
         legs: &[(usize, Rc<Session<D>>)],
     ) -> Result<(), (usize, SessionError)> {
-        if legs.len() < 2 {
-            return Ok(());
+        if legs.len() > 1 {
+            self.compare_and_copy(offset, length, source, legs).await?;
         }
+        // Before the range lock is given up: a change that fails may make them differ again.
+        self.unequal.borrow_mut().made_equal(offset, length);
+        Ok(())
+    }
+
+    async fn compare_and_copy(
+        &self,
+        offset: u64,
+        length: u64,
+        source: usize,
+        legs: &[(usize, Rc<Session<D>>)],
+    ) -> Result<(), (usize, SessionError)> {
         let verified = join_all(legs.iter().map(|(leg, session)| async move {
             let blocks = session.verify(offset, length).await.map_err(|error| (*leg, error))?;
             // Without checksums nothing proves that its blocks are the same.

@@ -9,6 +9,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod broken;
 mod change;
 mod connect;
 mod equal;

@@ -1,6 +1,7 @@
 //! Reading whole blocks from one leg, checked end to end, and repairing what does not fit its checksum (K1).
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use sublet_api::work::{Finding, FindingKind};
 use sublet_doors::{Chunk, Doors};
@@ -79,6 +80,22 @@ impl Findings {
     }
 }
 
+/// What one read has met at the legs so far.
+struct Tried {
+    /// How often a leg delivered what does not fit.
+    wrong: Vec<u8>,
+    /// The legs that did so twice, with what they delivered.
+    suspects: Vec<(usize, Blocks)>,
+    /// Why nothing more is read from a leg.
+    failed: Vec<Option<VolumeError>>,
+}
+
+impl Tried {
+    fn new(legs: usize) -> Self {
+        Self { wrong: vec![0; legs], suspects: Vec::new(), failed: vec![None; legs] }
+    }
+}
+
 /// Stretches of neighbouring blocks, in bytes from the first block of a request.
 pub(crate) fn spans(blocks: &[usize]) -> Vec<(u64, u64)> {
     let mut spans: Vec<(u64, u64)> = Vec::new();
@@ -93,18 +110,39 @@ pub(crate) fn spans(blocks: &[usize]) -> Vec<(u64, u64)> {
 }
 
 impl<D: Doors, M: ManagerDoor> Segment<D, M> {
-    /// Reads whole blocks from one leg of the in-sync set, checked end to end. With `held` the caller has their range lock.
-    pub(crate) async fn read(&self, offset: u64, length: u32, held: bool) -> Result<Chunk, VolumeError> {
-        let mut guard = None;
-        // How often a leg delivered what does not fit; and the legs that failed for good, with what they delivered.
-        let mut wrong = vec![0u8; self.legs.len()];
-        let mut suspects: Vec<(usize, Blocks)> = Vec::new();
-        let mut failed: Vec<Option<VolumeError>> = vec![None; self.legs.len()];
+    /// Reads whole blocks from one leg of the in-sync set, checked end to end. With `held` the caller has their range lock, and
+    /// runs to its end; otherwise it may go away.
+    pub(crate) async fn read(self: &Rc<Self>, offset: u64, length: u32, held: bool) -> Result<Chunk, VolumeError> {
+        let mut tried = Tried::new(self.legs.len());
+        if let Some(data) = self.read_once(offset, length, held, &mut tried).await? {
+            return Ok(data);
+        }
+        // K1: read again under the range lock before it counts. As a task of its own: a caller that goes away must not take the
+        // lock with it while a repair is under way (W2).
+        let segment = Rc::clone(self);
+        let again = async move {
+            let blocks = BlockRange::covering(segment.start + offset, length.into());
+            let _guard = segment.shared.ranges.lock(blocks).await;
+            let data = segment.read_once(offset, length, true, &mut tried).await?;
+            data.ok_or_else(|| VolumeError::new(VolumeErrorKind::Io, "a read under its range lock came to nothing"))
+        };
+        self.shared.detached(again).await
+    }
+
+    /// Reads until there is an outcome; nothing if that needs the range lock and it is not `held`.
+    async fn read_once(
+        self: &Rc<Self>,
+        offset: u64,
+        length: u32,
+        held: bool,
+        tried: &mut Tried,
+    ) -> Result<Option<Chunk>, VolumeError> {
+        let Tried { wrong, suspects, failed } = tried;
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
             // H3: what may differ is made equal before it is read.
-            self.make_equal(offset, length.into(), held || guard.is_some()).await?;
+            self.make_equal(offset, length.into(), held).await?;
             let readable = self.members.borrow().which(|m| {
                 (m.role == Role::InSync && m.equal) || (m.role.takes_writes() && mutation::is(Mutation::ServeStaleLeg))
             });
@@ -112,7 +150,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 readable.into_iter().partition(|leg| failed.get(*leg).is_some_and(Option::is_some));
             let last_error = out.first().filter(|_| usable.is_empty()).and_then(|leg| failed.get_mut(*leg)?.take());
             if let Some(error) = last_error {
-                for (leg, blocks) in &suspects {
+                for (leg, blocks) in suspects.iter() {
                     self.found(*leg, offset, &blocks.wrong, FindingKind::Unrepairable, "no other copy has it");
                 }
                 return Err(error);
@@ -135,10 +173,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                         // K2: computed checksums never win over kept ones.
                         self.wrong_bytes(&name, offset, length)
                     } else {
-                        for (suspect, bad) in &suspects {
+                        for (suspect, bad) in suspects.iter() {
                             self.repair(*suspect, offset, &bad.wrong, &blocks.data, FindingKind::Repaired).await;
                         }
-                        return Ok(blocks.data);
+                        return Ok(Some(blocks.data));
                     }
                 }
                 Ok(blocks) => {
@@ -146,10 +184,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                     let Some(count) = wrong.get_mut(leg) else { continue };
                     *count += 1;
                     if *count < 2 {
-                        // Read again under the range lock before it counts (K1).
-                        if !held && guard.is_none() {
-                            let blocks = BlockRange::covering(self.start + offset, length.into());
-                            guard = Some(self.shared.ranges.lock(blocks).await);
+                        if !held {
+                            return Ok(None);
                         }
                         continue;
                     }

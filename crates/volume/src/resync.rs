@@ -172,9 +172,15 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         }
     }
 
-    /// Copies one part; answers its length, or 0 if the leg is no target any more.
+    /// Copies one part; answers its length, or 0 if the leg is no target any more. When one part fails, those beside it are not
+    /// waited for; what they have sent still ends under their range locks (W2).
     async fn copy_part(self: &Rc<Self>, leg: usize, part: Part) -> Result<u64, VolumeError> {
         self.shared.throttle.take(&self.shared, part.length).await;
+        let segment = Rc::clone(self);
+        self.shared.detached(async move { segment.copy_locked(leg, part).await }).await
+    }
+
+    async fn copy_locked(self: &Rc<Self>, leg: usize, part: Part) -> Result<u64, VolumeError> {
         let blocks = BlockRange::covering(self.start + part.offset, part.length);
         // W2: no write of these blocks runs between the reading and the writing.
         let mut _guard = Some(self.shared.ranges.lock(blocks).await);

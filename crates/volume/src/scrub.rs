@@ -11,10 +11,13 @@ use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
 use sublet_types::{BlockRange, TaskId};
 use sublet_wire::message::{BlockState, VerifyBlock};
 
+use crate::change::Change;
 use crate::equal::copies;
 use crate::error::VolumeError;
+use crate::maps::regions_of;
 use crate::members::Role;
 use crate::options::ManagerDoor;
+use crate::read::spans;
 use crate::segment::Segment;
 use crate::session::{Session, SessionError};
 use crate::throttle::Throttle;
@@ -116,7 +119,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
 
 impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     /// Checks and compares a range at all in-sync legs that are there, and repairs it.
-    async fn scrub(&self, offset: u64, length: u64) -> Result<(), VolumeError> {
+    async fn scrub(self: &Rc<Self>, offset: u64, length: u64) -> Result<(), VolumeError> {
         loop {
             let seen = self.shared.changed.version();
             self.make_equal(offset, length, false).await?;
@@ -152,7 +155,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     }
 
     async fn judge_blocks(&self, offset: u64, legs: &[(usize, Vec<VerifyBlock>)], sessions: &[(usize, Rc<Session<D>>)]) {
-        let Some(source) = legs.first().map(|(leg, _)| *leg) else { return };
+        // H3: of legs that are both sure, the one that has not crashed since is the source, and then the lowest number.
+        let crashed = |leg: usize| self.legs.get(leg).is_some_and(|leg| leg.map.borrow().as_ref().is_some_and(|map| map.lost));
+        let numbers = || legs.iter().map(|(leg, _)| *leg);
+        let Some(source) = numbers().find(|leg| !crashed(*leg)).or_else(|| numbers().next()) else { return };
         let copies = copies(offset, legs, source);
         for (leg, blocks) in legs {
             let is_copied = |block: usize| {
@@ -177,6 +183,39 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 self.repair(*target, *at, &number(rotten), &data, FindingKind::Repaired).await;
                 self.repair(*target, *at, &number(other), &data, FindingKind::Differed).await;
             }
+        }
+        for (leg, blocks) in legs {
+            let computed = blocks.iter().enumerate().filter(|(_, block)| block.state == BlockState::Computed);
+            let mut left: Vec<(usize, u32)> = computed.map(|(block, own)| (block, own.sum)).collect();
+            for (other, all) in legs {
+                let is_kept = |block: usize, sum: u32| {
+                    all.get(block).is_some_and(|b| other != leg && b.state == BlockState::Matches && b.sum == sum)
+                };
+                let (kept, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(block, sum)| is_kept(*block, *sum));
+                left = rest;
+                let kept: Vec<usize> = kept.into_iter().map(|(block, _)| block).collect();
+                if let Some((_, source)) = sessions.iter().find(|(session, _)| session == other) {
+                    self.write_again(*leg, source, offset, &kept).await;
+                }
+            }
+        }
+    }
+
+    /// K2: a checksum that a lender computes proves nothing, but the kept one of another leg is the same. So the blocks are what
+    /// they should be, and when they are written once more, their lender keeps that. Nothing was wrong, and nothing is told.
+    async fn write_again(&self, index: usize, source: &Session<D>, offset: u64, blocks: &[usize]) {
+        for (at, length) in spans(blocks) {
+            let size = u32::try_from(length).unwrap_or(u32::MAX);
+            // If the source does not deliver, the next scrub finds the place again.
+            let Some(data) = source.read(offset + at, size).await.ok().and_then(|blocks| blocks.sound()) else { continue };
+            let Some(leg) = self.legs.get(index) else { return };
+            let Some(session) = leg.session().filter(|_| self.role(index) == Role::InSync) else { return };
+            if let Err(error) = session.send_change(&Change::write(offset + at, data, false)).await {
+                tracing::warn!(lender = %leg.facts.server_name, ?error, "blocks without kept checksums were not written again");
+                return;
+            }
+            leg.count_write(false);
+            self.adopt_hot(regions_of(offset + at, length));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Searching: each lender scans its own slice; windows across the borders between segments are read and matched here.
 
+use std::rc::Rc;
+
 use futures_util::{StreamExt, stream};
 use sublet_doors::Doors;
 use sublet_wire::message::{MATCHES_PER_REPLY_MAX, Message, PATTERN_MAX, Search, SearchReply};
@@ -137,7 +139,7 @@ struct Part {
 }
 
 async fn search_part<D: Doors, M: ManagerDoor>(
-    segment: &Segment<D, M>,
+    segment: &Rc<Segment<D, M>>,
     wanted: &Wanted<'_>,
     from: u64,
     end: u64,

@@ -11,6 +11,7 @@ use sublet_types::SliceId;
 use sublet_wire::message::{Message, OpenMode};
 use sublet_wire::{Flags, Op, Status};
 
+use crate::broken::Survivor;
 use crate::change::Change;
 use crate::equal::Unequal;
 use crate::error::{VolumeError, VolumeErrorKind};
@@ -196,7 +197,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
     /// Asks one readable leg about a range (EXTENTS, SEARCH).
     pub(crate) async fn ask_lender<T: Message>(
-        &self,
+        self: &Rc<Self>,
         op: Op,
         flags: Flags,
         offset: u64,
@@ -314,6 +315,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 self.shared.changed.notify();
             }
         }
+        let failed = legs.iter().zip(&outcomes).find(|(_, outcome)| outcome.is_err()).map(|(leg, _)| *leg);
         let mut refused = 0;
         let mut done = 0;
         let mut error = None;
@@ -327,6 +329,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         }
         if let Some(error) = error {
             self.log.borrow_mut().end(kept, false);
+            self.may_differ(change, failed);
             return Err(error);
         }
         match change {
@@ -358,12 +361,30 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     async fn change_at(&self, index: usize, change: &Change) -> Result<Applied, VolumeError> {
         let Some(leg) = self.legs.get(index) else { return Ok(Applied::Skipped) };
         let mut bad_checksums = 0;
+        let mut failed: Option<VolumeError> = None;
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
             let role = self.role(index);
             if !role.takes_writes() {
                 return Ok(Applied::Skipped);
+            }
+            if let Some(error) = &failed {
+                if role.is_optional() {
+                    self.give_up(index);
+                    return Ok(Applied::Skipped);
+                }
+                // It is not sent again as if it had not failed (W7).
+                match self.after_failure(index, &error.text) {
+                    Survivor::Nobody => return Err(error.clone()),
+                    Survivor::Here | Survivor::Soon => self.shared.changed.changed(seen).await,
+                    Survivor::Until(at) => {
+                        let limit = at.since(self.shared.doors.now());
+                        // Either it is back or its time is over: both lead to another look.
+                        let _ = self.shared.doors.timeout(limit, self.shared.changed.changed(seen)).await;
+                    }
+                }
+                continue;
             }
             let session = leg.session().filter(|s| self.fits(index, s.mode()));
             let Some(session) = session else {
@@ -394,14 +415,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 let text = format!("data arrives damaged at server {}, {bad_checksums} times in a row", leg.facts.server_name);
                 error = Some(VolumeError::new(VolumeErrorKind::Io, text));
             }
-            let Some(error) = error else { continue };
-            if self.role(index).is_optional() {
-                self.give_up(index);
-                return Ok(Applied::Skipped);
-            }
-            if !self.leaves_broken(index, &error.text) {
-                return Err(error);
-            }
+            failed = error;
         }
     }
 
@@ -422,25 +436,6 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             leg.install(session, self.shared.doors.now());
         }
         self.shared.changed.notify();
-    }
-
-    /// A disk error at a required leg: it leaves (S1) if another leg has the bytes, be it out of reach just now. The change waits
-    /// until it has left: otherwise the two would differ, and both count as in sync.
-    pub(crate) fn leaves_broken(&self, index: usize, text: &str) -> bool {
-        let others = self.members.borrow().which(|m| m.role == Role::InSync && m.equal);
-        let intact = |leg: &Leg<D>| !leg.lost_writes.get() && leg.broken.borrow().is_none();
-        let other = others.iter().any(|other| *other != index && self.legs.get(*other).is_some_and(|leg| intact(&leg)));
-        if !other || !self.members.borrow().may_leave(index) {
-            return false;
-        }
-        if let Some(leg) = self.legs.get(index) {
-            tracing::error!(lender = %leg.facts.server_name, text, "the leg leaves its segment");
-            leg.broken.replace(Some(text.to_owned()));
-            leg.problem.replace(text.to_owned());
-            leg.hang_up(End::Lost(text.to_owned()));
-        }
-        self.shared.changed.notify();
-        true
     }
 
     /// Gives up a resync: only the copy is lost.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use sublet_api::mount::MountingInformation;
 use sublet_api::request::LenderAddresses;
 use sublet_doors::local::Signal;
@@ -246,6 +247,20 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
                 Err(_) => tracing::debug!("the manager did not answer where the lenders are"),
             }
         });
+    }
+
+    /// Runs work as a task of its own, to its end also when the caller goes away: a range lock that it holds is given up only when
+    /// everything that was sent under it has ended (W2).
+    pub(crate) async fn detached<T: 'static>(
+        &self,
+        work: impl Future<Output = Result<T, VolumeError>> + 'static,
+    ) -> Result<T, VolumeError> {
+        let (sender, receiver) = oneshot::channel();
+        self.doors.spawn(async move {
+            // Nobody may wait for the result any more.
+            let _ = sender.send(work.await);
+        });
+        receiver.await.unwrap_or_else(|_| Err(self.closed()))
     }
 
     /// Waits for `limit` or until the volume is over, whichever is first.

@@ -182,7 +182,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>) {
             return;
         }
         let now = shared.doors.now();
-        let wake = blocked.look(&segment, now);
+        let wake = [blocked.look(&segment, now), segment.keep_last()].into_iter().flatten().min();
         let step = if shared.info.read_only || !shared.wants_sessions() || segment.failed.borrow().is_some() {
             Step::Wait
         } else {

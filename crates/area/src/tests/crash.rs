@@ -268,6 +268,16 @@ async fn judge(story: &Story, doors: &MemoryDoors, pieces: &[PieceSpec], end: us
     area.open_lease(slice(1), &lease(1), &record.facts).await.unwrap();
     write(&area, 1, 1026 * BLOCK, 0x77, BLOCK as usize).await;
     area.cool(slice(1), &[1]).await.unwrap();
+    if area.inner.regions.record(1).unproved {
+        // K2: the other leg knows better, and so nothing is kept before all of it was written.
+        assert!(what.ends_with(&format!("rot at {:#x}", Reserve::of(pieces[0].length).sums(1))), "{what}");
+        let states = area.verify(slice(1), 1024 * BLOCK, 2 * BLOCK).await.unwrap();
+        assert_eq!(states[0].state, BlockState::Computed, "{what}");
+        for at in (REGION..2 * REGION).step_by(MIB as usize) {
+            write(&area, 1, at, 0x77, MIB as usize).await;
+        }
+        area.cool(slice(1), &[1]).await.unwrap();
+    }
     let states = area.verify(slice(1), 1024 * BLOCK, 8 * BLOCK).await.unwrap();
     assert!(states.iter().all(|block| block.state == BlockState::Matches), "{what}: everything is kept again");
 }

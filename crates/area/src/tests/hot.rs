@@ -176,7 +176,7 @@ fn k2_a_checkpoint_vouches_for_what_was_not_written_since() {
 #[test]
 fn k2_a_damaged_checksum_page_costs_the_checksums_and_nothing_else() {
     with_area(true, async |doors, area| {
-        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        area.prepare_slice(&single(1, 0, 2 * REGION)).await.unwrap();
         write(&area, 1, 0, 7, 4096).await;
         area.cool(slice(1), &[0]).await.unwrap();
         area.flush().await.unwrap();
@@ -246,8 +246,15 @@ fn w7_a_write_that_fails_or_is_given_up_leaves_no_checksum_that_lies() {
         assert_eq!(checked(&area, 1, 0, 4096).await, (vec![1; 4096], true, false));
         let (_, fits, recomputed) = checked(&area, 1, 4096, 4096).await;
         assert!(fits && recomputed, "the block may hold anything");
+        area.cool(slice(1), &[0]).await.unwrap_err();
+        drop(area);
+        let doors = doors.restarted(doors.images());
+        let area = open(&doors, &one()).await;
+        let (_, fits, recomputed) = checked(&area, 1, 4096, 4096).await;
+        assert!(fits && recomputed, "and after a restart, too");
         area.cool(slice(1), &[0]).await.unwrap();
         assert_eq!(area.hot_count(slice(1)), 0);
+        assert_eq!(checked(&area, 1, 0, 4096).await, (vec![1; 4096], true, false));
         // Given up midway: nobody knows when it ends.
         let writing = area.inner.begin_write(slice(1), 0, 4096).await.unwrap();
         drop(writing);

@@ -97,8 +97,10 @@ pub(super) struct Machine {
     pub fail_sync: Cell<bool>,
     /// Reads that touch this range fail.
     pub unreadable: RefCell<Option<Range<u64>>>,
-    /// Writes that touch this range fail.
+    /// Writes and zeroes that touch this range fail.
     pub unwritable: RefCell<Option<Range<u64>>>,
+    /// There is no room for what was never written.
+    pub full: Cell<bool>,
     /// Writes and syncs that were begun and whose end nobody waited for.
     pub abandoned: Cell<usize>,
 }
@@ -218,6 +220,18 @@ pub(super) async fn let_others_run() {
 }
 
 impl MemoryFile {
+    fn check_writable(&self, offset: u64, length: u64) -> io::Result<()> {
+        let images = self.machine.images.borrow();
+        let is_hole = |page: u64| !images[&self.path].pages.contains_key(&page);
+        if self.machine.full.get() && (offset / 4096..(offset + length).div_ceil(4096)).any(is_hole) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        match &*self.machine.unwritable.borrow() {
+            Some(bad) if bad.start < offset + length && offset < bad.end => Err(io::Error::other("a bad sector")),
+            _ => Ok(()),
+        }
+    }
+
     fn record(&self, op: Op) -> io::Result<()> {
         if let Some(left) = self.machine.fail_after.get() {
             if left == 0 {
@@ -256,10 +270,7 @@ impl DiskFile for MemoryFile {
         let mut under_way = UnderWay(&self.machine, false);
         let_others_run().await;
         under_way.1 = true;
-        let end = offset + data.len() as u64;
-        if self.machine.unwritable.borrow().as_ref().is_some_and(|bad| bad.start < end && offset < bad.end) {
-            return Err(io::Error::other("a bad sector"));
-        }
+        self.check_writable(offset, data.len() as u64)?;
         self.record(Op::Write { path: self.path.clone(), at: offset, bytes: data.to_vec() })
     }
 
@@ -276,6 +287,7 @@ impl DiskFile for MemoryFile {
     }
 
     async fn zero(&self, offset: u64, length: u64, _: Zero) -> io::Result<()> {
+        self.check_writable(offset, length)?;
         self.record(Op::Zero { path: self.path.clone(), at: offset, length })
     }
 

@@ -2,6 +2,7 @@
 
 mod blank;
 mod crash;
+mod failures;
 mod faults;
 mod formats;
 mod hot;
@@ -12,6 +13,7 @@ mod ledger;
 mod maps;
 mod measure;
 mod memory;
+mod proof;
 mod real;
 mod stories;
 mod wipes;

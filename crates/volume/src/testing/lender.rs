@@ -91,6 +91,8 @@ pub(crate) struct Lender {
     pub(crate) hang_flushes: Cell<bool>,
     /// Requests take up to so long, in any order.
     pub(crate) delay: Cell<Duration>,
+    /// The same for writes only.
+    pub(crate) write_delay: Cell<Duration>,
     /// So many reads more are damaged.
     pub(crate) flips: Cell<usize>,
     pub(crate) lie: Cell<Option<Lie>>,
@@ -129,6 +131,7 @@ impl Lender {
             pongs: Cell::new(false),
             hang_flushes: Cell::new(false),
             delay: Cell::new(Duration::ZERO),
+            write_delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
             lie: Cell::new(None),
             io_errors: Cell::new(0),
@@ -270,7 +273,7 @@ impl Lender {
             offset: frame.offset,
             length: frame.length,
         });
-        let delay = self.delay.get();
+        let delay = if frame.op == Op::Write { self.delay.get() + self.write_delay.get() } else { self.delay.get() };
         if !delay.is_zero() && !matches!(frame.op, Op::Hello | Op::Open) {
             self.doors.sleep(Duration::from_micros(self.doors.below(delay.as_micros() as u64 + 1))).await;
         }
@@ -515,4 +518,12 @@ impl Lender {
             _ => Err((Status::Unsupported, "unsupported")),
         }
     }
+}
+
+/// A byte of the disk changes by itself.
+pub(crate) fn rot(lender: &Lender, at: usize) {
+    let mut slices = lender.slices.borrow_mut();
+    let slice = slices.values_mut().next().unwrap();
+    slice.bytes[at] ^= 1;
+    slice.durable[at] ^= 1;
 }

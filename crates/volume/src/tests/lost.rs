@@ -17,7 +17,12 @@ use crate::{VolumeError, VolumeErrorKind, VolumeOptions};
 const SIZE: u64 = 128 * 1024;
 
 /// Starts a write; the result appears in the cell.
-fn begin_write(doors: &MemDoors, volume: &TestVolume, offset: u64, byte: u8) -> Rc<RefCell<Option<Result<(), VolumeError>>>> {
+pub(super) fn begin_write(
+    doors: &MemDoors,
+    volume: &TestVolume,
+    offset: u64,
+    byte: u8,
+) -> Rc<RefCell<Option<Result<(), VolumeError>>>> {
     let result = Rc::new(RefCell::new(None));
     let (slot, volume) = (Rc::clone(&result), Rc::clone(volume));
     doors.spawn(async move {

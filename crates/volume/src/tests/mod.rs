@@ -1,12 +1,14 @@
 //! Behaviour of whole volumes, rule by rule.
 
 mod bytes;
+mod failing;
 mod fence;
 mod kept;
 mod lost;
 mod maps;
 mod order;
 mod resync;
+mod scrub;
 mod search;
 mod shipped;
 mod work;

@@ -9,19 +9,11 @@ use sublet_types::{SliceId, TaskId};
 
 use crate::VolumeErrorKind;
 use crate::testing::doors::MemDoors;
-use crate::testing::lender::{Label, Lender, Slice};
+use crate::testing::lender::{Label, Lender, Slice, rot};
 use crate::testing::world::{TestVolume, World, kind, read, write};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 6 * MIB;
-
-/// A byte of the disk changes by itself.
-fn rot(lender: &Lender, at: usize) {
-    let mut slices = lender.slices.borrow_mut();
-    let slice = slices.values_mut().next().unwrap();
-    slice.bytes[at] ^= 1;
-    slice.durable[at] ^= 1;
-}
 
 fn findings(volume: &TestVolume) -> Vec<(FindingKind, u64, u64)> {
     volume.status().findings.iter().map(|f| (f.kind, f.offset, f.length)).collect()
