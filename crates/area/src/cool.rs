@@ -10,6 +10,7 @@ use sublet_doors::{DiskFile, Doors, Tick};
 use sublet_types::SliceId;
 use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::REGION_SIZE;
+use sublet_types::mutation::{self, Mutation};
 
 use crate::area::{Area, Inner, to_the_end};
 use crate::error::AreaError;
@@ -74,7 +75,7 @@ impl<D: Doors> Inner<D> {
             batch.iter().filter_map(|region| hot.get(region)).filter(|hot| quiet(hot)).map(|hot| hot.written).max()
         };
         let Some(newest) = newest else { return Ok(()) };
-        if newest > self.regions.flushed.get() {
+        if newest > self.regions.flushed.get() && !mutation::is(Mutation::CoolTooEarly) {
             self.sync_all().await?;
         }
         let flushed = self.regions.flushed.get();
@@ -82,7 +83,7 @@ impl<D: Doors> Inner<D> {
         for region in batch {
             if let Some(hot) = self.regions.hot.borrow_mut().get_mut(region)
                 && quiet(hot)
-                && hot.written <= flushed
+                && (hot.written <= flushed || mutation::is(Mutation::CoolTooEarly))
             {
                 hot.cooling = true;
                 chosen.push(*region);
@@ -148,7 +149,9 @@ impl<D: Doors> Inner<D> {
         });
         let saved: BTreeMap<usize, u32> = join_all(writes).await.into_iter().flatten().collect();
         let pieces: BTreeSet<usize> = saved.keys().map(|region| self.regions.place(*region).0).collect();
-        self.sync_pieces(&pieces).await?;
+        if !mutation::is(Mutation::CoolTooEarly) {
+            self.sync_pieces(&pieces).await?;
+        }
         Ok(saved)
     }
 

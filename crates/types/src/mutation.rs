@@ -41,6 +41,10 @@ mutations! {
     ServeStaleLeg,
     /// H1: a write does not wait for its hot mark, which is never written.
     NoHotMark,
+    /// H2: regions cool, and their marks go, before what was written to them is durable.
+    CoolTooEarly,
+    /// S3: a missed map counts for a leg whatever generation it starts from.
+    MapOfAnyGeneration,
     /// H3: after an unclean close the legs are not made equal.
     NotMadeEqual,
     /// K1: what is read is not compared with its checksum.
