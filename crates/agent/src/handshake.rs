@@ -195,7 +195,12 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
     })??;
     let read_only = served.area.lease_read_only(open.slice);
     if !read_only {
-        served.area.mark_open(open.slice, open.epoch).await?;
+        // A target is copied to, whatever an earlier process left in it (S4).
+        if open.mode == OpenMode::InSync && open.known_open.to_u128() == 0 {
+            served.area.mark_open_anew(open.slice, open.epoch).await?;
+        } else {
+            served.area.mark_open(open.slice, open.epoch).await?;
+        }
     }
     let (generation, unclean) =
         served.area.slice_state(open.slice).ok_or_else(|| Failure::new(Status::NoSlice, "the slice is gone"))?;

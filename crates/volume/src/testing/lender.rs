@@ -365,7 +365,9 @@ impl Lender {
             }
             slice.session = open.session.0;
             slice.mode = open.mode;
-            slice.label.unclean |= slice.label.open_epoch.is_some_and(|epoch| epoch != open.epoch.number);
+            // A client that knows nothing of an opening before is another process than the one that left it open.
+            let anew = open.mode == OpenMode::InSync && open.known_open.to_u128() == 0;
+            slice.label.unclean |= slice.label.open_epoch.is_some_and(|epoch| epoch != open.epoch.number || anew);
             slice.label.open_epoch = Some(open.epoch.number);
             self.note(&format!("open {:?}", open.mode));
             let reply = OpenReply {
