@@ -17,7 +17,7 @@ use sublet_coordinator::{Heard, Manager, Reports as _, close, obey};
 use sublet_doors::real::{RealDoors, boot_id};
 use sublet_doors::{Buffer, Clock, Doors};
 use sublet_link::MountHome;
-use sublet_volume::{Volume, VolumeOptions};
+use sublet_volume::{Volume, VolumeErrorKind, VolumeOptions};
 
 use super::commands::Stopping;
 use super::control::{self, Asked};
@@ -290,10 +290,12 @@ async fn finish(
         End::Stopped(asked) => {
             fronts.stop().await;
             is_clean = close(doors, volume, false).await;
+            let mut result = Ok(());
             if !is_clean {
+                result = Err(not_flushed(is_fenced(doors, volume).await));
                 close(doors, volume, true).await;
             }
-            (asked, Ok(()))
+            (asked, result)
         }
         End::Forced(asked) => {
             fronts.cut_off().await;
@@ -313,7 +315,7 @@ async fn finish(
     }
     remove_running_files(home);
     if let Some(asked) = asked {
-        let _ = asked.answer.send(ClientAnswerLine::Done);
+        let _ = asked.answer.send(last_line(&result));
         drop(asked.answer);
         let mut sent = asked.sent;
         let _ = doors.timeout(ANSWER_MAX, async { while sent.next().await.is_some() {} }).await;
@@ -322,9 +324,48 @@ async fn finish(
     result
 }
 
+/// W1: "done" says that everything is flushed.
+fn last_line(result: &Result<(), Refusal>) -> ClientAnswerLine {
+    match result {
+        Ok(()) => ClientAnswerLine::Done,
+        Err(refusal) => ClientAnswerLine::Refused { refusal: refusal.clone() },
+    }
+}
+
+/// Why an end that was meant to be in order was not.
+fn not_flushed(is_fenced: bool) -> Refusal {
+    if is_fenced {
+        return Refusal::new(ErrorKind::StaleEpoch, "the volume was taken over by a newer epoch while it was being closed");
+    }
+    let what = "the client has ended, but what was written last could not be flushed: a lender did not confirm it";
+    Refusal::new(ErrorKind::LenderUnreachable, what)
+        .hint("mount it again to see what is there; sublet unmount --force gives up what was not flushed")
+}
+
+/// A fenced engine refuses even to read nothing.
+async fn is_fenced(doors: &RealDoors, volume: &Engine) -> bool {
+    let probe = doors.timeout(PROBE_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
+    matches!(probe, Ok((Err(error), _)) if error.kind == VolumeErrorKind::Fenced)
+}
+
 fn remove_running_files(home: &MountHome) {
     // The record of the block device stays if the device is still there: a later clean-up needs it.
     for name in RUNNING_FILES.iter().filter(|name| **name != "device.json") {
         remove_file(&home.dir().join(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w1_a_client_that_could_not_flush_at_its_end_refuses_instead_of_saying_that_it_is_done() {
+        assert_eq!(last_line(&Ok(())), ClientAnswerLine::Done);
+        let ClientAnswerLine::Refused { refusal } = last_line(&Err(not_flushed(false))) else { panic!("not done") };
+        assert_eq!(refusal.kind, ErrorKind::LenderUnreachable);
+        assert!(refusal.hint.contains("--force"), "{refusal}");
+        let ClientAnswerLine::Refused { refusal } = last_line(&Err(not_flushed(true))) else { panic!("not done") };
+        assert_eq!(refusal.kind, ErrorKind::StaleEpoch, "then it is another's, and nothing is left to be flushed");
     }
 }
