@@ -216,6 +216,12 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         self.inner.shared.update_lenders(lenders);
     }
 
+    /// The manager knows a newer epoch: everything stops as if a lender had said so, reads too, and nothing is proposed any more
+    /// (F4).
+    pub fn fence(&self, text: &str) {
+        self.inner.shared.fence(text);
+    }
+
     /// Ends: waits for requests under way, flushes, and closes all sessions in order. With `force`, lenders that do not answer are
     /// not waited for.
     ///

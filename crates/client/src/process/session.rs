@@ -195,7 +195,8 @@ async fn handle(
             }
         }
         Event::Heard(Heard::StaleEpoch(text)) => {
-            tracing::error!(text, "the manager knows a newer epoch of this volume");
+            // F4: the engine, too. Taking down what the kernel has takes a while, and it must propose nothing meanwhile.
+            volume.fence(&text);
             device.fence();
         }
         Event::Signal => {
