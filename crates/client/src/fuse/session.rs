@@ -64,7 +64,8 @@ async fn take<B: BlockDevice>(session: &Rc<Session<B>>, buffer: Buffer, length: 
         return Some(buffer);
     };
     let span = match header.opcode {
-        op::READ | op::WRITE => protocol::read_span(packet),
+        op::READ => protocol::read_span(packet),
+        op::WRITE => protocol::write_span(packet),
         op::FALLOCATE => protocol::fallocate_span(packet),
         op::FSYNC | op::FLUSH => Some(Span { offset: 0, length: 0, mode: 0 }),
         // Nothing to answer. An interrupted request ends by itself: the engine bounds its time (or the user chose to wait).
@@ -179,7 +180,7 @@ impl<B: BlockDevice> Session<B> {
         }
         let length = data.len();
         if length > 0 {
-            self.device.write(span.offset, data, false).await.map_err(|e| errno(&e))?;
+            self.device.write(span.offset, data, protocol::is_durable(span.mode)).await.map_err(|e| errno(&e))?;
         }
         Ok((protocol::written(length), None))
     }
