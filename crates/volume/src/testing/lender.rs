@@ -94,6 +94,8 @@ pub(crate) struct Lender {
     /// So many reads more are damaged.
     pub(crate) flips: Cell<usize>,
     pub(crate) lie: Cell<Option<Lie>>,
+    /// The protocol version that it says it speaks.
+    pub(crate) version: Cell<u8>,
     /// So many writes or flushes more fail.
     pub(crate) io_errors: Cell<usize>,
     /// So many writes more are carried out, but the connection breaks before the answer.
@@ -131,6 +133,7 @@ impl Lender {
             delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
             lie: Cell::new(None),
+            version: Cell::new(PROTOCOL_VERSION),
             io_errors: Cell::new(0),
             swallow: Cell::new(0),
             late: Cell::new(0),
@@ -334,7 +337,7 @@ impl Lender {
     fn carry_out(&self, frame: &RequestFrame, payload: &[u8]) -> Result<(Vec<u8>, u32), (Status, &'static str)> {
         if frame.op == Op::Hello {
             let reply = HelloReply {
-                version: PROTOCOL_VERSION,
+                version: self.version.get(),
                 features: 0,
                 server: self.server,
                 nonce: 0,

@@ -9,4 +9,5 @@ mod order;
 mod resync;
 mod search;
 mod shipped;
+mod versions;
 mod work;
