@@ -12,9 +12,8 @@ use sublet_area::{Area, PieceSpec, lendable};
 use sublet_types::AreaId;
 
 use super::state::{AreaEntry, Daemon};
+use crate::limits::AREA_RETRY_INTERVAL;
 
-/// The pause between two tries to open an area.
-const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// An opening that takes longer waits for a lock: another process still has the area (F2).
 const OPENING_TIME_USUAL: Duration = Duration::from_secs(2);
 /// At the first try and then at every so many the pieces are looked for elsewhere.
@@ -50,7 +49,7 @@ pub(crate) fn watch(daemon: &Arc<Daemon>) {
             }
         }
         let begun = Instant::now();
-        while let Some(left) = RETRY_INTERVAL.checked_sub(begun.elapsed()) {
+        while let Some(left) = AREA_RETRY_INTERVAL.checked_sub(begun.elapsed()) {
             let left = if opening.is_empty() { left } else { left.min(OPENING_TIME_USUAL) };
             match receiver.recv_timeout(left) {
                 Ok((area, result)) => {

@@ -13,6 +13,7 @@ use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
+use sublet_coordinator::limits::{LEAVE_TIME_MAX, PROBE_TIME_MAX, PROGRESS_PAUSE};
 use sublet_coordinator::{Heard, Manager, Reports as _, close, obey};
 use sublet_doors::real::{RealDoors, boot_id};
 use sublet_doors::{Buffer, Clock, Doors};
@@ -29,15 +30,8 @@ use crate::fuse::block_device::remove_file;
 
 /// Files that only a running client has, besides its pid.
 pub(super) const RUNNING_FILES: [&str; 4] = ["nbd.sock", "control.sock", "ready.json", "device.json"];
-/// How long the manager is waited for at the end.
-const LEAVE_MAX: Duration = Duration::from_secs(3);
 /// How long the last answer on the control socket may take to leave.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// How long a lost path is asked whether it was fenced; a fenced one says so at once.
-const PROBE_MAX: Duration = Duration::from_secs(1);
-
-/// How often the progress of a resync is reported.
-const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
 type Engine = Rc<Volume<RealDoors, Manager>>;
 
@@ -165,7 +159,7 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
         manager.update(&status);
         if matches!(status.path, PathState::Lost | PathState::None) {
             // A fenced engine refuses even to read nothing, which the device remembers; one that waits for a lender does not.
-            let _ = doors.timeout(PROBE_MAX, device.read(0, Buffer::new(0), 0..0)).await;
+            let _ = doors.timeout(PROBE_TIME_MAX, device.read(0, Buffer::new(0), 0..0)).await;
         }
         let change = volume.status_changed().changed(seen);
         if status.work.is_empty() {
@@ -311,7 +305,7 @@ async fn finish(
             (None, Err(refusal.hint("mount the volume again if it is still yours")))
         }
     };
-    if doors.timeout(LEAVE_MAX, manager.leave(is_clean)).await.is_err() {
+    if doors.timeout(LEAVE_TIME_MAX, manager.leave(is_clean)).await.is_err() {
         tracing::info!("the manager does not answer at the end");
     }
     remove_running_files(home);
@@ -345,7 +339,7 @@ fn not_flushed(is_fenced: bool) -> Refusal {
 
 /// A fenced engine refuses even to read nothing.
 async fn is_fenced(doors: &RealDoors, volume: &Engine) -> bool {
-    let probe = doors.timeout(PROBE_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
+    let probe = doors.timeout(PROBE_TIME_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
     matches!(probe, Ok((Err(error), _)) if error.kind == VolumeErrorKind::Fenced)
 }
 
