@@ -36,14 +36,46 @@ pub fn soak_time() -> std::time::Duration {
     std::time::Duration::from_secs(seconds)
 }
 
-/// True if this machine can make block devices: root, with loop and FUSE devices. Tests that need them say so and end
-/// early elsewhere.
-pub fn has_devices() -> bool {
-    let possible = rustix::process::geteuid().is_root()
-        && std::path::Path::new("/dev/loop-control").exists()
-        && std::path::Path::new("/dev/fuse").exists();
-    if !possible {
-        eprintln!("skipped: block devices need root, /dev/loop-control and /dev/fuse");
+/// True if nothing is missing. Else a test that needs it says so and ends early, if this user cannot help it.
+///
+/// # Panics
+/// Something is missing and this is root: `cargo xtask test` has installed everything then, and a test that is passed over would
+/// look as if it had passed.
+#[track_caller]
+pub fn all_there(missing: &[&str]) -> bool {
+    if missing.is_empty() {
+        return true;
     }
-    possible
+    let what = missing.join(", ");
+    assert!(!rustix::process::geteuid().is_root(), "this test cannot be run without {what}; see `cargo xtask test`");
+    eprintln!("skipped: not here: {what}");
+    false
+}
+
+/// True if this machine can make block devices: root, with loop and FUSE devices. See [`all_there`].
+///
+/// # Panics
+/// As root, if a device is missing.
+#[track_caller]
+pub fn has_devices() -> bool {
+    let missing = ["/dev/loop-control", "/dev/fuse"].into_iter().filter(|path| !std::path::Path::new(path).exists());
+    let is_root = rustix::process::geteuid().is_root();
+    all_there(&missing.chain((!is_root).then_some("root")).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::all_there;
+
+    #[test]
+    fn a_test_that_root_cannot_run_fails_instead_of_looking_as_if_it_had_passed() {
+        assert!(all_there(&[]));
+        let result = std::panic::catch_unwind(|| all_there(&["nft", "qemu-img"]));
+        if rustix::process::geteuid().is_root() {
+            let text = *result.unwrap_err().downcast::<String>().unwrap();
+            assert!(text.contains("nft, qemu-img"), "{text}");
+        } else {
+            assert!(!result.unwrap());
+        }
+    }
 }

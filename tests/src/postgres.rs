@@ -7,17 +7,23 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::all_there;
 use crate::run::{Run, run_within, sh, tool};
 use crate::wait::wait_for;
 
 /// How long a program of PostgreSQL may take while lenders come and go.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The directory with the server's programs of the highest version.
+/// The directory with the server's programs of the highest version; none if there are none here.
+///
+/// # Panics
+/// As root, if there are none.
 pub fn programs() -> Option<PathBuf> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin"));
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     let number = |path: &PathBuf| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
-    versions.filter(|bin| bin.join("pg_amcheck").is_file() && bin.join("initdb").is_file()).max_by_key(number)
+    let found = versions.filter(|bin| bin.join("pg_amcheck").is_file() && bin.join("initdb").is_file()).max_by_key(number);
+    let missing = if found.is_some() { &[][..] } else { &["a PostgreSQL server (package postgresql)"] };
+    if all_there(missing) { found } else { None }
 }
 
 /// A cluster; it is stopped when this is dropped.

@@ -151,6 +151,6 @@ fn torture(time: Duration) {
 
 #[test]
 fn everything_dies_hangs_and_is_cut_off_under_verified_load() {
-    let time = std::env::var("SUBLET_TORTURE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let time = std::env::var("SUBLET_TORTURE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     torture(Duration::from_secs(time));
 }

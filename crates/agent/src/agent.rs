@@ -201,12 +201,15 @@ impl<D: Doors> Agent<D> {
         self.areas.borrow_mut().insert(area.id(), Place::Online(served));
     }
 
-    /// An area that this agent ought to serve and cannot: its clients are told to try again later, not that it is unknown.
-    pub fn set_offline(&self, area: AreaId, reason: &str) {
-        let before = self.areas.borrow_mut().insert(area, Place::Offline(reason.to_owned()));
-        if let Some(Place::Online(served)) = before {
-            served.gates().iter().for_each(|gate| gate.close_all(Closing::Draining));
+    /// An area that this agent ought to serve and cannot: its clients are told to try again later, not that it is unknown. False
+    /// if it is served: a note of an opening that waited or failed may come after another one has succeeded.
+    pub fn set_offline(&self, area: AreaId, reason: &str) -> bool {
+        let mut areas = self.areas.borrow_mut();
+        if matches!(areas.get(&area), Some(Place::Online(_))) {
+            return false;
         }
+        areas.insert(area, Place::Offline(reason.to_owned()));
+        true
     }
 
     /// Forgets an area; its sessions are closed.

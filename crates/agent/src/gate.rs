@@ -110,19 +110,48 @@ impl Session {
     }
 }
 
+/// Epochs that an order of the manager puts an end to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Older {
+    /// All before this one, which gets a lease.
+    Than(Epoch),
+    /// This one, too: a fence.
+    UpTo(Epoch),
+}
+
+impl Older {
+    pub(crate) fn epoch(self) -> Epoch {
+        match self {
+            Self::Than(epoch) | Self::UpTo(epoch) => epoch,
+        }
+    }
+
+    fn has(self, epoch: Epoch) -> bool {
+        epoch.number < self.epoch().number || self == Self::UpTo(epoch)
+    }
+}
+
 /// The sessions of one slice.
 pub(crate) struct Gate {
     turn: Semaphore,
     sessions: RefCell<Vec<Rc<Session>>>,
     /// The highest session of the newest epoch that was opened here.
     highest: Cell<Option<(u64, SessionNumber)>>,
+    /// What the manager has ended and the label still admits: the disk did not take it.
+    ended: Cell<Option<Older>>,
     /// How far a wipe of the slice is.
     pub(crate) wipe: Cell<Option<(u64, u64)>>,
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
-        Self { turn: Semaphore::new(1), sessions: RefCell::default(), highest: Cell::new(None), wipe: Cell::new(None) }
+        Self {
+            turn: Semaphore::new(1),
+            sessions: RefCell::default(),
+            highest: Cell::new(None),
+            ended: Cell::new(None),
+            wipe: Cell::new(None),
+        }
     }
 
     /// OPEN, FENCE, lease and wipe of one slice take turns, in the order in which they came.
@@ -135,9 +164,29 @@ impl Gate {
         self.highest.get().is_some_and(|highest| highest >= (epoch.number, number))
     }
 
-    /// Closes the sessions of the epochs up to and including this number, and waits until their disk I/O has ended (F1).
-    pub(crate) async fn end_epochs_up_to(&self, epoch: u64, why: Closing) {
-        self.end(|session| session.epoch.number <= epoch, why).await;
+    /// Closes the sessions of older epochs, and waits until their disk I/O has ended (F1).
+    pub(crate) async fn fence(&self, older: Older) {
+        self.end(|session| older.has(session.epoch), Closing::Fenced).await;
+    }
+
+    /// The label has it: from now on it says who is admitted.
+    pub(crate) fn persisted(&self, epoch: Epoch) {
+        if self.ended.get().is_some_and(|ended| ended.epoch().number <= epoch.number) {
+            self.ended.set(None);
+        }
+    }
+
+    /// The disk did not take an epoch that the manager has committed: as long as this process lives, what is older is refused
+    /// without the label's help (F1, W7).
+    pub(crate) fn not_persisted(&self, older: Older) {
+        if self.ended.get().is_none_or(|ended| ended.epoch().number <= older.epoch().number) {
+            self.ended.set(Some(older));
+        }
+    }
+
+    /// See [`Gate::not_persisted`].
+    pub(crate) fn is_ended(&self, epoch: Epoch) -> bool {
+        self.ended.get().is_some_and(|ended| ended.has(epoch))
     }
 
     /// Closes all sessions, and waits until their disk I/O has ended.

@@ -171,13 +171,21 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
     let gate = served
         .gate(open.slice)
         .ok_or_else(|| Failure::new(Status::NoSlice, format!("area {} has no slice {}", served.area.name(), open.slice)))?;
+    let check_epoch = || {
+        if gate.is_ended(open.epoch) {
+            return Err(Failure::new(Status::StaleEpoch, "a newer epoch was ordered, which the failed disk could not take"));
+        }
+        Ok(())
+    };
     // Before any session is disturbed: who must not open must not end others either.
     served.area.check_open(open)?;
+    check_epoch()?;
     check_history(&served, open).await?;
     let wait = async {
         let turn = gate.turn().await;
         // Again: a fence may have had its turn before.
         served.area.check_open(open)?;
+        check_epoch()?;
         if gate.is_superseded(open.epoch, open.session) {
             let text = format!("session {} or a higher one was opened before; open a higher one", open.session.0);
             return Err(Failure::new(Status::Superseded, text));
@@ -195,7 +203,12 @@ async fn open_session<D: Doors>(agent: &Agent<D>, open: &Open) -> Result<(Rc<Sha
     })??;
     let read_only = served.area.lease_read_only(open.slice);
     if !read_only {
-        served.area.mark_open(open.slice, open.epoch).await?;
+        // A target is copied to, whatever an earlier process left in it (S4).
+        if open.mode == OpenMode::InSync && open.known_open.to_u128() == 0 {
+            served.area.mark_open_anew(open.slice, open.epoch).await?;
+        } else {
+            served.area.mark_open(open.slice, open.epoch).await?;
+        }
     }
     let (generation, unclean) =
         served.area.slice_state(open.slice).ok_or_else(|| Failure::new(Status::NoSlice, "the slice is gone"))?;

@@ -41,6 +41,14 @@ pub const COORDINATIONS_MAX: usize = 64;
 pub const SEARCH_TRIES: u32 = 5;
 /// ... and the pause between two tries.
 pub const SEARCH_TRY_PAUSE: Duration = Duration::from_millis(10);
+/// The pause after a poll of the manager that failed.
+pub const POLL_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often wipes tell the manager how far they are.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the first registration waits for the areas to be opened, so that they do not seem to be offline.
+pub const AREAS_PATIENCE: Duration = Duration::from_secs(3);
+/// The pause between two tries to open an area.
+pub const AREA_RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// Orders and questions of the control threads that wait for the data thread.
 pub const COMMANDS_MAX: usize = 256;
 /// Connections at the control socket at the same time.

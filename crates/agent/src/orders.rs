@@ -10,7 +10,7 @@ use sublet_types::mutation::{self, Mutation};
 use sublet_types::{AreaId, Epoch, SliceId};
 
 use crate::agent::{Agent, Missing, Served};
-use crate::gate::{Closing, Gate};
+use crate::gate::{Gate, Older};
 
 impl<D: Doors> Agent<D> {
     /// Carries out an order. `ReleaseArea` clears the labels and stops serving the area; whoever made a file for it
@@ -54,14 +54,8 @@ impl<D: Doors> Agent<D> {
             Order::OpenLease { slice, area, lease, facts } => {
                 let (served, gate) = self.gate(*area, *slice)?;
                 let _turn = gate.turn().await;
-                // F1: persisted first, then the older sessions end, then the answer.
-                served.area.open_lease(*slice, lease, facts).await.map_err(|e| e.refusal())?;
-                if let Some(older) = lease.epoch.number.checked_sub(1)
-                    && !mutation::is(Mutation::FenceDoesNotEnd)
-                {
-                    gate.end_epochs_up_to(older, Closing::Fenced).await;
-                }
-                Ok(())
+                let persisted = served.area.open_lease(*slice, lease, facts).await;
+                end_older(&gate, persisted, Older::Than(lease.epoch)).await.map_err(|e| e.refusal())
             }
             Order::Fence { slice, area, epoch } => {
                 let (served, gate) = self.gate(*area, *slice)?;
@@ -151,11 +145,24 @@ const fn slice_of(order: &Order) -> Option<SliceId> {
 
 /// F1: the epoch is durable, then everything older is closed, and its disk I/O has ended.
 async fn fence<D: Doors>(served: &Served<D>, gate: &Gate, slice: SliceId, epoch: Epoch) -> Result<(), AreaError> {
-    served.area.fence(slice, epoch).await?;
-    if !mutation::is(Mutation::FenceDoesNotEnd) {
-        gate.end_epochs_up_to(epoch.number, Closing::Fenced).await;
+    let persisted = served.area.fence(slice, epoch).await;
+    end_older(gate, persisted, Older::UpTo(epoch)).await
+}
+
+/// Ends the sessions of older epochs once a newer one is persisted. A disk that does not take it (W7) keeps nobody in: the manager
+/// has committed the epoch, so that the older one may neither read nor write any more (F4). The order has failed all the same:
+/// a restart would admit the older epoch again.
+async fn end_older(gate: &Gate, persisted: Result<(), AreaError>, older: Older) -> Result<(), AreaError> {
+    match &persisted {
+        Ok(()) => gate.persisted(older.epoch()),
+        // The order is older than what is here, or of another history: its epoch ends nothing.
+        Err(error) if matches!(error.kind, AreaErrorKind::StaleEpoch | AreaErrorKind::Disagreement) => return persisted,
+        Err(_) => gate.not_persisted(older),
     }
-    Ok(())
+    if !mutation::is(Mutation::FenceDoesNotEnd) {
+        gate.fence(older).await;
+    }
+    persisted
 }
 
 async fn wipe<D: Doors>(served: &Served<D>, gate: &Rc<Gate>, slice: SliceId, epoch: Epoch, drop: bool) -> Result<(), AreaError> {

@@ -232,6 +232,20 @@ impl<D: Doors> Area<D> {
     /// # Errors
     /// If the epoch is not admitted, or what the disk says.
     pub async fn mark_open(&self, slice: SliceId, epoch: Epoch) -> Result<bool, AreaError> {
+        self.set_open(slice, epoch, false).await
+    }
+
+    /// The same for a client that knows nothing of an opening before: if the flag is set, a process of the same epoch was
+    /// there before it and did not close cleanly (it was killed, and started again). Its writes are as those of another epoch
+    /// (H3, W5). If only the reply to an OPEN was lost, legs are compared for nothing.
+    ///
+    /// # Errors
+    /// As [`Area::mark_open`].
+    pub async fn mark_open_anew(&self, slice: SliceId, epoch: Epoch) -> Result<bool, AreaError> {
+        self.set_open(slice, epoch, true).await
+    }
+
+    async fn set_open(&self, slice: SliceId, epoch: Epoch, anew: bool) -> Result<bool, AreaError> {
         let inner = Rc::clone(&self.inner);
         // Goes to its end although the client may be gone: once the label has the flag, nobody notes again whose the hot
         // regions are.
@@ -239,14 +253,14 @@ impl<D: Doors> Area<D> {
             let changed = inner.change_here(|label| {
                 let record = record_mut(label, slice)?;
                 check_holder(record, epoch)?;
-                let another = record.open.is_some_and(|open| open != epoch.number);
+                let another = record.open.is_some_and(|open| open != epoch.number || anew);
                 record.unclean |= another;
                 record.open = Some(epoch.number);
                 Ok((record.unclean, another))
             });
             let (unclean, another) = changed.await?;
             if another {
-                // What is hot now was written by another epoch.
+                // What is hot now was written by another client.
                 inner.regions.hot_of(slice, |hot| hot.inherited = true);
             }
             if unclean {

@@ -7,6 +7,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use common::{MemoryDevice, have, noise, path_text, tool};
@@ -29,6 +31,7 @@ fn possible() -> bool {
 struct Served {
     dir: tempfile::TempDir,
     link: PathBuf,
+    durable_writes: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<bool>>,
     thread: Option<JoinHandle<Vec<u8>>>,
 }
@@ -48,7 +51,7 @@ impl Served {
                 let device = Rc::new(MemoryDevice::new(doors.clone(), size, read_only));
                 let front = BlockFrontEnd::start(&doors, Rc::clone(&device), &path, &name).await.unwrap();
                 device.hangs.set(hangs);
-                ready.send(front.link().to_path_buf()).unwrap();
+                ready.send((front.link().to_path_buf(), Arc::clone(&device.durable_writes))).unwrap();
                 if stopped.await.unwrap_or(true) {
                     assert!(front.users().await.unwrap().is_empty());
                     front.flush().await.unwrap();
@@ -58,8 +61,8 @@ impl Served {
             })
             .unwrap()
         });
-        let link = is_ready.recv().unwrap();
-        Self { dir, link, stop: Some(stop), thread: Some(thread) }
+        let (link, durable_writes) = is_ready.recv().unwrap();
+        Self { dir, link, durable_writes, stop: Some(stop), thread: Some(thread) }
     }
 
     fn stop(&mut self, orderly: bool) -> Vec<u8> {
@@ -143,6 +146,25 @@ fn direct_io_of_many_sizes_verifies() {
         let more = ["--do_verify=1", "--verify_fatal=1", "--size=32m", "--randseed=3", "--verify_state_save=0", &file, &bs];
         tool("fio", &[&fixed[..], &more[..]].concat());
     }
+    served.stop(true);
+    served.nothing_is_left();
+}
+
+#[test]
+fn w1_a_write_through_the_file_that_asks_for_durability_gets_it() {
+    use std::os::unix::fs::OpenOptionsExt;
+    if !possible() {
+        return;
+    }
+    let mut served = Served::start("client-test-sync", 8 << 20, false);
+    let write = |flags: i32| {
+        let mut file = std::fs::OpenOptions::new().write(true).custom_flags(flags).open(served.file()).unwrap();
+        file.write_all(&[1; 4096]).unwrap();
+        served.durable_writes.load(Ordering::Relaxed)
+    };
+    assert_eq!(write(0), 0);
+    assert_eq!(write(libc::O_DSYNC), 1);
+    assert_eq!(write(libc::O_SYNC), 2);
     served.stop(true);
     served.nothing_is_left();
 }

@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedReceiver;
 use futures_util::future::{Either, select};
@@ -12,20 +11,8 @@ use sublet_api::view::PathState;
 use sublet_doors::{Buffer, Doors};
 use sublet_volume::{ManagerDoor, PathStatus, Volume, VolumeErrorKind, VolumeOptions};
 
+use crate::limits::{CLOSE_TIME_MAX, FORCED_CLOSE_TIME_MAX, LEAVE_TIME_MAX, OPEN_RETRY_PAUSE, PROBE_TIME_MAX, PROGRESS_PAUSE};
 use crate::{Flag, Heard, obey};
-
-/// The pause after a try to open the path that failed.
-const RETRY_PAUSE: Duration = Duration::from_secs(5);
-/// How long a clean close may take.
-const CLOSE_MAX: Duration = Duration::from_secs(30);
-/// How long a close may take that waits for nobody.
-const FORCED_CLOSE_MAX: Duration = Duration::from_secs(5);
-/// How long the manager is waited for at the end.
-const LEAVE_MAX: Duration = Duration::from_secs(3);
-/// How often the progress of background work is reported.
-const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
-/// How long a lost path is asked whether it was fenced; a fenced one says so at once.
-const PROBE_MAX: Duration = Duration::from_secs(1);
 
 /// The manager, as one who reports to it sees it.
 #[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bound is wanted")]
@@ -73,7 +60,7 @@ pub async fn coordinate<D: Doors, M: Reports>(
             close(&doors, &volume, true).await;
         }
     }
-    if doors.timeout(LEAVE_MAX, manager.leave(is_clean)).await.is_err() {
+    if doors.timeout(LEAVE_TIME_MAX, manager.leave(is_clean)).await.is_err() {
         tracing::info!(volume = %name, "the manager does not answer at the end");
     }
     tracing::info!(volume = %name, epoch, clean = is_clean, "coordinating has ended");
@@ -93,7 +80,7 @@ async fn open<D: Doors, M: Reports>(doors: &D, manager: &M, info: MountingInform
             Err(error) => {
                 tracing::warn!(volume = %info.name, %error, "the path could not be opened; it is tried again");
                 manager.update(&PathStatus { path: PathState::Lost, reason: error.to_string(), ..PathStatus::default() });
-                doors.sleep(RETRY_PAUSE).await;
+                doors.sleep(OPEN_RETRY_PAUSE).await;
             }
         }
     }
@@ -148,7 +135,7 @@ async fn watch<D: Doors, M: Reports>(doors: &D, manager: &M, volume: &Volume<D, 
         manager.update(&status);
         if matches!(status.path, PathState::Lost | PathState::None) {
             // A fenced engine refuses even to read nothing; one that waits for a lender does not.
-            let probe = doors.timeout(PROBE_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
+            let probe = doors.timeout(PROBE_TIME_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
             if let Ok((Err(error), _)) = probe
                 && error.kind == VolumeErrorKind::Fenced
             {
@@ -168,7 +155,7 @@ async fn watch<D: Doors, M: Reports>(doors: &D, manager: &M, volume: &Volume<D, 
 
 /// Closes an engine; false if that failed or took too long. With `force`, nobody is waited for.
 pub async fn close<D: Doors, M: ManagerDoor>(doors: &D, volume: &Volume<D, M>, force: bool) -> bool {
-    let limit = if force { FORCED_CLOSE_MAX } else { CLOSE_MAX };
+    let limit = if force { FORCED_CLOSE_TIME_MAX } else { CLOSE_TIME_MAX };
     match doors.timeout(limit, volume.close(force)).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {

@@ -8,6 +8,7 @@
 
 mod coordinate;
 mod flag;
+pub mod limits;
 mod manager;
 mod obey;
 mod reporter;

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
 use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegAnswer, LenderAddresses};
@@ -14,10 +13,8 @@ use sublet_link::{Home, ManagerLink};
 use sublet_types::{Epoch, VolumeId};
 use sublet_volume::{ManagerDoor, PathStatus};
 
+use crate::limits::REPORT_RETRY_PAUSE;
 use crate::{Reporter, Reports};
-
-/// Pause after a report that did not arrive.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the reporting threads tell the engine's thread.
 #[derive(Debug)]
@@ -101,7 +98,7 @@ impl Manager {
                 if let Err(refusal) = held.send(report, &own) {
                     tracing::debug!(%refusal, "a report did not arrive");
                     held.look_for_manager();
-                    thread::sleep(RETRY_PAUSE);
+                    thread::sleep(REPORT_RETRY_PAUSE);
                 }
             }
         })?;
@@ -132,7 +129,7 @@ impl Manager {
                 Ok(()) => told = version,
                 // Another epoch rules: there is nothing more to tell.
                 Err(refusal) if refusal.kind == ErrorKind::StaleEpoch => return,
-                Err(_) => thread::sleep(RETRY_PAUSE),
+                Err(_) => thread::sleep(REPORT_RETRY_PAUSE),
             }
         }
     }

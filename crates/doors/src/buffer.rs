@@ -38,6 +38,11 @@ fn class_of(pages: usize) -> Option<usize> {
     (pages << 12 <= POOLED_SIZE_MAX && class < 10).then_some(class)
 }
 
+/// How many pages are allocated for so many.
+fn allocated(pages: usize) -> usize {
+    class_of(pages).map_or(pages, |class| 1 << class)
+}
+
 fn allocate(pages: usize) -> Pages {
     let class = class_of(pages);
     let pooled = class.and_then(|class| {
@@ -47,8 +52,7 @@ fn allocate(pages: usize) -> Pages {
             Some(found)
         })
     });
-    let count = class.map_or(pages, |class| 1 << class);
-    pooled.unwrap_or_else(|| vec![Page([0; ALIGNMENT]); count].into_boxed_slice())
+    pooled.unwrap_or_else(|| vec![Page([0; ALIGNMENT]); allocated(pages)].into_boxed_slice())
 }
 
 fn release(pages: Pages) {
@@ -76,6 +80,11 @@ impl Buffer {
     /// `length` bytes of any content (initialised memory, but perhaps of an earlier use): for data that is about to be read.
     pub fn new(length: usize) -> Self {
         Self { pages: Some(allocate(length.div_ceil(ALIGNMENT).max(1))), length }
+    }
+
+    /// How many bytes a buffer of this length holds: more than its length, because buffers come in powers of two.
+    pub fn held_by(length: usize) -> usize {
+        allocated(length.div_ceil(ALIGNMENT).max(1)) * ALIGNMENT
     }
 
     /// `length` zero bytes.

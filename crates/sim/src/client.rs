@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
-use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
 use futures_util::StreamExt;
 use sublet_api::mount::MountingInformation;
+use sublet_coordinator::limits::{CLOSE_TIME_MAX, LEAVE_TIME_MAX, PROBE_TIME_MAX, PROGRESS_PAUSE};
 use sublet_coordinator::{Heard, Reports, close, obey};
 use sublet_doors::{Clock, Doors};
 use sublet_volume::{Volume, VolumeError, VolumeErrorKind, VolumeOptions};
@@ -17,13 +17,6 @@ use crate::doors::{Machine, SimDoors};
 use crate::exec::Sim;
 use crate::manager::Manager;
 use crate::net::Net;
-
-/// As the real client: how often the progress of background work is told.
-const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
-/// As the real client: how long a last flush may take.
-const CLOSE_MAX: Duration = Duration::from_secs(30);
-/// As the real client: how long the manager is waited for at the end.
-const LEAVE_MAX: Duration = Duration::from_secs(3);
 
 /// A running client.
 pub struct Client {
@@ -124,14 +117,14 @@ impl Client {
     pub async fn stop(self: &Rc<Self>) -> Option<bool> {
         let own = Rc::clone(self);
         let clean = in_process(&self.doors, async move {
-            let flushed = matches!(own.doors.timeout(CLOSE_MAX, own.volume.flush()).await, Ok(Ok(())));
+            let flushed = matches!(own.doors.timeout(CLOSE_TIME_MAX, own.volume.flush()).await, Ok(Ok(())));
             own.door.close();
             let clean = flushed && close(&own.doors, &own.volume, false).await;
             if !clean {
                 close(&own.doors, &own.volume, true).await;
             }
             // A manager that does not answer sees it from the end of the held report.
-            let _ = own.doors.timeout(LEAVE_MAX, own.door.leave(clean)).await;
+            let _ = own.doors.timeout(LEAVE_TIME_MAX, own.door.leave(clean)).await;
             clean
         })
         .await;
@@ -144,7 +137,7 @@ impl Client {
         let own = Rc::clone(self);
         let probe = in_process(&self.doors, async move {
             let probe = own.volume.read(0, sublet_doors::Buffer::new(0), 0..0);
-            matches!(own.doors.timeout(Duration::from_secs(1), probe).await, Ok((Err(error), _)) if error.kind == VolumeErrorKind::Fenced)
+            matches!(own.doors.timeout(PROBE_TIME_MAX, probe).await, Ok((Err(error), _)) if error.kind == VolumeErrorKind::Fenced)
         });
         probe.await.unwrap_or(false) || self.told_stale.get()
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_channel::mpsc::UnboundedSender;
 use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegAnswer, LenderAddresses, Request, Response};
 use sublet_api::{ErrorKind, Refusal};
+use sublet_coordinator::limits::REPORT_RETRY_PAUSE;
 use sublet_coordinator::{Heard, Reporter, Reports};
 use sublet_doors::local::Signal;
 use sublet_doors::{Clock, Doors};
@@ -16,9 +17,6 @@ use sublet_volume::{ManagerDoor, PathStatus};
 
 use crate::doors::SimDoors;
 use crate::manager::Manager;
-
-/// As the real link: the pause after a report that did not arrive.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 struct Inner {
     doors: SimDoors,
@@ -80,7 +78,7 @@ impl Door {
             while !own.0.reporter.borrow().is_leaving() && !held.is_closed() {
                 let report = own.0.reporter.borrow().report(true).1;
                 if !own.tell(report, &held).await {
-                    own.0.doors.sleep(RETRY_PAUSE).await;
+                    own.0.doors.sleep(REPORT_RETRY_PAUSE).await;
                 }
             }
         });
@@ -95,7 +93,7 @@ impl Door {
                 } else if own.tell(report, &prompt).await {
                     told = version;
                 } else {
-                    own.0.doors.sleep(RETRY_PAUSE).await;
+                    own.0.doors.sleep(REPORT_RETRY_PAUSE).await;
                 }
             }
         });

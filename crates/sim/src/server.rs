@@ -10,6 +10,7 @@ use futures_channel::mpsc;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use sublet_agent::Agent;
+use sublet_agent::limits::{AREA_RETRY_INTERVAL, AREAS_PATIENCE, POLL_RETRY_PAUSE, PROGRESS_INTERVAL};
 use sublet_agent::poller::{Next, Poller};
 use sublet_api::mount::MountingInformation;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome};
@@ -35,14 +36,6 @@ use crate::net::Net;
 
 /// Where agents listen.
 const PORT: u16 = 7471;
-/// As the real daemon: the pause after a poll that failed.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// As the real daemon: how often the progress of wipes is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// As the real daemon: the pause between two tries to open an area.
-const OPEN_RETRY: Duration = Duration::from_secs(3);
-/// As the real daemon: how long the first registration waits for the areas.
-const AREAS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// An area as the server finds it again after a restart.
 #[derive(Clone)]
@@ -337,7 +330,7 @@ impl Server {
                 running.poller.borrow_mut().areas_changed();
                 running.changed.notify();
             }
-            running.doors.sleep(OPEN_RETRY).await;
+            running.doors.sleep(AREA_RETRY_INTERVAL).await;
         }
     }
 
@@ -446,7 +439,7 @@ impl Server {
         loop {
             let poll = Poll { run: running.run, results: Vec::new(), areas: None };
             if self.exchange(&running, poll).await.is_err() {
-                running.doors.sleep(RETRY_PAUSE).await;
+                running.doors.sleep(POLL_RETRY_PAUSE).await;
             }
         }
     }
@@ -472,7 +465,7 @@ impl Server {
                 Ok(()) => running.poller.borrow_mut().delivered(&batch),
                 Err(_) => {
                     running.poller.borrow_mut().give_back(batch);
-                    running.doors.sleep(RETRY_PAUSE).await;
+                    running.doors.sleep(POLL_RETRY_PAUSE).await;
                 }
             }
         }

@@ -55,4 +55,4 @@ pub use options::{ManagerDoor, VolumeOptions, ZeroFlags};
 pub use search::{SearchSummary, Wanted};
 pub use status::PathStatus;
 pub use sublet_wire::message::Extent;
-pub use volume::Volume;
+pub use volume::{MOUNT_VERSION, Volume};

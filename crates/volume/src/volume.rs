@@ -60,6 +60,9 @@ impl<D: Doors, M: ManagerDoor> Drop for Volume<D, M> {
     }
 }
 
+/// The version of the mounting information that is understood here.
+pub const MOUNT_VERSION: u32 = 1;
+
 fn protocol(text: impl Into<String>) -> VolumeError {
     VolumeError::new(VolumeErrorKind::Protocol, text)
 }
@@ -72,6 +75,10 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// `LenderMissing` if a segment has no copy within the time limit, `Fenced` if the epoch is not the newest, `Protocol` if the
     /// mounting information cannot be.
     pub async fn open(doors: D, manager: M, info: MountingInformation, options: VolumeOptions) -> Result<Rc<Self>, VolumeError> {
+        if info.version != MOUNT_VERSION {
+            let text = format!("the mounting information has version {}, this program knows {MOUNT_VERSION}", info.version);
+            return Err(protocol(text));
+        }
         let map = VolumeMap::new(info.segments.iter().map(|s| s.length)).map_err(|e| protocol(e.to_string()))?;
         if info.size == 0 || info.size > map.size() {
             return Err(protocol(format!("the mounting information says {} bytes, its segments have {}", info.size, map.size())));
@@ -214,6 +221,12 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// Takes over where the lenders can be reached.
     pub fn update_lenders(&self, lenders: Vec<LenderAddresses>) {
         self.inner.shared.update_lenders(lenders);
+    }
+
+    /// The manager knows a newer epoch: everything stops as if a lender had said so, reads too, and nothing is proposed any more
+    /// (F4).
+    pub fn fence(&self, text: &str) {
+        self.inner.shared.fence(text);
     }
 
     /// Ends: waits for requests under way, flushes, and closes all sessions in order. With `force`, lenders that do not answer are

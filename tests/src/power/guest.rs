@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::disk::{Cut, Disk, Toll};
+use crate::all_there;
 use crate::disks::sparse_file;
 use crate::process::program;
 use crate::random::Random;
@@ -49,9 +50,11 @@ impl Kernel {
     /// cannot run a guest.
     ///
     /// # Panics
-    /// The download fails.
+    /// The download fails; or as root, if a program is missing.
     pub fn find() -> Option<Self> {
-        if !["qemu-system-x86_64", "busybox", "cpio", "dpkg-deb", "mkfs.ext4"].iter().all(|name| has(name)) || !Nets::possible() {
+        let programs = ["qemu-system-x86_64", "busybox", "cpio", "dpkg-deb", "mkfs.ext4"];
+        let missing: Vec<&str> = programs.into_iter().filter(|name| !has(name)).collect();
+        if !all_there(&missing) || !Nets::possible() {
             return None;
         }
         let target = program().ancestors().nth(2)?.join("guest-kernel");

@@ -4,6 +4,7 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::all_there;
 use crate::run::{run, sh, tool};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -20,8 +21,12 @@ fn hub(tag: &str) -> String {
 
 impl Nets {
     /// True if this machine can make them: root, with iproute2 and nftables.
+    ///
+    /// # Panics
+    /// As root, if a program is missing.
     pub fn possible() -> bool {
-        rustix::process::geteuid().is_root() && ["ip", "nft", "nsenter"].iter().all(|name| works(name))
+        let missing: Vec<&str> = ["ip", "nft", "nsenter"].into_iter().filter(|name| !works(name)).collect();
+        all_there(&missing) && rustix::process::geteuid().is_root()
     }
 
     /// As many namespaces as machines.

@@ -12,9 +12,8 @@ use sublet_area::{Area, PieceSpec, lendable};
 use sublet_types::AreaId;
 
 use super::state::{AreaEntry, Daemon};
+use crate::limits::AREA_RETRY_INTERVAL;
 
-/// The pause between two tries to open an area.
-const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// An opening that takes longer waits for a lock: another process still has the area (F2).
 const OPENING_TIME_USUAL: Duration = Duration::from_secs(2);
 /// At the first try and then at every so many the pieces are looked for elsewhere.
@@ -50,7 +49,7 @@ pub(crate) fn watch(daemon: &Arc<Daemon>) {
             }
         }
         let begun = Instant::now();
-        while let Some(left) = RETRY_INTERVAL.checked_sub(begun.elapsed()) {
+        while let Some(left) = AREA_RETRY_INTERVAL.checked_sub(begun.elapsed()) {
             let left = if opening.is_empty() { left } else { left.min(OPENING_TIME_USUAL) };
             match receiver.recv_timeout(left) {
                 Ok((area, result)) => {
@@ -77,11 +76,14 @@ pub(crate) fn watch(daemon: &Arc<Daemon>) {
 }
 
 fn offline(daemon: &Daemon, area: AreaId, reason: &str) {
-    if daemon.note_offline(area, Some(reason)) {
-        tracing::warn!(area = %area.short(), "the area is offline: {reason}");
-        let reason = reason.to_owned();
-        // If the data thread has stopped, nobody asks for the area any more.
-        let _ = daemon.data.start(async move |agent| agent.set_offline(area, &reason), |()| ());
+    let own = reason.to_owned();
+    // The data thread knows best: the opening may have ended just now, or a `lend` has found the area elsewhere. If it has
+    // stopped, nobody asks for the area any more.
+    let Ok(is_away) = daemon.data.call(async move |agent| agent.set_offline(area, &own)) else { return };
+    if daemon.note_offline(area, is_away.then_some(reason)) {
+        if is_away {
+            tracing::warn!(area = %area.short(), "the area is offline: {reason}");
+        }
         daemon.outgoing.areas_changed();
     }
 }
@@ -203,6 +205,40 @@ mod tests {
         let (pool, server) = (PoolId::from_u128(1), ServerId::from_u128(2));
         let spec = FormatSpec { pool, area, server, name: "a1".parse().unwrap(), pieces: pieces.to_vec(), sparse: true };
         Area::format(doors, &spec).await.unwrap();
+    }
+
+    #[test]
+    fn a_note_that_an_area_is_still_being_opened_never_closes_it_once_it_is_served() {
+        super::super::testing::with_daemon(|daemon, folder| {
+            let piece = at(folder, "a1.area");
+            fs::File::create(&piece.path).unwrap().set_len(LENGTH).unwrap();
+            let entry = AreaEntry {
+                area: AREA,
+                name: "a1".parse().unwrap(),
+                pieces: vec![piece.clone()],
+                created: true,
+                place: String::new(),
+                capacity: LENGTH,
+                sparse: true,
+                offline: Some("it is being opened".to_owned()),
+            };
+            daemon.change_entries(|entries| entries.push(entry.clone())).unwrap();
+            offline(daemon, AREA, "another process still has it open; waiting for its lock");
+            assert!(daemon.reports().unwrap()[0].offline.as_deref().is_some_and(|why| why.contains("waiting")));
+            let own = piece.clone();
+            daemon.data.call(async move |agent| format(agent.doors(), &[own], AREA).await).unwrap();
+            let (sender, receiver) = channel();
+            open(daemon, entry, false, sender).unwrap();
+            let (area, result) = receiver.recv().unwrap();
+            // The wait was over just before the result was there.
+            offline(daemon, AREA, "another process still has it open; waiting for its lock");
+            finish(daemon, area, result);
+            // Nor does an opening at another place that fails.
+            offline(daemon, AREA, "it is missing");
+            assert!(daemon.data.call(async |agent| agent.served(AREA).is_ok()).unwrap());
+            assert_eq!(daemon.reports().unwrap()[0].offline, None);
+            assert_eq!(daemon.entries()[0].offline, None);
+        });
     }
 
     #[test]

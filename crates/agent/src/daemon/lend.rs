@@ -9,7 +9,7 @@ use sublet_api::request::CheckArea;
 use sublet_api::server::AreaReport;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_area::lendable::{self, Target, TargetKind};
-use sublet_area::{Area, FormatSpec, PieceIdentity, PieceSpec, file_size_for};
+use sublet_area::{Area, AreaErrorKind, FormatSpec, PieceIdentity, PieceSpec, file_size_for};
 use sublet_doors::Rng as _;
 use sublet_types::limits::{AREA_SIZE_MIN, BLOCK_SIZE, PIECES_MAX, REGION_SIZE};
 use sublet_types::{AreaId, Name, PoolId};
@@ -57,11 +57,8 @@ pub(crate) fn lend(daemon: &Arc<Daemon>, wish: &Lend, tell: Tell<'_>) -> Result<
         tell("making the file", 0, piece.length);
         make::make_file(file, piece.length, wish.sparse, tell)?;
     }
-    let registered = register(daemon, wish, &plan, pool, &name.name, tell);
-    if let (Err(_), Some(file)) = (&registered, &plan.make) {
-        make::remove(file);
-    }
-    registered.map(|report| (report, plan.warnings))
+    let (report, late) = register(daemon, wish, &plan, pool, &name.name, tell)?;
+    Ok((report, plan.warnings.into_iter().chain(late).collect()))
 }
 
 /// Checks the request itself, and looks at the paths.
@@ -203,7 +200,8 @@ fn plan_file(wish: &Lend, folder: &Target, name: &Name) -> Result<Plan, Refusal>
     Ok(Plan { pieces, make: Some(file), fill: false, known: None, warnings })
 }
 
-/// Labels the pieces, serves the area, and tells the manager; undone if any of it fails.
+/// Labels the pieces, serves the area, and tells the manager; undone if any of it fails. There is a warning if it cannot be
+/// undone any more.
 fn register(
     daemon: &Arc<Daemon>,
     wish: &Lend,
@@ -211,15 +209,16 @@ fn register(
     pool: PoolId,
     name: &Name,
     tell: Tell<'_>,
-) -> Result<AreaReport, Refusal> {
+) -> Result<(AreaReport, Option<String>), Refusal> {
     if plan.fill {
         for piece in &plan.pieces {
             make::fill_file(piece, tell)?;
         }
     }
     tell("labelling", 0, 1);
-    let report = begin(daemon, wish, plan, pool, name)?;
+    let report = begin(daemon, wish, plan, pool, name).inspect_err(|_| remove_made(plan))?;
     let area = report.area;
+    let before = daemon.entries().into_iter().find(|entry| entry.area == area);
     let entry = AreaEntry {
         area,
         name: report.name.clone(),
@@ -243,11 +242,22 @@ fn register(
             Err(Refusal::new(ErrorKind::Unreachable, "the manager did not hear of the new area in time; nothing was changed")
                 .hint("see that the manager runs, and try again"))
         });
-    if let Err(refusal) = told {
-        undo(daemon, area, plan.known.is_none());
-        return Err(refusal);
+    match told {
+        Ok(()) => Ok((report, None)),
+        Err(refusal) => match undo(daemon, plan, area, before)? {
+            Undone::Wholly => Err(refusal),
+            Undone::InUse => {
+                let text = format!("the manager answered late; area {} holds slices of it already, and is lent", report.name);
+                Ok((report, Some(text)))
+            }
+        },
     }
-    Ok(report)
+}
+
+fn remove_made(plan: &Plan) {
+    if let Some(file) = &plan.make {
+        make::remove(file);
+    }
 }
 
 /// Formats the pieces (unless they carry the area already) and serves them.
@@ -286,21 +296,157 @@ fn begin(daemon: &Daemon, wish: &Lend, plan: &Plan, pool: PoolId, name: &Name) -
     work.map_err(|e| e.refusal())
 }
 
-/// Takes back what [`begin`] did.
-fn undo(daemon: &Daemon, area: AreaId, formatted: bool) {
-    if let Err(refusal) = daemon.change_entries(|entries| entries.retain(|entry| entry.area != area)) {
-        tracing::warn!(%refusal, "the list of areas was not saved");
-    }
-    let released = daemon.data.call(async move |agent| {
-        let result = match agent.served(area) {
-            Ok(served) if formatted => served.area.release().await,
-            _ => Ok(()),
-        };
+/// What became of an area of which the manager did not say in time that it knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Undone {
+    /// All is as it was before.
+    Wholly,
+    /// Slices lie in it: the manager has heard of it. It is lent, as a restart would have it, too.
+    InUse,
+}
+
+/// Takes back what [`begin`] did and the entry, which was `before`. The label decides (L5): with slices in it the area, its entry
+/// and its file stay. The same if nobody can say (the process is being stopped): what is found at the next start may be in use.
+fn undo(daemon: &Daemon, plan: &Plan, area: AreaId, before: Option<AreaEntry>) -> Result<Undone, Refusal> {
+    let formatted = plan.known.is_none();
+    let away = before.as_ref().map(|entry| entry.offline.clone().unwrap_or_else(|| "it is being opened".to_owned()));
+    // First: an entry without a label is an area that looks broken, a label without an entry is bytes of others that are lost.
+    let undone = daemon.data.call(async move |agent| {
+        if formatted && let Ok(served) = agent.served(area) {
+            match served.area.release().await {
+                Ok(()) => {}
+                Err(error) if error.kind == AreaErrorKind::Busy => return Undone::InUse,
+                Err(error) => tracing::warn!(%error, "the label of an area that was not lent stays on its disk"),
+            }
+        }
         agent.remove_area(area);
-        result
-    });
-    if let Ok(Err(error)) = released {
-        tracing::warn!(%error, "the label of an area that was not lent stays on its disk");
+        if let Some(reason) = away {
+            agent.set_offline(area, &reason);
+        }
+        Undone::Wholly
+    })?;
+    if undone == Undone::Wholly {
+        let restored = daemon.change_entries(|entries| {
+            entries.retain(|entry| entry.area != area);
+            entries.extend(before);
+        });
+        if let Err(refusal) = restored {
+            tracing::warn!(%refusal, "the list of areas was not saved");
+        }
+        remove_made(plan);
     }
     daemon.outgoing.areas_changed();
+    Ok(undone)
+}
+
+#[cfg(test)]
+mod tests {
+    use sublet_api::order::SliceFacts;
+    use sublet_types::size::MIB;
+    use sublet_types::{Generation, SliceId, VolumeId, Way};
+
+    use super::super::testing::{POOL, with_daemon};
+    use super::*;
+
+    fn slice(area: AreaId) -> SliceFacts {
+        SliceFacts {
+            slice: SliceId::from_u128(1),
+            area,
+            offset: 0,
+            length: 8 * MIB,
+            volume: VolumeId::from_u128(2),
+            volume_name: "v".parse().unwrap(),
+            way: Way::Single,
+            volume_size: 8 * MIB,
+            segment: 0,
+            segments: 1,
+            segment_length: 8 * MIB,
+            leg: 0,
+            legs: 1,
+            generation: Generation { number: 1, random: 9 },
+            in_sync: vec![true],
+            borrower: None,
+            defined: false,
+        }
+    }
+
+    fn wish(path: &Path) -> Lend {
+        Lend {
+            paths: vec![path.display().to_string()],
+            name: None,
+            size: None,
+            offset: None,
+            sparse: true,
+            keep_free_percent: 0,
+            force: false,
+        }
+    }
+
+    fn entry(report: &AreaReport, plan: &Plan) -> AreaEntry {
+        AreaEntry {
+            area: report.area,
+            name: report.name.clone(),
+            pieces: plan.pieces.clone(),
+            created: plan.make.is_some(),
+            place: report.place.clone(),
+            capacity: report.capacity,
+            sparse: report.sparse,
+            offline: None,
+        }
+    }
+
+    #[test]
+    fn l5_a_lend_that_the_manager_heard_of_too_late_is_not_undone_once_slices_lie_there() {
+        with_daemon(|daemon, folder| {
+            for in_use in [false, true] {
+                let file = folder.join("a.area");
+                let piece = PieceSpec { path: file.clone(), offset: 0, length: file_size_for(32 * MIB) };
+                make::make_file(&file, piece.length, true, &mut |_, _, _| {}).unwrap();
+                let plan = Plan { pieces: vec![piece], make: Some(file.clone()), fill: false, known: None, warnings: Vec::new() };
+                let report = begin(daemon, &wish(&file), &plan, POOL, &"a".parse().unwrap()).unwrap();
+                let area = report.area;
+                daemon.change_entries(|entries| entries.push(entry(&report, &plan))).unwrap();
+                if in_use {
+                    let prepare = sublet_api::order::Order::PrepareSlice { slice: slice(area) };
+                    let done = daemon.data.call(async move |agent| agent.execute(&prepare).await).unwrap();
+                    assert_eq!(done, sublet_api::order::Outcome::Done);
+                }
+                let undone = undo(daemon, &plan, area, None).unwrap();
+                assert_eq!(undone, if in_use { Undone::InUse } else { Undone::Wholly });
+                assert_eq!(file.exists(), in_use);
+                assert_eq!(daemon.entries().iter().any(|entry| entry.area == area && entry.created), in_use);
+                let reports = daemon.data.call(async |agent| agent.reports()).unwrap();
+                assert_eq!(reports.iter().map(|report| report.slices.len()).collect::<Vec<_>>(), vec![1; in_use.into()]);
+            }
+        });
+    }
+
+    #[test]
+    fn l5_a_lend_of_an_area_that_was_known_and_away_is_undone_to_where_it_was() {
+        with_daemon(|daemon, folder| {
+            let file = folder.join("moved.area");
+            let piece = PieceSpec { path: file.clone(), offset: 0, length: file_size_for(32 * MIB) };
+            make::make_file(&file, piece.length, true, &mut |_, _, _| {}).unwrap();
+            let plan = |known| Plan { pieces: vec![piece.clone()], make: None, fill: false, known, warnings: Vec::new() };
+            let name: Name = "a".parse().unwrap();
+            let report = begin(daemon, &wish(&file), &plan(None), POOL, &name).unwrap();
+            let area = report.area;
+            daemon.data.call(async move |agent| agent.remove_area(area)).unwrap();
+            // It has been looked for where it was before.
+            let mut before = entry(&report, &plan(None));
+            before.pieces[0].path = folder.join("before.area");
+            before.offline = Some("it is missing".to_owned());
+            daemon.change_entries(|entries| entries.push(before.clone())).unwrap();
+            let label = known_area(daemon, &wish(&file), &[lendable::probe(&file).unwrap()], POOL).unwrap().unwrap().0;
+            let known = plan(Some(label));
+            begin(daemon, &wish(&file), &known, POOL, &name).unwrap();
+            assert_eq!(undo(daemon, &known, area, Some(before.clone())).unwrap(), Undone::Wholly);
+            assert_eq!(daemon.entries(), [before]);
+            let offline = daemon.data.call(async move |agent| {
+                matches!(agent.served(area), Err(crate::agent::Missing::Offline(reason)) if reason == "it is missing")
+            });
+            assert!(offline.unwrap(), "its clients are told to try again");
+            assert!(file.exists());
+        });
+    }
 }

@@ -12,14 +12,8 @@ use sublet_api::{ErrorKind, Refusal};
 
 use super::orders;
 use super::state::{Daemon, lock};
+use crate::limits::{AREAS_PATIENCE, POLL_RETRY_PAUSE, PROGRESS_INTERVAL};
 use crate::poller::{Batch, Next, Poller};
-
-/// The pause after a poll that failed.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How often wipes tell how far they are.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the first registration waits for the areas to be opened, so that they do not seem to be offline.
-const AREAS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What has to be brought to the manager, and the threads that wait for it.
 #[derive(Default)]
@@ -175,7 +169,7 @@ pub(crate) fn poll(daemon: &Arc<Daemon>) {
                 daemon.data.stop(Err(refusal));
                 return;
             }
-            thread::sleep(RETRY_PAUSE);
+            thread::sleep(POLL_RETRY_PAUSE);
         }
     }
 }
@@ -204,7 +198,7 @@ pub(crate) fn report(daemon: &Arc<Daemon>) {
             Ok(()) => daemon.outgoing.delivered(&batch),
             Err(_) => {
                 lock(&daemon.outgoing.poller).give_back(batch);
-                thread::sleep(RETRY_PAUSE);
+                thread::sleep(POLL_RETRY_PAUSE);
             }
         }
     }

@@ -19,6 +19,8 @@ mod make;
 mod manager;
 mod orders;
 mod state;
+#[cfg(test)]
+mod testing;
 
 use std::fs;
 use std::net::UdpSocket;

@@ -1,6 +1,7 @@
 //! What the server keeps: its identity and the list of its areas on disk, and what the control threads share.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,15 @@ use sublet_types::{Address, AreaId, Name, PoolId, ServerId};
 
 use super::data::DataHandle;
 use super::manager::Outgoing;
+
+/// The version of the files that are written and understood here.
+const VERSION: u32 = 1;
+
+/// What another version has written is left as it is.
+fn other_version(path: &Path, version: u32) -> Refusal {
+    let text = format!("{} has version {version}, this program knows {VERSION}", path.display());
+    Refusal::new(ErrorKind::Internal, text).hint("use the program that wrote it, or a newer one")
+}
 
 /// One area as the server finds it again after a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -71,7 +81,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn save(path: &std::path::Path, record: &impl Serialize) -> Result<(), Refusal> {
+fn save(path: &Path, record: &impl Serialize) -> Result<(), Refusal> {
     let bytes = serde_json::to_vec_pretty(record).map_err(std::io::Error::other);
     bytes
         .and_then(|bytes| write_private(path, &bytes))
@@ -81,7 +91,11 @@ fn save(path: &std::path::Path, record: &impl Serialize) -> Result<(), Refusal> 
 /// The identity of an earlier start, or a new one.
 pub(crate) fn load_identity(home: &Home, name: Option<&Name>, random: impl FnOnce() -> u128) -> Result<Identity, Refusal> {
     if let Some(identity) = read_json::<Identity>(&home.identity_path())? {
-        return Ok(identity);
+        return if identity.version == VERSION {
+            Ok(identity)
+        } else {
+            Err(other_version(&home.identity_path(), identity.version))
+        };
     }
     let name = match name {
         Some(name) => name.clone(),
@@ -89,7 +103,7 @@ pub(crate) fn load_identity(home: &Home, name: Option<&Name>, random: impl FnOnc
             Refusal::new(ErrorKind::BadRequest, "the host's name cannot be a server's name").hint("give it one with --name")
         })?,
     };
-    let identity = Identity { version: 1, server: ServerId::from_u128(random()), name, pool: None, managers: Vec::new() };
+    let identity = Identity { version: VERSION, server: ServerId::from_u128(random()), name, pool: None, managers: Vec::new() };
     save(&home.identity_path(), &identity)?;
     Ok(identity)
 }
@@ -112,12 +126,8 @@ impl Daemon {
     ) -> Result<Self, Refusal> {
         let file: Option<AreasFile> = read_json(&home.areas_path())?;
         let mut areas = match file {
-            Some(file) if file.version == 1 => file.areas,
-            Some(file) => {
-                let text =
-                    format!("{} has version {}, which is newer than this program", home.areas_path().display(), file.version);
-                return Err(Refusal::new(ErrorKind::Internal, text).hint("use the newer program"));
-            }
+            Some(file) if file.version == VERSION => file.areas,
+            Some(file) => return Err(other_version(&home.areas_path(), file.version)),
             None => Vec::new(),
         };
         for entry in &mut areas {
@@ -161,7 +171,7 @@ impl Daemon {
         let mut fresh = areas.clone();
         change(&mut fresh);
         if *areas != fresh {
-            let file = AreasFile { version: 1, areas: fresh };
+            let file = AreasFile { version: VERSION, areas: fresh };
             save(&self.home.areas_path(), &file)?;
             *areas = file.areas;
         }
@@ -203,5 +213,26 @@ impl Daemon {
             })
         });
         Ok(reports.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_of_another_version_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::new(dir.path());
+        let name: Name = "s".parse().unwrap();
+        let made = load_identity(&home, Some(&name), || 7).unwrap();
+        assert_eq!(load_identity(&home, None, || 8).unwrap(), made, "it is found again");
+        for version in [0, VERSION + 1] {
+            save(&home.identity_path(), &Identity { version, ..made.clone() }).unwrap();
+            let before = std::fs::read(home.identity_path()).unwrap();
+            let refusal = load_identity(&home, Some(&name), || 8).unwrap_err();
+            assert!(refusal.message.contains(&format!("version {version}")), "{refusal}");
+            assert_eq!(std::fs::read(home.identity_path()).unwrap(), before);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Reading, writing, zeroing, extents.
 
 use sublet_types::size::MIB;
-use sublet_wire::message::{Close, DiskIdentity, ExtentsReply, Message, SetState};
+use sublet_wire::message::{Close, DiskIdentity, ExtentsReply, Message, Open, OpenMode, SetState};
 use sublet_wire::{Flags, Op, RequestFrame, Status};
 
 use super::{Lender, SEGMENT, SLICE, lease, open, open_lease, pattern, run, write_payload};
@@ -20,8 +20,9 @@ fn bytes_read_back_at_every_size_and_from_a_later_session() {
             assert_eq!(peer.write(at as u64, &data).await, Status::Ok);
             assert_eq!(peer.read(at as u64, length).await.unwrap(), data);
         }
-        let (mut later, reply) = lender.session(open(1, 2)).await.unwrap();
-        assert!(!reply.unclean, "the same epoch goes on");
+        let remembered = Open { known_open: reply.identity.open, known_sequence: reply.sequence, ..open(1, 2) };
+        let (mut later, reply) = lender.session(remembered).await.unwrap();
+        assert!(!reply.unclean, "the same client goes on");
         assert_eq!(later.read(1 << 20, 1 << 20).await.unwrap(), pattern(0, 1 << 20));
         assert!(peer.receive().await.is_none(), "the lower session's connection has ended");
     });
@@ -139,6 +140,42 @@ fn an_unclean_end_is_told_until_the_legs_are_made_equal() {
         lender.order(open_lease(3)).await;
         let (_peer, reply) = lender.session(open(3, 1)).await.unwrap();
         assert!(!reply.unclean);
+    });
+}
+
+#[test]
+fn h3_w5_a_client_that_was_killed_and_started_again_with_the_same_epoch_left_its_legs_unclean() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (mut peer, first) = lender.session(open(1, 1)).await.unwrap();
+        assert!(!first.unclean);
+        assert_eq!(peer.write(0, &pattern(1, 4096)).await, Status::Ok);
+        drop(peer);
+        // A connection that was lost: the client knows the area, and has kept what is not flushed.
+        let remembered = |session, reply: &sublet_wire::message::OpenReply| Open {
+            known_open: reply.identity.open,
+            known_sequence: reply.sequence,
+            ..open(1, session)
+        };
+        let (peer, again) = lender.session(remembered(2, &first)).await.unwrap();
+        assert!(!again.unclean, "the same client goes on");
+        drop(peer);
+        // A new process knows nothing of what the one before has written.
+        let (peer, anew) = lender.session(open(1, 3)).await.unwrap();
+        assert!(anew.unclean, "what the killed process wrote may be on one leg only");
+        drop(peer);
+        let (mut peer, again) = lender.session(remembered(4, &anew)).await.unwrap();
+        assert!(again.unclean, "until the legs are made equal");
+        let state = SetState { generation: again.generation, in_sync: vec![true], equalised: true, stale: Vec::new() };
+        assert_eq!(peer.ask(Op::SetState, 0, 0, &state.encode()).await.0.status, Status::Ok);
+        assert_eq!(peer.ask(Op::Close, 0, 0, &Close { clean: true }.encode()).await.0.status, Status::Ok);
+        assert!(peer.receive().await.is_none());
+        // One that closed cleanly left nothing behind; a target is copied to, whatever it holds.
+        let (peer, closed) = lender.session(open(1, 5)).await.unwrap();
+        assert!(!closed.unclean);
+        drop(peer);
+        let (_peer, target) = lender.session(Open { mode: OpenMode::Target, ..open(1, 6) }).await.unwrap();
+        assert!(!target.unclean);
     });
 }
 

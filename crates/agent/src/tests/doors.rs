@@ -21,6 +21,8 @@ const LARGE: usize = 64 << 10;
 pub(crate) struct DiskGate {
     closed: Cell<bool>,
     pub(crate) waiting: Cell<usize>,
+    /// Every write and sync fails from now on.
+    pub(crate) broken: Cell<bool>,
     signal: Signal,
 }
 
@@ -32,6 +34,10 @@ impl DiskGate {
     pub(crate) fn open(&self) {
         self.closed.set(false);
         self.signal.notify();
+    }
+
+    fn works(&self) -> io::Result<()> {
+        if self.broken.get() { Err(io::Error::other("the disk is broken")) } else { Ok(()) }
     }
 
     async fn pass(&self) {
@@ -76,9 +82,11 @@ impl DiskFile for SlowFile {
         if data.len() >= LARGE {
             self.gate.pass().await;
         }
+        self.gate.works()?;
         self.file.write_at(offset, data).await
     }
     async fn sync(&self) -> io::Result<()> {
+        self.gate.works()?;
         self.file.sync().await
     }
     async fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()> {

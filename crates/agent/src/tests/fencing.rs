@@ -118,6 +118,40 @@ fn f4_a_fenced_session_is_told_so_and_reads_nothing_more_either() {
 }
 
 #[test]
+fn f1_f4_w7_an_epoch_that_the_disk_does_not_take_ends_the_sessions_of_older_ones_all_the_same() {
+    let wipe = Order::WipeSlice { slice: SLICE, area: AREA, epoch: epoch(2), drop: true };
+    for order in [fence(2), open_lease(2), wipe] {
+        run(async |doors| {
+            let lender = Lender::lent(doors).await;
+            let (mut peer, _) = lender.session(open(1, 1)).await.unwrap();
+            assert_eq!(peer.write(0, &pattern(1, 4096)).await, Status::Ok);
+            lender.doors.gate.broken.set(true);
+            let outcome = lender.agent.execute(&order).await;
+            assert!(matches!(&outcome, Outcome::Failed { refusal } if refusal.kind == ErrorKind::Io), "{outcome:?}");
+            let (notice, _) = peer.receive().await.expect("the client is told");
+            assert_eq!((notice.op, notice.status), (Op::Fenced, Status::StaleEpoch), "{order:?}");
+            assert!(peer.receive().await.is_none());
+            // One that has not heard it finds no way in either: the manager has given its epoch up.
+            assert_eq!(lender.session(open(1, 2)).await.map(|_| ()), Err(Status::StaleEpoch), "{order:?}");
+        });
+    }
+}
+
+#[test]
+fn f1_an_order_of_an_older_epoch_or_of_another_history_ends_no_session() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        lender.order(open_lease(5)).await;
+        let (mut peer, _) = lender.session(open(5, 1)).await.unwrap();
+        let split = Order::Fence { slice: SLICE, area: AREA, epoch: sublet_types::Epoch { number: 5, random: 1 } };
+        for late in [open_lease(4), split] {
+            assert!(matches!(lender.agent.execute(&late).await, Outcome::Failed { .. }));
+            assert_eq!(peer.write(0, &pattern(1, 4096)).await, Status::Ok, "{late:?}");
+        }
+    });
+}
+
+#[test]
 fn orders_may_come_twice_and_late_fences_change_nothing() {
     run(async |doors| {
         let lender = Lender::lent(doors).await;

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use sublet_doors::{Clock as _, ConnWriter as _};
+use sublet_wire::checksum::crc32c;
+use sublet_wire::frame::PROTOCOL_VERSION;
 use sublet_wire::message::{Close, Hello, Message};
-use sublet_wire::{Op, RequestFrame, Status};
+use sublet_wire::{FRAME_SIZE, Op, RequestFrame, Status};
 
-use super::{BORROWER, Lender, open, pattern, run};
+use super::{BORROWER, Lender, open, pattern, run, write_payload};
 
 async fn nobody_is_left(lender: &Lender) {
     let gone = async {
@@ -30,6 +32,34 @@ fn garbage_is_answered_as_malformed_and_the_connection_ends() {
                 assert!(peer.receive().await.is_none());
             }
         }
+        nobody_is_left(&lender).await;
+    });
+}
+
+#[test]
+fn a_frame_of_another_protocol_version_is_refused_although_its_checksum_is_right() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (mut greeted, _) = lender.session(open(1, 1)).await.unwrap();
+        let hello = Hello { version_min: 2, version_max: 3, features: 0, server: BORROWER, nonce: 0 }.encode();
+        let write = write_payload(&pattern(1, 4096));
+        let fresh = lender.connect().await;
+        let first = greeted.frame(Op::Write, 0, 4096, write.len());
+        for (mut peer, frame, payload) in
+            [(greeted, first, write), (fresh, RequestFrame { op: Op::Hello, payload: hello.len() as u32, ..first }, hello)]
+        {
+            let mut bytes = frame.encode().to_vec();
+            bytes[4] = PROTOCOL_VERSION + 1;
+            let sum = crc32c(&bytes[..FRAME_SIZE - 4]);
+            bytes[FRAME_SIZE - 4..].copy_from_slice(&sum.to_le_bytes());
+            bytes.extend(payload);
+            let _ = peer.writer.write_all(vec![bytes.into()]).await;
+            let (reply, text) = peer.receive().await.unwrap();
+            assert_eq!(reply.status, Status::Malformed, "{:?}", frame.op);
+            assert!(String::from_utf8(text).unwrap().contains("version"));
+            assert!(peer.receive().await.is_none());
+        }
+        assert_eq!(lender.on_disk(0, 4096).await, vec![0; 4096]);
         nobody_is_left(&lender).await;
     });
 }

@@ -13,6 +13,7 @@ use sublet_api::request::{TaskOutcome, Unmount};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::{ask, forget_directory, read_json};
+use sublet_types::Name;
 
 use super::local::{self, Client, LocalMount};
 use super::mount::tool;
@@ -42,7 +43,7 @@ pub(super) fn run(c: &Context, volume: &str, force: bool) -> Result<(), Refusal>
     match unmounting {
         Some(unmounting) if c.json => print_json(&unmounting),
         Some(unmounting) => {
-            let names = |list: &[sublet_types::Name]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let names = |list: &[Name]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let mut text = format!("unmounted {}; released: {}\n", unmounting.name, names(&unmounting.released));
             if !unmounting.unreachable.is_empty() {
                 text += &format!("not reached, fenced when they return: {}\n", names(&unmounting.unreachable));
@@ -108,18 +109,33 @@ fn take_down_kernel(mount: &LocalMount, force: bool) -> Result<(), Refusal> {
         Client::Answers(status) => {
             unmount_file_systems(mount, &status, force)?;
             let stopped = ask(&mount.home.control_socket(), &ClientRequest::Stop { force }, &mut |_: ClientAnswerLine| {});
-            // A client that ended while it answered has ended all the same.
-            if let Err(refusal) = stopped
-                && mount.client_pid().is_some()
-                && !force
-            {
-                let own = if refusal.hint.is_empty() { String::new() } else { format!("{}; ", refusal.hint) };
-                return Err(refusal.hint(format!("{own}sublet unmount --force gives up what was not flushed")));
+            if !force {
+                flushed(name, stopped)?;
             }
         }
     }
     wait_for_end(mount, force)?;
     clear_remains(mount, force)
+}
+
+/// W1: only a client that says so has flushed everything, not one that ended while it was asked.
+fn flushed(name: &Name, stopped: Result<ClientAnswerLine, Refusal>) -> Result<(), Refusal> {
+    let refusal = match stopped {
+        Ok(ClientAnswerLine::Done) => return Ok(()),
+        // Nothing of it is ours any more; the manager says so, too.
+        Err(refusal) if refusal.kind == ErrorKind::StaleEpoch => return Ok(()),
+        Ok(other) => Refusal::new(ErrorKind::Internal, format!("the client of {name} ended with a strange answer: {other:?}")),
+        Err(refusal) if refusal.kind == ErrorKind::Unreachable => {
+            let text = format!("the client of {name} ended before it had flushed everything: {}", refusal.message);
+            Refusal::new(refusal.kind, text)
+        }
+        Err(refusal) => refusal,
+    };
+    if refusal.hint.contains("--force") {
+        return Err(refusal);
+    }
+    let own = if refusal.hint.is_empty() { String::new() } else { format!("{}; ", refusal.hint) };
+    Err(refusal.hint(format!("{own}sublet unmount --force gives up what was not flushed")))
 }
 
 /// Unmounts the file systems on the device of a client that answers.
@@ -270,6 +286,88 @@ fn release(c: &Context, volume: &str, info: Option<&MountingInformation>, force:
         TaskOutcome::Unmounted { unmounting } => Ok(unmounting),
         other => {
             Err(Refusal::new(ErrorKind::Internal, format!("the manager unmounted {volume} with a strange answer: {other:?}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use sublet_link::{LineConn, MountHome, listen};
+    use sublet_types::{Epoch, ManagerId, PoolId, ServerId, VolumeId, Way};
+
+    use super::*;
+
+    fn mount(dir: &Path) -> LocalMount {
+        let info = MountingInformation {
+            version: 1,
+            pool: PoolId::from_u128(1),
+            manager: ManagerId::from_u128(2),
+            volume: VolumeId::from_u128(3),
+            name: "vol".parse().unwrap(),
+            way: Way::Single,
+            size: 4096,
+            borrower: ServerId::from_u128(4),
+            borrower_name: "borrower".parse().unwrap(),
+            status: 1,
+            read_only: false,
+            epoch: Epoch { number: 1, random: 1 },
+            secret: None,
+            segments: Vec::new(),
+        };
+        LocalMount { home: MountHome::new(dir), info }
+    }
+
+    /// A client that tells its status, and at its end says this, or nothing: it dies in its last flush.
+    fn client(mount: &LocalMount, last: Option<ClientAnswerLine>) -> thread::JoinHandle<()> {
+        let listener = listen(&mount.home.control_socket()).unwrap();
+        thread::spawn(move || {
+            for _ in 0..2 {
+                let mut conn = LineConn::new(listener.accept().unwrap().0);
+                let status = ClientAnswerLine::Status {
+                    path: PathState::Open,
+                    reason: String::new(),
+                    missing: Vec::new(),
+                    device: None,
+                    resync: None,
+                };
+                match conn.receive::<ClientRequest>().unwrap() {
+                    Some(ClientRequest::Stop { .. }) => {
+                        if let Some(last) = &last {
+                            conn.send(last).unwrap();
+                        }
+                    }
+                    _ => conn.send(&status).unwrap(),
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn w1_an_unmount_succeeds_only_if_the_client_says_that_everything_is_flushed() {
+        let refused = |kind| Some(ClientAnswerLine::Refused { refusal: Refusal::new(kind, "a lender did not confirm it") });
+        let cases = [
+            (Some(ClientAnswerLine::Done), None),
+            (None, Some(ErrorKind::Unreachable)),
+            (refused(ErrorKind::Conflict), Some(ErrorKind::Conflict)),
+            (refused(ErrorKind::LenderUnreachable), Some(ErrorKind::LenderUnreachable)),
+            // Taken over meanwhile: the manager says the rest.
+            (refused(ErrorKind::StaleEpoch), None),
+        ];
+        for (last, expected) in cases {
+            for force in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let mount = mount(dir.path());
+                let client = client(&mount, last.clone());
+                let down = take_down_kernel(&mount, force);
+                client.join().unwrap();
+                let kind = down.as_ref().err().map(|refusal| refusal.kind);
+                assert_eq!(kind, expected.filter(|_| !force), "{last:?}, by force: {force}");
+                if let Err(refusal) = down {
+                    assert!(refusal.hint.contains("--force"), "{refusal}");
+                }
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ pub struct Span {
     pub offset: u64,
     /// In bytes.
     pub length: u64,
-    /// The mode of a fallocate.
+    /// The mode of a fallocate; the flags of the file that a write goes through (`open(2)`).
     pub mode: u32,
 }
 
@@ -107,7 +107,17 @@ impl Header {
     }
 }
 
-/// Body of READ and WRITE.
+/// Body of WRITE. The kernel puts `O_DSYNC` and `O_SYNC` into the flags also if only this one write asks for them (`RWF_DSYNC`).
+pub fn write_span(packet: &[u8]) -> Option<Span> {
+    Some(Span { mode: u32_at(packet, IN_HEADER_SIZE + 32)?, ..read_span(packet)? })
+}
+
+/// W1: the write is to be durable before it is answered.
+pub const fn is_durable(flags: u32) -> bool {
+    flags & (libc::O_DSYNC | libc::O_SYNC) as u32 != 0
+}
+
+/// Body of READ.
 pub fn read_span(packet: &[u8]) -> Option<Span> {
     Some(Span { offset: u64_at(packet, IN_HEADER_SIZE + 8)?, length: u32_at(packet, IN_HEADER_SIZE + 16)?.into(), mode: 0 })
 }
@@ -267,9 +277,22 @@ mod tests {
             assert_eq!(Header::read(&whole[..cut]), None);
         }
         assert_eq!(read_span(&whole), None);
+        assert_eq!(write_span(&whole), None);
         assert_eq!(fallocate_span(&whole), None);
         assert_eq!(init(&whole), None);
         assert_eq!(directory(&whole), None);
+    }
+
+    #[test]
+    fn w1_the_flags_of_a_write_say_whether_it_must_be_durable() {
+        let write = |flags: i32| {
+            // struct fuse_write_in: fh, offset, size, write_flags, lock_owner, flags, padding.
+            let body = Body::default().zeroes(IN_HEADER_SIZE).u64(0).u64(8192).u32(512).u32(0xff).u64(u64::MAX);
+            write_span(&body.u32(flags as u32).u32(0).0).unwrap()
+        };
+        let span = write(libc::O_RDWR | libc::O_DIRECT);
+        assert_eq!((span.offset, span.length, is_durable(span.mode)), (8192, 512, false));
+        assert!(is_durable(write(libc::O_RDWR | libc::O_DSYNC).mode) && is_durable(write(libc::O_SYNC).mode));
     }
 
     #[test]

@@ -11,8 +11,6 @@ use super::protocol::{self, FILE, Header, PAYLOAD_MAX, RECEIVE_SIZE, ROOT, Span,
 use super::{FILE_NAME, FUSE_BYTES_MAX};
 use crate::device::{BlockDevice, DeviceError, DeviceErrorKind, ZeroFlags};
 
-/// Payloads up to this size are copied out of the receive buffer, which then takes the next request; larger ones keep it.
-const COPY_MAX: usize = 64 << 10;
 /// What a request without data counts.
 const REQUEST_BYTES_MIN: u64 = 4096;
 
@@ -64,7 +62,8 @@ async fn take<B: BlockDevice>(session: &Rc<Session<B>>, buffer: Buffer, length: 
         return Some(buffer);
     };
     let span = match header.opcode {
-        op::READ | op::WRITE => protocol::read_span(packet),
+        op::READ => protocol::read_span(packet),
+        op::WRITE => protocol::write_span(packet),
         op::FALLOCATE => protocol::fallocate_span(packet),
         op::FSYNC | op::FLUSH => Some(Span { offset: 0, length: 0, mode: 0 }),
         // Nothing to answer. An interrupted request ends by itself: the engine bounds its time (or the user chose to wait).
@@ -86,25 +85,38 @@ async fn take<B: BlockDevice>(session: &Rc<Session<B>>, buffer: Buffer, length: 
     }
     let size = span.length as usize;
     let (payload, rest) = match header.opcode {
-        op::WRITE if size <= COPY_MAX => match packet.get(WRITE_PAYLOAD_AT..WRITE_PAYLOAD_AT + size) {
-            Some(bytes) => (Some(Buffer::copy_of(bytes).freeze()), Some(buffer)),
-            None => (None, Some(buffer)),
-        },
-        // W3: read(2) has copied the pages into this buffer, and nobody else has it.
-        op::WRITE if packet.len() == WRITE_PAYLOAD_AT + size => {
-            (Some(buffer.freeze().part(WRITE_PAYLOAD_AT..WRITE_PAYLOAD_AT + size)), None)
-        }
+        op::WRITE => payload_of(buffer, length, size),
         _ => (None, Some(buffer)),
     };
     if header.opcode == op::WRITE && payload.is_none() {
         session.reply(header.unique, Err(libc::EINVAL)).await;
         return rest;
     }
-    let bytes = if carried { span.length } else { 0 };
-    let permit = session.budget.acquire(bytes.max(REQUEST_BYTES_MIN)).await;
+    // What is held, not what was asked for.
+    let bytes = match &payload {
+        Some(payload) => payload.held(),
+        None if carried => Buffer::held_by(size),
+        None => 0,
+    };
+    let permit = session.budget.acquire((bytes as u64).max(REQUEST_BYTES_MIN)).await;
     let own = Rc::clone(session);
     session.doors.spawn(async move { own.execute(header, span, payload, permit).await });
     rest
+}
+
+/// The payload of a write in a packet of so many bytes, and the receive buffer if it is free again; no payload if the packet is
+/// not that of such a write. A payload that fills less than half of the buffer is copied (W3: so is every other, by read(2), and
+/// nobody else has the buffer): kept, it would hold many times its size.
+fn payload_of(buffer: Buffer, packet: usize, size: usize) -> (Option<Chunk>, Option<Buffer>) {
+    let place = WRITE_PAYLOAD_AT..WRITE_PAYLOAD_AT + size;
+    if packet != place.end {
+        return (None, Some(buffer));
+    }
+    if size * 2 >= Buffer::held_by(buffer.len()) {
+        return (Some(buffer.freeze().part(place)), None);
+    }
+    let copy = buffer.get(place).map(|bytes| Buffer::copy_of(bytes).freeze());
+    (copy, Some(buffer))
 }
 
 fn errno(error: &DeviceError) -> i32 {
@@ -179,7 +191,7 @@ impl<B: BlockDevice> Session<B> {
         }
         let length = data.len();
         if length > 0 {
-            self.device.write(span.offset, data, false).await.map_err(|e| errno(&e))?;
+            self.device.write(span.offset, data, protocol::is_durable(span.mode)).await.map_err(|e| errno(&e))?;
         }
         Ok((protocol::written(length), None))
     }
@@ -234,4 +246,26 @@ impl<B: BlockDevice> Session<B> {
 pub fn open_kernel() -> io::Result<std::os::fd::OwnedFd> {
     let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
     Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_waits_holds_at_most_twice_its_bytes_and_is_charged_what_it_holds() {
+        for size in [1, 4096, 64 << 10, (64 << 10) + 4096, 192 << 10, 600 << 10, PAYLOAD_MAX - 4096, PAYLOAD_MAX] {
+            let mut buffer = Buffer::zeroed(RECEIVE_SIZE);
+            buffer[WRITE_PAYLOAD_AT..WRITE_PAYLOAD_AT + size].fill(7);
+            let (payload, rest) = payload_of(buffer, WRITE_PAYLOAD_AT + size, size);
+            let payload = payload.unwrap();
+            assert!(payload.len() == size && payload.iter().all(|byte| *byte == 7), "{size}");
+            assert!(payload.held() <= (size * 2).max(4096), "{size} bytes hold {}", payload.held());
+            assert!(payload.held() as u64 <= FUSE_BYTES_MAX, "it fits the budget");
+            assert_eq!(rest.is_some(), size < PAYLOAD_MAX, "{size}: a buffer that is kept takes no other request");
+            assert_eq!(Buffer::held_by(size), Buffer::new(size).freeze().held(), "{size}");
+        }
+        let (payload, rest) = payload_of(Buffer::new(RECEIVE_SIZE), WRITE_PAYLOAD_AT + 10, 11);
+        assert!(payload.is_none() && rest.is_some(), "a packet that is cut short");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sublet_api::{ErrorKind, Refusal};
 use sublet_coordinator::Manager;
+use sublet_coordinator::limits::CLOSE_TIME_MAX;
 use sublet_doors::real::{RealDoors, blocking};
 use sublet_doors::{Clock, Endpoint};
 use sublet_link::{MountHome, socket_path};
@@ -19,8 +20,6 @@ use crate::nbd::Server;
 
 /// How long NBD clients get to take their last answers.
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
-/// How long everything that must be written before an end may take: the kernel's caches, then the lenders' flush.
-const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// How long the block device may take to go; it waits for udev at times.
 const TAKE_DOWN_MAX: Duration = Duration::from_secs(20);
 /// How long a loop device in use is waited for when there is no time.
@@ -90,11 +89,13 @@ impl Fronts {
             }
             self.device.flush().await.map_err(|e| Refusal::new(ErrorKind::Io, format!("the last flush failed: {e}")))
         };
-        match self.doors.timeout(FLUSH_MAX, flush).await {
+        match self.doors.timeout(CLOSE_TIME_MAX, flush).await {
             Ok(result) => result,
             Err(_) => {
-                let text =
-                    format!("what was written could not be flushed within {} s: a lender does not answer", FLUSH_MAX.as_secs());
+                let text = format!(
+                    "what was written could not be flushed within {} s: a lender does not answer",
+                    CLOSE_TIME_MAX.as_secs()
+                );
                 Err(Refusal::new(ErrorKind::LenderUnreachable, text).hint("see sublet status"))
             }
         }
@@ -112,7 +113,7 @@ impl Fronts {
                 }
             }
         });
-        if self.doors.timeout(FLUSH_MAX, sync).await.is_err() {
+        if self.doors.timeout(CLOSE_TIME_MAX, sync).await.is_err() {
             tracing::warn!("file systems on the volume could not be written out in time");
         }
     }

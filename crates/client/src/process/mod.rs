@@ -21,6 +21,7 @@ use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real;
 use sublet_link::{Home, MountHome, PidFile, read_json};
+use sublet_volume::MOUNT_VERSION;
 
 pub use ready::Ready;
 
@@ -65,6 +66,7 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
         Refusal::new(ErrorKind::NotFound, format!("there is no mounting information in {}", dir.display()))
             .hint("use sublet mount")
     })?;
+    check_version(&home, &info)?;
     if info.secret.is_none() {
         let what = format!("the mounting information in {} is a printed copy without its secret", dir.display());
         return Err(Refusal::new(ErrorKind::BadRequest, what).hint("mount the volume again"));
@@ -81,6 +83,18 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
     signals::watch(signal).map_err(|e| failed("signals cannot be waited for", e))?;
     let ended = real::run(async |doors| session::serve(doors, args, &home, info, signals, told).await);
     ended.map_err(|e| failed("the data path cannot run", e))?
+}
+
+/// Refuses mounting information that another version of this program has written; it is left as it is.
+///
+/// # Errors
+/// `Internal` with what to do.
+pub fn check_version(home: &MountHome, info: &MountingInformation) -> Result<(), Refusal> {
+    if info.version == MOUNT_VERSION {
+        return Ok(());
+    }
+    let text = format!("{} has version {}, this program knows {MOUNT_VERSION}", home.mount_json().display(), info.version);
+    Err(Refusal::new(ErrorKind::Internal, text).hint("use the program that wrote it, or a newer one"))
 }
 
 /// The server's state directory: `HOME/mounts/NAME` is the mount's.
@@ -100,4 +114,40 @@ fn manager_urls(dir: &Path) -> Vec<String> {
         }
     }
     urls
+}
+
+#[cfg(test)]
+mod tests {
+    use sublet_types::{Epoch, LeaseSecret, ManagerId, PoolId, ServerId, VolumeId, Way};
+
+    use super::*;
+
+    #[test]
+    fn mounting_information_of_another_version_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = MountingInformation {
+            version: MOUNT_VERSION + 1,
+            pool: PoolId::from_u128(1),
+            manager: ManagerId::from_u128(2),
+            volume: VolumeId::from_u128(3),
+            name: "vol".parse().unwrap(),
+            way: Way::Single,
+            size: 4096,
+            borrower: ServerId::from_u128(4),
+            borrower_name: "borrower".parse().unwrap(),
+            status: 1,
+            read_only: false,
+            epoch: Epoch { number: 1, random: 1 },
+            secret: Some(LeaseSecret::from_u128(5)),
+            segments: Vec::new(),
+        };
+        let path = MountHome::new(dir.path()).mount_json();
+        let bytes = serde_json::to_vec(&info).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        let args = ClientArgs { dir: dir.path().to_owned(), fuse: false, idle_close: None, fail_after: None, ready_fd: None };
+        let refusal = run(args).unwrap_err();
+        assert!(refusal.message.contains("has version 2"), "{refusal}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was begun");
+    }
 }

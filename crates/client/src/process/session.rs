@@ -13,11 +13,12 @@ use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
+use sublet_coordinator::limits::{LEAVE_TIME_MAX, PROBE_TIME_MAX, PROGRESS_PAUSE};
 use sublet_coordinator::{Heard, Manager, Reports as _, close, obey};
 use sublet_doors::real::{RealDoors, boot_id};
 use sublet_doors::{Buffer, Clock, Doors};
 use sublet_link::MountHome;
-use sublet_volume::{Volume, VolumeOptions};
+use sublet_volume::{Volume, VolumeErrorKind, VolumeOptions};
 
 use super::commands::Stopping;
 use super::control::{self, Asked};
@@ -29,15 +30,8 @@ use crate::fuse::block_device::remove_file;
 
 /// Files that only a running client has, besides its pid.
 pub(super) const RUNNING_FILES: [&str; 4] = ["nbd.sock", "control.sock", "ready.json", "device.json"];
-/// How long the manager is waited for at the end.
-const LEAVE_MAX: Duration = Duration::from_secs(3);
 /// How long the last answer on the control socket may take to leave.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// How long a lost path is asked whether it was fenced; a fenced one says so at once.
-const PROBE_MAX: Duration = Duration::from_secs(1);
-
-/// How often the progress of a resync is reported.
-const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
 type Engine = Rc<Volume<RealDoors, Manager>>;
 
@@ -165,7 +159,7 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
         manager.update(&status);
         if matches!(status.path, PathState::Lost | PathState::None) {
             // A fenced engine refuses even to read nothing, which the device remembers; one that waits for a lender does not.
-            let _ = doors.timeout(PROBE_MAX, device.read(0, Buffer::new(0), 0..0)).await;
+            let _ = doors.timeout(PROBE_TIME_MAX, device.read(0, Buffer::new(0), 0..0)).await;
         }
         let change = volume.status_changed().changed(seen);
         if status.work.is_empty() {
@@ -195,7 +189,8 @@ async fn handle(
             }
         }
         Event::Heard(Heard::StaleEpoch(text)) => {
-            tracing::error!(text, "the manager knows a newer epoch of this volume");
+            // F4: the engine, too. Taking down what the kernel has takes a while, and it must propose nothing meanwhile.
+            volume.fence(&text);
             device.fence();
         }
         Event::Signal => {
@@ -290,10 +285,12 @@ async fn finish(
         End::Stopped(asked) => {
             fronts.stop().await;
             is_clean = close(doors, volume, false).await;
+            let mut result = Ok(());
             if !is_clean {
+                result = Err(not_flushed(is_fenced(doors, volume).await));
                 close(doors, volume, true).await;
             }
-            (asked, Ok(()))
+            (asked, result)
         }
         End::Forced(asked) => {
             fronts.cut_off().await;
@@ -308,12 +305,12 @@ async fn finish(
             (None, Err(refusal.hint("mount the volume again if it is still yours")))
         }
     };
-    if doors.timeout(LEAVE_MAX, manager.leave(is_clean)).await.is_err() {
+    if doors.timeout(LEAVE_TIME_MAX, manager.leave(is_clean)).await.is_err() {
         tracing::info!("the manager does not answer at the end");
     }
     remove_running_files(home);
     if let Some(asked) = asked {
-        let _ = asked.answer.send(ClientAnswerLine::Done);
+        let _ = asked.answer.send(last_line(&result));
         drop(asked.answer);
         let mut sent = asked.sent;
         let _ = doors.timeout(ANSWER_MAX, async { while sent.next().await.is_some() {} }).await;
@@ -322,9 +319,48 @@ async fn finish(
     result
 }
 
+/// W1: "done" says that everything is flushed.
+fn last_line(result: &Result<(), Refusal>) -> ClientAnswerLine {
+    match result {
+        Ok(()) => ClientAnswerLine::Done,
+        Err(refusal) => ClientAnswerLine::Refused { refusal: refusal.clone() },
+    }
+}
+
+/// Why an end that was meant to be in order was not.
+fn not_flushed(is_fenced: bool) -> Refusal {
+    if is_fenced {
+        return Refusal::new(ErrorKind::StaleEpoch, "the volume was taken over by a newer epoch while it was being closed");
+    }
+    let what = "the client has ended, but what was written last could not be flushed: a lender did not confirm it";
+    Refusal::new(ErrorKind::LenderUnreachable, what)
+        .hint("mount it again to see what is there; sublet unmount --force gives up what was not flushed")
+}
+
+/// A fenced engine refuses even to read nothing.
+async fn is_fenced(doors: &RealDoors, volume: &Engine) -> bool {
+    let probe = doors.timeout(PROBE_TIME_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
+    matches!(probe, Ok((Err(error), _)) if error.kind == VolumeErrorKind::Fenced)
+}
+
 fn remove_running_files(home: &MountHome) {
     // The record of the block device stays if the device is still there: a later clean-up needs it.
     for name in RUNNING_FILES.iter().filter(|name| **name != "device.json") {
         remove_file(&home.dir().join(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w1_a_client_that_could_not_flush_at_its_end_refuses_instead_of_saying_that_it_is_done() {
+        assert_eq!(last_line(&Ok(())), ClientAnswerLine::Done);
+        let ClientAnswerLine::Refused { refusal } = last_line(&Err(not_flushed(false))) else { panic!("not done") };
+        assert_eq!(refusal.kind, ErrorKind::LenderUnreachable);
+        assert!(refusal.hint.contains("--force"), "{refusal}");
+        let ClientAnswerLine::Refused { refusal } = last_line(&Err(not_flushed(true))) else { panic!("not done") };
+        assert_eq!(refusal.kind, ErrorKind::StaleEpoch, "then it is another's, and nothing is left to be flushed");
     }
 }

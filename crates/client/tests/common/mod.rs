@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ pub struct MemoryDevice {
     read_only: bool,
     turn: Cell<u64>,
     pub flushes: Cell<u64>,
+    /// Writes that had to be durable before their answer.
+    pub durable_writes: Arc<AtomicU64>,
     /// Requests are never answered.
     pub hangs: Cell<bool>,
 }
@@ -36,6 +40,7 @@ impl MemoryDevice {
             read_only,
             turn: Cell::new(0),
             flushes: Cell::new(0),
+            durable_writes: Arc::default(),
             hangs: Cell::new(false),
         }
     }
@@ -66,8 +71,9 @@ impl BlockDevice for MemoryDevice {
         buffer[range].copy_from_slice(&self.bytes.borrow()[at..at + length]);
         (Ok(()), buffer)
     }
-    async fn write(&self, offset: u64, data: Chunk, _fua: bool) -> Result<(), DeviceError> {
+    async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), DeviceError> {
         self.pause().await;
+        self.durable_writes.fetch_add(fua.into(), Ordering::Relaxed);
         let at = offset as usize;
         self.bytes.borrow_mut()[at..at + data.len()].copy_from_slice(&data);
         Ok(())

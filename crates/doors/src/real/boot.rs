@@ -2,21 +2,26 @@
 
 use std::io;
 
-/// Names the variable that replaces the kernel's boot id. For tests of what a reboot would do, and for nothing else.
+/// Names the variable that makes this boot look like another one. For tests of what a reboot would do, and for nothing else.
 const BOOT_ID_VARIABLE: &str = "SUBLET_BOOT_ID";
 
-/// The kernel's boot id (`/proc/sys/kernel/random/boot_id`), or what `SUBLET_BOOT_ID` says in tests. Never a number that
+/// The kernel's boot id (`/proc/sys/kernel/random/boot_id`), mixed with what `SUBLET_BOOT_ID` says in tests. Never a number that
 /// stands for "not known": two boots that are not known would look like the same one, and hide a loss (W5).
 ///
 /// # Errors
-/// If it cannot be read, or is not 128 bits in hexadecimal digits (with or without hyphens).
+/// If it cannot be read, or one of the two is not 128 bits in hexadecimal digits (with or without hyphens).
 pub fn boot_id() -> io::Result<u128> {
-    let text = match std::env::var_os(BOOT_ID_VARIABLE) {
-        Some(text) => text.to_string_lossy().into_owned(),
-        None => std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_err(|e| io::Error::new(e.kind(), format!("the kernel's boot id cannot be read: {e}")))?,
-    };
-    parse(text.trim())
+    let kernels = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(|e| io::Error::new(e.kind(), format!("the kernel's boot id cannot be read: {e}")))?;
+    let kernels = parse(kernels.trim())?;
+    let Some(text) = std::env::var_os(BOOT_ID_VARIABLE) else { return Ok(kernels) };
+    tracing::warn!(value = %text.to_string_lossy(), "{BOOT_ID_VARIABLE} is set: that is for tests of what a reboot does");
+    Ok(combine(kernels, parse(text.to_string_lossy().trim())?))
+}
+
+/// The variable can make one boot look like several, never several like one (W5): it is added to what the kernel says.
+const fn combine(kernels: u128, variable: u128) -> u128 {
+    kernels ^ variable
 }
 
 fn parse(text: &str) -> io::Result<u128> {
@@ -31,6 +36,16 @@ fn parse(text: &str) -> io::Result<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn w5_the_variable_never_hides_a_reboot() {
+        let (kernel, rebooted) = (0x1234, 0x5678);
+        for variable in [0, 1, 0x1234, u128::MAX] {
+            assert_ne!(combine(kernel, variable), combine(rebooted, variable), "a real reboot is seen");
+            assert_eq!(combine(kernel, variable), combine(kernel, variable), "a restart is none");
+            assert_ne!(combine(kernel, variable), combine(kernel, variable ^ 1), "another value is one");
+        }
+    }
 
     #[test]
     fn the_kernels_boot_id_is_read_and_what_is_none_is_refused() {

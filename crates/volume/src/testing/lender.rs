@@ -96,6 +96,8 @@ pub(crate) struct Lender {
     /// So many reads more are damaged.
     pub(crate) flips: Cell<usize>,
     pub(crate) lie: Cell<Option<Lie>>,
+    /// The protocol version that it says it speaks.
+    pub(crate) version: Cell<u8>,
     /// So many writes or flushes more fail.
     pub(crate) io_errors: Cell<usize>,
     /// So many writes more are carried out, but the connection breaks before the answer.
@@ -134,6 +136,7 @@ impl Lender {
             write_delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
             lie: Cell::new(None),
+            version: Cell::new(PROTOCOL_VERSION),
             io_errors: Cell::new(0),
             swallow: Cell::new(0),
             late: Cell::new(0),
@@ -337,7 +340,7 @@ impl Lender {
     fn carry_out(&self, frame: &RequestFrame, payload: &[u8]) -> Result<(Vec<u8>, u32), (Status, &'static str)> {
         if frame.op == Op::Hello {
             let reply = HelloReply {
-                version: PROTOCOL_VERSION,
+                version: self.version.get(),
                 features: 0,
                 server: self.server,
                 nonce: 0,
@@ -368,7 +371,9 @@ impl Lender {
             }
             slice.session = open.session.0;
             slice.mode = open.mode;
-            slice.label.unclean |= slice.label.open_epoch.is_some_and(|epoch| epoch != open.epoch.number);
+            // A client that knows nothing of an opening before is another process than the one that left it open.
+            let anew = open.mode == OpenMode::InSync && open.known_open.to_u128() == 0;
+            slice.label.unclean |= slice.label.open_epoch.is_some_and(|epoch| epoch != open.epoch.number || anew);
             slice.label.open_epoch = Some(open.epoch.number);
             self.note(&format!("open {:?}", open.mode));
             let reply = OpenReply {

@@ -61,6 +61,24 @@ fn f4_a_manager_that_knows_a_newer_epoch_stops_the_client() {
 }
 
 #[test]
+fn f4_a_newer_epoch_that_the_managers_answer_to_a_report_tells_stops_the_engine_and_nothing_is_proposed() {
+    MemDoors::run(4, |doors| async move {
+        let world = World::new(&doors, &[65536], 2);
+        let volume = world.open().await;
+        write(&volume, 0, &[1; 4096]).await.unwrap();
+        // A lender is lost just then: it would be proposed to be left out.
+        world.lenders[1].stop();
+        volume.fence("epoch 2 rules");
+        assert_eq!(kind(read(&volume, 0, 10).await), VolumeErrorKind::Fenced);
+        assert_eq!(kind(write(&volume, 0, &[2; 4096]).await), VolumeErrorKind::Fenced);
+        world.sleep(60.0).await;
+        assert_eq!(world.event(0, "manager"), None, "{:?}", world.history.borrow());
+        assert!(world.lenders.iter().all(|l| l.connections.get() == 0), "no connection is left");
+        assert!(volume.status().reason.contains("epoch 2 rules"));
+    });
+}
+
+#[test]
 fn a_stale_epoch_at_opening_is_told() {
     MemDoors::run(3, |doors| async move {
         let world = World::new(&doors, &[65536], 2);

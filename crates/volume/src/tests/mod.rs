@@ -11,4 +11,5 @@ mod resync;
 mod scrub;
 mod search;
 mod shipped;
+mod versions;
 mod work;

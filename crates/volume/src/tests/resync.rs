@@ -137,6 +137,34 @@ fn after_an_unclean_close_only_the_source_is_read_until_the_legs_are_equal() {
 }
 
 #[test]
+fn h3_w5_a_client_started_again_with_the_same_epoch_makes_the_legs_equal_and_claims_no_exact_ranges_before() {
+    MemDoors::run(9, |doors| async move {
+        let world = crashed(&doors, SIZE, 3);
+        for lender in &world.lenders {
+            lender.slices.borrow_mut().values_mut().next().unwrap().label.open_epoch = Some(world.info.epoch.number);
+            lender.delay.set(Duration::from_millis(20));
+        }
+        let volume = world.open().await;
+        // A leg that leaves now lacks what the killed process wrote to the others.
+        world.lenders[1].stop();
+        write(&volume, 0, &[1; 4096]).await.unwrap();
+        let lacks = |lender: usize| {
+            let slices = world.lenders[lender].slices.borrow();
+            slices.values().next().unwrap().regions.maps.get(&1).is_some_and(|map| map.bits.get(&0) == Some(&u64::MAX))
+        };
+        assert!(lacks(0) && lacks(2));
+        for _ in 0..50 {
+            assert_eq!(read(&volume, 8192, 4096).await.unwrap(), [10; 4096]);
+        }
+        world.lenders[1].start();
+        world.until(60, "all is well", || volume.status().reason.is_empty()).await;
+        world.until(60, "the labels say so", || world.lenders.iter().all(|l| !l.label().unclean)).await;
+        world.assert_same(0, 1);
+        world.assert_same(0, 2);
+    });
+}
+
+#[test]
 fn a_source_that_is_lost_before_the_legs_are_equal_is_waited_for() {
     MemDoors::run(10, |doors| async move {
         let world = crashed(&doors, 4 * SIZE, 2);
