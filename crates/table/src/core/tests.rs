@@ -4,6 +4,7 @@ mod background;
 mod behind;
 mod crash;
 mod faults;
+mod forgotten;
 mod large;
 mod lending;
 mod replace;

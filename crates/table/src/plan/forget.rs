@@ -102,7 +102,13 @@ fn forsake(table: &Table, volume: &VolumeRow, server: &ServerRow, context: &mut 
     for segment in &mut next.segments {
         let before = segment.legs.len();
         segment.legs.retain(|leg| !is_lost(table, leg.area, server.id));
-        if segment.legs.len() < before && segment.legs.iter().any(|leg| leg.in_sync) {
+        if segment.legs.len() == before {
+            continue;
+        }
+        // S3: lenders keep their missed maps by the number of the leg, and the legs behind the lost one have another number now.
+        // Such a map would tell of another copy, so a stale one is copied whole.
+        segment.legs.iter_mut().for_each(|leg| leg.stale_since = None);
+        if segment.legs.iter().any(|leg| leg.in_sync) {
             segment.generation = segment.issue((context.random)());
             segment.pending = None;
             segment.last = None;
