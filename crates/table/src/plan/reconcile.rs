@@ -9,7 +9,7 @@ use sublet_types::{AreaId, Epoch, ServerId, SliceId, VolumeId};
 
 use super::{background, distrust, layout, mount, wipe};
 use crate::change::Change;
-use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, Stranger, VolumeRow};
+use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, Stranger, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// Plans what a report of all areas of a server changes. `elsewhere` says whether another server that is up serves that area.
@@ -211,10 +211,15 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
     leases
 }
 
-/// The wipes that a server has to do.
-pub fn wipes(table: &Table, server: ServerId) -> Vec<Order> {
+/// The wipes that a server has to do, once it has told of its labels. What they know better is left alone (L5).
+pub fn wipes(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaReport>) -> Vec<Order> {
     let online = |area: &AreaId| table.areas.get(area).is_some_and(|row| row.server == server && row.offline.is_none());
-    table.wipes.values().filter(|row| online(&row.area) && !wipe::is_held(table, row)).map(wipe::order).collect()
+    let is_told = |row: &WipeRow| {
+        let label = wipe::told(reports, row.area, row.slice);
+        reports.contains_key(&row.area) && !label.is_some_and(|label| wipe::is_refuted(row.epoch, label))
+    };
+    let due = |row: &&WipeRow| online(&row.area) && !wipe::is_held(table, row) && is_told(row);
+    table.wipes.values().filter(due).map(wipe::order).collect()
 }
 
 /// `reported` is what the label has of the slice, if the server has reported.

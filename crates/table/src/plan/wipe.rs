@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use sublet_api::order::Order;
-use sublet_types::{SliceId, VolumeId};
+use sublet_api::server::{AreaReport, SliceReport};
+use sublet_types::{AreaId, Epoch, SliceId, VolumeId};
 
 use crate::change::Change;
 use crate::records::{Key, VolumeRow, WipeRow};
@@ -12,6 +13,19 @@ use crate::table::Table;
 /// The order that wipes one slice.
 pub fn order(row: &WipeRow) -> Order {
     Order::WipeSlice { slice: row.slice, area: row.area, epoch: row.epoch, drop: row.drop }
+}
+
+/// Whether a label proves that a wipe with this epoch was decided by a table that was behind it (L5). The epoch of a wipe is above
+/// all that its volume was ever given, so a slice with a newer one was lent again after that, by somebody who knew better. A
+/// label that is wiping already agrees, whatever its epoch is.
+pub fn is_refuted(epoch: Epoch, label: &SliceReport) -> bool {
+    let told = label.epoch;
+    !label.wiping && (told.number > epoch.number || (told.number > 0 && told.is_split_from(epoch)))
+}
+
+/// What the label of a slice's area says of it, if it was reported.
+pub fn told<'a>(reports: &'a BTreeMap<AreaId, AreaReport>, area: AreaId, slice: SliceId) -> Option<&'a SliceReport> {
+    reports.get(&area)?.slices.iter().find(|row| row.facts.slice == slice)
 }
 
 /// Whether the holder of an epoch may still have a session at the slice: then it is not fenced yet (F4).

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sublet_api::server::{AreaReport, Tombstone};
-use sublet_types::{Epoch, Name, ServerId, SliceId, VolumeId};
+use sublet_api::server::{AreaReport, SliceReport, Tombstone};
+use sublet_types::{AreaId, Epoch, Name, ServerId, SliceId, VolumeId};
 
-use super::super::Context;
+use super::super::{Context, wipe};
 use crate::change::Change;
 use crate::records::{Key, ROW_VERSION, Row, VolumeRow, WipeRow};
 use crate::table::Table;
@@ -20,7 +20,8 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
     let mut sheds: BTreeMap<VolumeId, VolumeRow> = BTreeMap::new();
     let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for stone in stones {
-        if table.wipes.contains_key(&stone.slice) {
+        let label = label_of(reports, stone.area, stone.slice);
+        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| wipe::is_refuted(stone.epoch, label)) {
             continue;
         }
         let owner = table.volumes.get(&stone.volume).filter(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
@@ -42,7 +43,7 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
         }
     }
     for row in table.wipes.values() {
-        meet(reports, row, context, &mut change);
+        meet(reports, row, is_reconciling, &mut change);
     }
     change
 }
@@ -108,16 +109,34 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
     }));
 }
 
-/// A label shows a slice that is to be wiped: where it lies is known now, and its epoch must be above the label's (F1).
-fn meet(reports: &[(ServerId, &AreaReport)], row: &WipeRow, context: &mut Context<'_>, change: &mut Change) {
-    let in_area = reports.iter().filter(|(_, report)| report.area == row.area);
-    let Some(slice) = in_area.flat_map(|(_, report)| &report.slices).find(|slice| slice.facts.slice == row.slice) else {
+/// What the label of a slice's area says of it, if it was reported.
+fn label_of<'a>(reports: &[(ServerId, &'a AreaReport)], area: AreaId, slice: SliceId) -> Option<&'a SliceReport> {
+    let in_area = reports.iter().filter(|(_, report)| report.area == area);
+    in_area.flat_map(|(_, report)| &report.slices).find(|row| row.facts.slice == slice)
+}
+
+/// A label shows a slice that is to be wiped: where it lies is known now. If the label proves that whoever decided the wipe was
+/// behind it, nothing is wiped there; while the table is reconciled the wipe is given up, and the slice is taken over (L5).
+fn meet(reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool, change: &mut Change) {
+    let Some(slice) = label_of(reports, row.area, row.slice) else { return };
+    if wipe::is_refuted(row.epoch, slice) {
+        let what = format!("its slice {} was to be wiped, but its label is ahead of that", row.slice.short());
+        if is_reconciling {
+            change.delete(Key::Wipe(row.slice));
+            change.event(row.name.as_str(), format!("{what}: it is not"));
+        } else {
+            let text = format!(
+                "{what}, and it is left alone; the table may have been restored from an older copy: \
+                 `sublet manager rebuild --reconcile`"
+            );
+            change.warning(row.name.as_str(), text);
+        }
         return;
-    };
+    }
     let mut next = WipeRow { offset: slice.facts.offset, length: slice.facts.length, ..row.clone() };
-    let is_older = slice.epoch.number > row.epoch.number || (slice.epoch.number > 0 && slice.epoch.is_split_from(row.epoch));
-    if is_older && row.drop {
-        next.epoch = Epoch { number: slice.epoch.number + 1, random: (context.random)() };
+    if slice.epoch.number > row.epoch.number {
+        // It is being wiped with that epoch.
+        next.epoch = slice.epoch;
     }
     if next != *row {
         change.put(Row::Wipe(next));
@@ -132,11 +151,16 @@ pub fn wanted(table: &Table, is_there: impl Fn(&WipeRow) -> bool) -> Vec<Tombsto
 }
 
 /// Tombstones of a label that have done their duty: the slice is wiped. `is_gone` says that its area's label is there, and does
-/// not have it.
-pub fn spent(table: &Table, kept: &[Tombstone], is_gone: impl Fn(&Tombstone) -> bool) -> Vec<SliceId> {
+/// not have it; `is_refuted`, that its label proves that it should never have been written.
+pub fn spent(
+    table: &Table,
+    kept: &[Tombstone],
+    is_gone: impl Fn(&Tombstone) -> bool,
+    is_refuted: impl Fn(&Tombstone) -> bool,
+) -> Vec<SliceId> {
     let done = |stone: &&Tombstone| {
         let is_live = table.volumes.get(&stone.volume).is_some_and(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
-        !table.wipes.contains_key(&stone.slice) && !is_live && is_gone(stone)
+        !table.wipes.contains_key(&stone.slice) && ((!is_live && is_gone(stone)) || is_refuted(stone))
     };
     kept.iter().filter(done).map(|stone| stone.slice).collect()
 }
