@@ -2,6 +2,7 @@
 
 mod background;
 mod behind;
+mod behind_borrowers;
 mod behind_wipes;
 mod crash;
 mod faults;
