@@ -3,6 +3,7 @@
 mod background;
 mod behind;
 mod behind_borrowers;
+mod behind_generations;
 mod behind_wipes;
 mod crash;
 mod faults;

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sublet_api::order::Order;
+use sublet_api::order::{Order, SliceFacts};
 use sublet_api::server::{AreaReport, SliceReport};
 use sublet_types::{AreaId, Epoch, ServerId, SliceId, VolumeId};
 
 use super::{background, distrust, layout, mount, wipe};
 use crate::change::Change;
-use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, Stranger, VolumeRow, WipeRow};
+use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, SegmentRow, Stranger, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// Plans what a report of all areas of a server changes. `elsewhere` says whether another server that is up serves that area.
@@ -166,6 +166,12 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
                 frozen = Some(format!("the label of area {} has epoch {}, the table {}", area.name, slice.epoch, volume.epoch));
             } else if told.number > issued {
                 frozen = Some(format!("the label of area {} has generation {told}, the table issued {issued}", area.name));
+            } else if is_unheard_of(segment, &slice.facts) {
+                let here = segment.generation;
+                frozen = Some(format!(
+                    "the label of area {} has generation {told} without a copy that is in sync by the table (generation {here})",
+                    area.name
+                ));
             } else if told.is_split_from(segment.generation) {
                 // A number is never issued twice: one of the two was issued by a table that did not know of the other.
                 let here = segment.generation;
@@ -179,6 +185,17 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
             change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
         }
     }
+}
+
+/// Whether a label tells of a copy that has left, and the table has not committed that: a table that was rebuilt issues numbers far
+/// above those of the labels, so that the number alone does not show that it is behind (R1). A copy that returns is in its label
+/// before that is committed (S5), but then no other one is missing there.
+fn is_unheard_of(segment: &SegmentRow, told: &SliceFacts) -> bool {
+    let is_pending = segment.pending.as_ref().is_some_and(|pending| pending.generation == told.generation);
+    let mut legs = segment.legs.iter().zip(0usize..).filter(|(leg, _)| leg.in_sync);
+    told.generation.number > segment.generation.number
+        && !is_pending
+        && legs.any(|(_, number)| told.in_sync.get(number) != Some(&true))
 }
 
 /// What a server has to be told, apart from tasks: the present epoch of slices that do not have it (F3), names, wipes.
