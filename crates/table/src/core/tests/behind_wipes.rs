@@ -87,3 +87,18 @@ fn l5_a_manager_that_has_just_started_gives_nothing_up_before_its_lenders_have_t
     assert!(refusal.message.contains("server-a"), "{refusal}");
     pool.done(set_way(3, "v", Way::Single, &[]));
 }
+
+#[test]
+fn f1_an_epoch_that_fenced_former_slices_is_given_to_nobody_else() {
+    let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
+    pool.done(create(1, "v", Way::Divided, &[("a1", Some(R))]));
+    let borrower = pool.id(E);
+    pool.done(set_way(2, "v", Way::Single, &[]));
+    let wiped = pool.servers[0].log.iter().find_map(|order| match order {
+        Order::WipeSlice { epoch, .. } => Some(epoch.number),
+        _ => None,
+    });
+    pool.done(borrow(3, borrower, Some("v"), None, None));
+    assert!(volume(&pool).epoch.number > wiped.unwrap(), "{} {wiped:?}", volume(&pool).epoch);
+    pool.mounted(mount(4, borrower, "v"));
+}
