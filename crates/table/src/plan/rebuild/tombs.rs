@@ -31,6 +31,10 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
                 sheds.insert(volume.id, shed_slice(shed, stone, context, &mut change));
             }
             Some(volume) => freeze(volume, &mut change),
+            // The table is older than the deletion of a volume that it has.
+            None if stone.slice == wipe::whole_slice(stone.volume) && table.volumes.contains_key(&stone.volume) => {
+                table.volumes.get(&stone.volume).into_iter().for_each(|volume| freeze(volume, &mut change));
+            }
             None => enter(table, reports, (stone, is_reconciling), &mut change),
         }
     }
@@ -42,10 +46,37 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
             change.put(Row::Volume(Box::new(volume)));
         }
     }
+    for (_, report) in reports {
+        leftovers(table, report, context, &mut change);
+    }
     for row in table.wipes.values() {
         meet(reports, row, is_reconciling, &mut change);
     }
     change
+}
+
+/// Slices of a deleted volume that were not there when it was deleted (R2), and those of whose wipe only the key is left (P2).
+fn leftovers(table: &Table, report: &AreaReport, context: &mut Context<'_>, change: &mut Change) {
+    for label in &report.slices {
+        let (slice, volume) = (label.facts.slice, label.facts.volume);
+        let stone = table.wipes.get(&wipe::whole_slice(volume)).filter(|_| !table.volumes.contains_key(&volume));
+        let is_live = table.volumes.get(&volume).is_some_and(|row| row.legs().any(|(_, leg)| leg.slice == slice));
+        if table.wipes.contains_key(&slice) || is_live {
+            continue;
+        }
+        let epoch = match stone {
+            // The rest of the volume was deleted by a table that knew less than this label (L5).
+            Some(stone) if wipe::is_refuted(stone.epoch, label) => continue,
+            Some(stone) => stone.epoch,
+            None if table.lost_wipes.contains(&slice) && !label.admitted => {
+                Epoch { number: label.epoch.number + 1, random: (context.random)() }
+            }
+            None => continue,
+        };
+        let row = wipe::found(report, label, epoch);
+        change.event(row.name.as_str(), format!("deleted before: its slice in area {} is to be wiped", report.name));
+        change.put(Row::Wipe(row));
+    }
 }
 
 /// The table had the slice still: it is wiped, and what the volume is without it is seen from the other labels.
@@ -84,6 +115,7 @@ fn freeze(volume: &VolumeRow, change: &mut Change) {
 fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt): (&Tombstone, bool), change: &mut Change) {
     let report = reports.iter().find(|(_, report)| report.area == stone.area).map(|(_, report)| *report);
     let slice = report.and_then(|report| report.slices.iter().find(|slice| slice.facts.slice == stone.slice));
+    let is_whole = stone.slice == wipe::whole_slice(stone.volume);
     // Its label is there and does not have it: it has been wiped, and the tombstone is dropped. Its label is not there: a table
     // that was not lost would know of the wipe.
     if slice.is_none() && (report.is_some() || !is_rebuilt) {
@@ -92,7 +124,8 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
     let name = slice.map_or_else(Name::unknown, |slice| slice.facts.volume_name.clone());
     let (offset, length) = slice.map_or((0, 0), |slice| (slice.facts.offset, slice.facts.length));
     let area = table.areas.get(&stone.area).map_or_else(|| stone.area.short(), |row| row.name.to_string());
-    change.event(name.as_str(), format!("deleted before: its slice in area {area} is to be wiped"));
+    let what = if is_whole { "all that shows up of it".to_owned() } else { format!("its slice in area {area}") };
+    change.event(name.as_str(), format!("deleted before: {what} is to be wiped"));
     change.put(Row::Wipe(WipeRow {
         version: ROW_VERSION,
         slice: stone.slice,
