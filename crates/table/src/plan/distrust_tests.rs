@@ -205,6 +205,28 @@ fn l2_two_areas_of_one_volume_that_are_quarantined_at_once_are_both_copied_as_a_
     assert_eq!([1, 2, 3].map(in_sync), [Some(false), Some(false), Some(true)]);
 }
 
+#[test]
+fn f3_a_lender_that_returns_to_a_volume_that_is_frozen_and_was_unmounted_by_force_is_fenced() {
+    let mut pool = pool();
+    let c = pool.id(2);
+    let mounting = pool.mounted(mount(3, c, "pair"));
+    let at_a = mounting.segments[0].legs.iter().position(|leg| leg.area_name == name("a1")).unwrap();
+    // b is the only one in sync, and is away; a is not trusted.
+    pool.change_leg(&mounting, at_a, mounting.segments[0].generation, LegChange::Stale);
+    pool.lose(1);
+    pool.done(force_unmount(4, "pair"));
+    let epoch = pool.core.table().volume("pair").unwrap().epoch;
+    let area_b = *pool.server(1).areas.keys().next().unwrap();
+    area(&mut pool, 1).sequence = 1;
+    pool.revive(1);
+    pool.pass(6000);
+    let row = pool.core.table().volume("pair").unwrap();
+    assert!(row.frozen.as_ref().unwrap().contains("area accept b1"), "{:?}", row.frozen);
+    let slices = &pool.servers[1].areas[&area_b].slices;
+    let pair = slices.values().find(|slice| slice.facts.volume_name == name("pair")).unwrap();
+    assert_eq!((pair.admitted, pair.epoch), (false, epoch));
+}
+
 fn forget(pool: &mut Pool, server: &str, confirm: bool) -> Result<ForgetView, sublet_api::Refusal> {
     match pool.ask(Request::ForgetServer { server: server.to_owned(), forget: Forget { confirm } }) {
         Response::Forget(view) => Ok(*view),

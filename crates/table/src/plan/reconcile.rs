@@ -207,7 +207,11 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
             report.iter().flat_map(|report| &report.slices).map(|slice| (slice.facts.slice, slice)).collect();
         // Nothing at all is known of a server that has not reported yet.
         let reported = |slice: SliceId| report.map(|_| slices.get(&slice).copied());
-        for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none() && volume.frozen.is_none()) {
+        for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none()) {
+            if volume.frozen.is_some() {
+                leases.extend(leftovers(table, volume, area.id, &slices));
+                continue;
+            }
             for (index, segment) in volume.segments.iter().enumerate() {
                 for (leg, row) in segment.legs.iter().enumerate().filter(|(_, row)| row.area == area.id) {
                     if row.fresh {
@@ -226,6 +230,25 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
     }
     leases.append(&mut rest);
     leases
+}
+
+/// `Fence` for what is left of leases of a frozen volume that was unmounted by force while a lender was away (F3). Where it is
+/// frozen because its labels know better, the table's epoch is none that they should get (L5).
+fn leftovers<'a>(
+    table: &'a Table,
+    volume: &'a VolumeRow,
+    area: AreaId,
+    slices: &'a BTreeMap<SliceId, &SliceReport>,
+) -> impl Iterator<Item = Order> + 'a {
+    let is_behind = volume.unsettled || volume.frozen.as_ref().is_some_and(|reason| reason.contains("reconcile"));
+    let is_closed = volume.lease.is_none() && volume.work.background.is_none() && !is_behind;
+    let legs = volume.legs().map(|(_, leg)| leg).filter(move |leg| is_closed && leg.area == area && !leg.fresh);
+    let epoch = volume.epoch;
+    let is_left = move |slice: SliceId| {
+        slices.get(&slice).is_some_and(|label| label.admitted && label.epoch.number < epoch.number && !label.wiping)
+    };
+    let left = legs.filter(move |leg| !table.wipes.contains_key(&leg.slice) && is_left(leg.slice));
+    left.map(move |leg| Order::Fence { slice: leg.slice, area, epoch })
 }
 
 /// The wipes that a server has to do, once it has told of its labels. What they know better is left alone (L5).
