@@ -47,3 +47,51 @@ fn s3_a_copy_that_gets_another_number_is_not_copied_by_the_map_of_the_copy_that_
     // The map of leg 1 at server-a says what the copy at server-b missed.
     assert_eq!(legs[1].stale_since, None);
 }
+
+fn losses(view: &ForgetView) -> Vec<(String, u64, usize)> {
+    view.losses.iter().map(|loss| (loss.volume.to_string(), loss.bytes, loss.copies)).collect()
+}
+
+#[test]
+fn p2_before_a_server_is_forgotten_everything_is_named_that_may_go_with_it() {
+    let mut pool = copies(2);
+    let borrower = pool.id(E);
+    pool.done(crate::core::testing::borrow(5, borrower, Some("w"), Some(2 * R), Some(Way::Divided)));
+    let unknown = pool.volume_id("w");
+    let at = pool.core.table().lender(pool.core.table().volumes[&unknown].segments[0].legs[0].area).unwrap();
+    assert_eq!(at, pool.id(0));
+    pool.pass(1000);
+    // A table that knows nothing of `w`, while a1's label does.
+    let mut backup = pool.backup();
+    backup.rows.retain(|row| row.key != format!("volume/{unknown}"));
+    pool.restore(&backup);
+    pool.pass(6000);
+    pool.lose(0);
+    let view = forget(&mut pool, "server-a", false).unwrap();
+    let stranger = format!("volume-{}", unknown.short());
+    assert_eq!(losses(&view), [("v".to_owned(), 0, 1), (stranger, 2 * R, 0)]);
+}
+
+#[test]
+fn r1_copies_that_a_rebuild_has_not_seen_may_go_with_any_server() {
+    let mut pool = copies(2);
+    pool.kill(1);
+    pool.lose_table();
+    pool.ask(Request::Rebuild(sublet_api::rebuild::Rebuild::default()));
+    pool.pass(6000);
+    pool.lose(2);
+    let view = forget(&mut pool, "server-c", false).unwrap();
+    assert_eq!(losses(&view), [("v".to_owned(), 0, 1)]);
+}
+
+#[test]
+fn p2_no_server_is_forgotten_while_it_is_not_known_where_a_copy_lies() {
+    let mut pool = copies(2);
+    pool.kill(1);
+    let area = pool.core.table().volume("v").unwrap().segments[0].legs[1].area;
+    pool.store.overwrite(&format!("area/{area}"), b"garbage");
+    pool.restart_manager();
+    pool.pass(20_000);
+    let refusal = forget(&mut pool, "server-b", true).unwrap_err();
+    assert!(refusal.message.contains("copies of v lie in areas that are not in the table"), "{refusal}");
+}
