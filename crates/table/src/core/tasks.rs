@@ -77,8 +77,7 @@ impl<S: Store> Core<S> {
     fn check_told(&self, volume: &str) -> Result<(), Refusal> {
         let volume = self.table.volume(volume)?;
         let lenders = volume.legs().filter_map(|(_, leg)| self.table.lender(leg.area));
-        let silent: Vec<String> =
-            lenders.filter(|id| self.peers.may_tell(*id)).map(|id| self.table.server_name(id)).collect();
+        let silent: Vec<String> = lenders.filter(|id| self.peers.may_tell(*id)).map(|id| self.table.server_name(id)).collect();
         if silent.is_empty() {
             return Ok(());
         }

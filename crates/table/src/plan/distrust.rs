@@ -20,7 +20,8 @@ pub fn broken_history(known: &AreaRow, report: &AreaReport) -> Option<String> {
             .then(|| format!("its label went back from change {last} to change {sequence}: it was rolled back"));
     }
     if !report.history.contains(&before) {
-        let text = "its label does not continue the opening that was last seen: it was restored from a copy, rolled back or cloned";
+        let text =
+            "its label does not continue the opening that was last seen: it was restored from a copy, rolled back or cloned";
         return Some(text.to_owned());
     }
     // An opening is a change of the label, and sequences only rise: it continues an older state of what was last seen.

@@ -86,7 +86,8 @@ fn check_areas(table: &Table) -> Result<(), Refusal> {
     if volumes.is_empty() {
         return Ok(());
     }
-    let text = format!("copies of {} lie in areas that are not in the table: what goes with the server is not known", listed(volumes));
+    let text =
+        format!("copies of {} lie in areas that are not in the table: what goes with the server is not known", listed(volumes));
     Err(conflict(text, "start the servers that have those areas, so that they are registered again; see `sublet manager check`"))
 }
 
@@ -156,6 +157,7 @@ fn forsake(table: &Table, volume: &VolumeRow, server: &ServerRow, context: &mut 
         if segment.legs.len() == before {
             continue;
         }
+        next.copies = next.copies.max(u32::try_from(before).unwrap_or_default());
         // S3: lenders keep their missed maps by the number of the leg, and the legs behind the lost one have another number now.
         // Such a map would tell of another copy, so a stale one is copied whole.
         segment.legs.iter_mut().for_each(|leg| leg.stale_since = None);

@@ -58,6 +58,7 @@ pub fn volume(
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),
+        copies: 0,
         work: WorkRow::default(),
     }
 }

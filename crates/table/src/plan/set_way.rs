@@ -42,6 +42,7 @@ pub fn plan(table: &Table, volume: &str, command: &SetWay, context: &mut Context
     // What was going on was for the former slices; their wipes fence it.
     next.work.background = None;
     next.work.unclean = false;
+    next.copies = 0;
     // Nobody has ever had the new slices: there is no older client to be fenced there.
     let epoch = next.epoch.number;
     next.segments.iter_mut().flat_map(|segment| &mut segment.legs).for_each(|leg| leg.confirmed = epoch);

@@ -1,11 +1,11 @@
 //! What becomes of volumes whose lender is gone for good (`server forget --lost`).
 
+use sublet_api::Refusal;
 use sublet_api::rebuild::{Forget, ForgetView};
 use sublet_api::request::{Borrow, LegChange, Request, Response};
-use sublet_api::Refusal;
 use sublet_types::Way;
 
-use crate::core::testing::{Pool, R, mount, name, task, unmount};
+use crate::core::testing::{Pool, R, mount, name, replace, task, unmount};
 
 /// The borrower.
 const E: usize = 4;
@@ -23,7 +23,8 @@ fn copies(count: u32) -> Pool {
     let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
     let server = pool.id(E);
     let way = Some(Way::Doubled);
-    let borrow = Borrow { task: task(1), server, name: Some(name("v")), size: Some(3 * R), way, copies: Some(count), local: false };
+    let borrow =
+        Borrow { task: task(1), server, name: Some(name("v")), size: Some(3 * R), way, copies: Some(count), local: false };
     pool.done(Request::Borrow(borrow));
     pool
 }
@@ -94,4 +95,50 @@ fn p2_no_server_is_forgotten_while_it_is_not_known_where_a_copy_lies() {
     pool.pass(20_000);
     let refusal = forget(&mut pool, "server-b", true).unwrap_err();
     assert!(refusal.message.contains("copies of v lie in areas that are not in the table"), "{refusal}");
+}
+
+fn areas(pool: &Pool) -> Vec<(String, bool)> {
+    let table = pool.core.table();
+    let volume = table.volume("v").unwrap();
+    volume.legs().map(|(_, leg)| (table.areas[&leg.area].name.to_string(), leg.in_sync)).collect()
+}
+
+#[test]
+fn s6_a_volume_gets_the_copies_again_that_were_given_up_with_a_server() {
+    for (count, accepted) in [(2, false), (3, false), (2, true)] {
+        let mut pool = copies(count);
+        let borrower = pool.id(E);
+        let epoch = pool.mounted(mount(2, borrower, "v")).epoch;
+        pool.done(unmount(3, borrower, "v", epoch));
+        if accepted {
+            pool.kill(1);
+            pool.lose_table();
+            pool.ask(Request::Rebuild(sublet_api::rebuild::Rebuild::default()));
+            pool.pass(6000);
+            let accept = sublet_api::rebuild::AcceptVolume { leg: "a1".to_owned(), stale: false };
+            pool.ask(Request::AcceptVolume { volume: "v".to_owned(), accept });
+            let finish = sublet_api::rebuild::Rebuild { finish: true, ..Default::default() };
+            pool.ask(Request::Rebuild(finish));
+        } else {
+            pool.lose(1);
+            assert!(forget(&mut pool, "server-b", true).unwrap().done);
+        }
+        assert_eq!(areas(&pool).len(), count as usize - 1);
+        // While it is mounted its client knows it by its copies: the new one waits.
+        let epoch = pool.mounted(mount(4, borrower, "v")).epoch;
+        pool.send(replace(5, "v", "server-b", None));
+        pool.pass(1000);
+        assert_eq!(areas(&pool).len(), count as usize - 1);
+        assert!(pool.refused(replace(6, "v", "server-b", None)).message.contains("being replaced already"));
+        pool.done(unmount(7, borrower, "v", epoch));
+        pool.pass(20_000);
+        let expected: Vec<(String, bool)> = match count {
+            2 => vec![("a1".to_owned(), true), ("c1".to_owned(), true)],
+            _ => vec![("a1".to_owned(), true), ("c1".to_owned(), true), ("d1".to_owned(), true)],
+        };
+        assert_eq!(areas(&pool), expected, "{count} {accepted}");
+        let mounting = pool.mounted(mount(8, borrower, "v"));
+        assert!(mounting.segments[0].legs.iter().all(|leg| leg.in_sync));
+        assert!(pool.refused(replace(9, "v", "server-b", None)).kind != sublet_api::ErrorKind::Internal, "there are enough now");
+    }
 }

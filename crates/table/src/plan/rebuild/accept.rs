@@ -95,6 +95,8 @@ pub fn plan(
         segment.generation = Generation::default();
         segment.generation = segment.issue((context.random)());
     }
+    let copies = segments.values().flat_map(BTreeMap::values).map(|one| one.slice.facts.legs).max();
+    next.copies = next.copies.max(copies.unwrap_or_default());
     next.absent = absent;
     next.unsettled = false;
     next.frozen = None;
