@@ -25,7 +25,7 @@ pub fn is_refuted(epoch: Epoch, label: &SliceReport) -> bool {
 }
 
 /// What the label of a slice's area says of it, if it was reported.
-pub fn told<'a>(reports: &'a BTreeMap<AreaId, AreaReport>, area: AreaId, slice: SliceId) -> Option<&'a SliceReport> {
+pub fn told(reports: &BTreeMap<AreaId, AreaReport>, area: AreaId, slice: SliceId) -> Option<&SliceReport> {
     reports.get(&area)?.slices.iter().find(|row| row.facts.slice == slice)
 }
 
