@@ -216,6 +216,7 @@ fn volume() -> VolumeRow {
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),
+        copies: 0,
         path: PathRow { state: PathState::Idle, since_ms: 0, reason: String::new() },
         work: WorkRow::default(),
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::records::{Row, RowError};
+use crate::records::{Key, Row, RowError};
 use crate::store::{Loaded, RawRow, RowOp, Store, StoreError};
 
 /// The version of the document that this software writes, and the highest that it reads.
@@ -59,10 +59,11 @@ pub fn write(loaded: &Loaded) -> Result<String, StoreError> {
     Ok(text + "\n")
 }
 
-/// Fills an empty store from a document; the answer is how many rows it has.
+/// Fills an empty store from a document; the answer is how many rows it has. A row that makes no sense is taken as it is: the
+/// manager keeps it aside when it starts, as it does with one that was damaged where it lay.
 ///
 /// # Errors
-/// If the document is of a newer version or holds rows of one, if a row cannot be read, or the store is not empty.
+/// If the document is of a newer version or holds rows of one, if the row of the pool cannot be read, or the store is not empty.
 pub fn read<S: Store>(text: &str, store: &mut S) -> Result<usize, StoreError> {
     #[derive(Deserialize)]
     struct Head {
@@ -91,15 +92,19 @@ pub fn read<S: Store>(text: &str, store: &mut S) -> Result<usize, StoreError> {
             (None, Some(text)) => unhex(text),
             _ => None,
         };
-        let json = json.ok_or_else(|| failed(format!("the row {} has no content", entry.key.escape_default())))?;
-        let raw = RawRow { key: entry.key, json };
-        // What was kept aside stays so.
-        if crate::core::damaged::kept_aside(&raw).is_none() {
-            Row::decode(&raw).map_err(|error: RowError| failed(format!("the row {} cannot be read: {error}", raw.key)))?;
+        let raw = RawRow { key: entry.key, json: json.unwrap_or_default() };
+        let is_pool = raw.key == Key::Pool.text();
+        match Row::decode(&raw) {
+            // What was kept aside stays so.
+            _ if crate::core::damaged::kept_aside(&raw).is_some() => {}
+            Err(error) if is_pool || matches!(error, RowError::Newer(_)) => {
+                return Err(failed(format!("the row {} cannot be read: {error}", raw.key.escape_default())));
+            }
+            _ => {}
         }
         ops.push(RowOp::Put(raw));
     }
-    store.commit(loaded.revision, &ops)?;
+    store.commit_as(loaded.revision, document.revision.max(loaded.revision + 1), &ops)?;
     Ok(ops.len())
 }
 
@@ -131,6 +136,18 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_row_is_taken_as_it_is_and_the_revision_goes_on() {
+        let text = r#"{"kind":"sublet table","version":1,"revision":77,"rows":[
+            {"key":"volume/1","row":{}},{"key":"wipe/2","bytes":"ff"},{"key":"task/3"}]}"#;
+        let mut store = MemoryStore::new();
+        assert_eq!(read(text, &mut store).unwrap(), 3);
+        let loaded = store.load().unwrap();
+        let rows = [row("task/3", b""), row("volume/1", b"{}"), row("wipe/2", b"\xff")];
+        assert_eq!((loaded.revision, loaded.rows.as_slice()), (77, rows.as_slice()));
+        assert_eq!(store.commit(77, &[]).unwrap(), 78);
+    }
+
+    #[test]
     fn newer_and_foreign_documents_are_refused_whole() {
         for (text, why) in [
             ("{}", "no document"),
@@ -140,7 +157,7 @@ mod tests {
                 r#"{"kind":"sublet table","version":1,"revision":1,"rows":[{"key":"event/1","row":{"version":9}}]}"#,
                 "has version 9",
             ),
-            (r#"{"kind":"sublet table","version":1,"revision":1,"rows":[{"key":"event/1","row":{}}]}"#, "no version"),
+            (r#"{"kind":"sublet table","version":1,"revision":1,"rows":[{"key":"pool/","row":{}}]}"#, "no version"),
         ] {
             let mut store = MemoryStore::new();
             let error = read(text, &mut store).unwrap_err().to_string();

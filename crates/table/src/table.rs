@@ -47,6 +47,8 @@ pub struct Table {
     pub events: BTreeMap<u64, EventRow>,
     /// Stored rows that cannot be read and are kept aside: their keys, and why.
     pub damaged: Vec<String>,
+    /// Slices of whose wipes nothing but the key is left: the row could not be read.
+    pub lost_wipes: BTreeSet<SliceId>,
     /// Volumes that have slices in an area.
     in_area: BTreeMap<AreaId, BTreeSet<VolumeId>>,
 }

@@ -102,11 +102,17 @@ pub(super) fn forget(c: &Context, options: args::Forget) -> Result<(), Refusal> 
         let hint = format!("to forget it for good: sublet server forget {} --lost --yes", view.server);
         return Err(Refusal::new(ErrorKind::Conflict, "nothing was changed").hint(hint));
     }
+    // What is lost is named before anything is done; afterwards it is too late.
+    if c.json {
+        eprint!("{}", forget_text(&view));
+    } else {
+        print(&forget_text(&view));
+    }
     let view = manager.forget_server(&options.server, sublet_api::rebuild::Forget { confirm: true })?;
     if c.json {
         print_json(&view);
     } else {
-        print(&forget_text(&view));
+        print(&format!("{} is forgotten\n", view.server));
     }
     Ok(())
 }

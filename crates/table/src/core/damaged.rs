@@ -1,5 +1,7 @@
 //! Rows that cannot be read are kept aside, so that no later row of the same key overwrites them, and the rest starts.
 
+use sublet_types::SliceId;
+
 use crate::records::Row;
 use crate::store::{RawRow, RowOp, Store, StoreError};
 
@@ -15,6 +17,11 @@ pub(crate) fn kept_aside(raw: &RawRow) -> Option<String> {
         Err(error) => error.to_string(),
     };
     Some(format!("{key}: {why}"))
+}
+
+/// The slice that a row is about which cannot be read, kept aside or not: its key says it. None if it is no row of a wipe.
+pub(crate) fn wiped_slice(key: &str) -> Option<SliceId> {
+    key.strip_prefix(PREFIX).unwrap_or(key).strip_prefix("wipe/")?.parse().ok()
 }
 
 /// Moves rows aside, bytes unchanged; the answer is the store's revision then.

@@ -26,6 +26,7 @@ use self::orders::OrderBook;
 use self::paths::PathWatch;
 use self::peers::Peers;
 use crate::change::Change;
+use crate::plan;
 use crate::records::{Key, PoolRow, ROW_VERSION, Row, RowError, VolumeRow};
 use crate::store::{RawRow, Store, StoreError};
 use crate::table::Table;
@@ -141,6 +142,7 @@ impl<S: Store> Core<S> {
         for raw in &loaded.rows {
             if let Some(text) = damaged::kept_aside(raw) {
                 table.damaged.push(text);
+                table.lost_wipes.extend(damaged::wiped_slice(&raw.key));
                 continue;
             }
             match Row::decode(raw) {
@@ -157,6 +159,7 @@ impl<S: Store> Core<S> {
             return Err(StoreError::Failed(format!("the row {} cannot be read: {why}", raw.key)));
         }
         let revision = damaged::set_aside(&mut store, loaded.revision, &bad)?;
+        table.lost_wipes.extend(bad.iter().filter_map(|(raw, _)| damaged::wiped_slice(&raw.key)));
         table.damaged.extend(bad.iter().map(|(raw, why)| format!("{}: {why}", raw.key)));
         let next_event = table.events.keys().next_back().map_or(1, |number| number + 1);
         let mut core = Self {
@@ -203,6 +206,9 @@ impl<S: Store> Core<S> {
         }
         for (raw, why) in bad {
             change.event("", format!("the row {} cannot be read and is set aside: {why}", raw.key));
+        }
+        for slice in bad.iter().filter_map(|(raw, _)| damaged::wiped_slice(&raw.key)) {
+            plan::wipe::make_anew(&self.table, slice, &mut change);
         }
         for volume in self.table.volumes.values() {
             let is_orphan = volume.task.is_some_and(|id| !self.table.tasks.get(&id).is_some_and(|task| task.is_running()));

@@ -47,6 +47,8 @@ pub struct Peer {
     pub polls: Vec<HeldPoll>,
     /// It is to register again and to report all its areas, and has not yet.
     pub is_asked: bool,
+    /// It has reported all its areas since this manager started.
+    pub has_told: bool,
     /// When it last reported all its areas; none if its present process has not yet.
     pub reported_ms: Option<u64>,
     /// What it last reported, brought up to date with the orders that it has carried out since.
@@ -77,6 +79,7 @@ impl Peers {
             run_before: None,
             polls: Vec::new(),
             is_asked: false,
+            has_told: false,
             reported_ms: None,
             reported: BTreeMap::new(),
         })
@@ -89,6 +92,11 @@ impl Peers {
 
     pub fn is_reachable(&self, id: ServerId) -> bool {
         self.all.get(&id).is_some_and(|peer| peer.state != PeerState::Lost)
+    }
+
+    /// Whether a server has not told of its areas since this manager started, and still may: it is not lost.
+    pub fn may_tell(&self, id: ServerId) -> bool {
+        self.all.get(&id).is_some_and(|peer| peer.state != PeerState::Lost && !peer.has_told)
     }
 
     pub fn is_up(&self, id: ServerId) -> bool {

@@ -102,6 +102,7 @@ impl<S: Store> Core<S> {
         if let Some(reports) = poll.areas {
             peer.reported = reports.into_iter().map(|report| (report.area, report)).collect();
             peer.reported_ms = Some(now_ms);
+            peer.has_told = true;
             peer.is_asked = false;
             self.relabel = true;
         }

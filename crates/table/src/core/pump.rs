@@ -88,7 +88,7 @@ impl<S: Store> Core<S> {
         let Some(peer) = self.peers.all.get(&server).filter(|_| self.peers.is_up(server)) else { return Vec::new() };
         let mut orders = reconcile::wanted(&self.table, server, &peer.reported);
         let (mut well, mut stuck) = (0, 0);
-        orders.extend(reconcile::wipes(&self.table, server).into_iter().filter(|order| {
+        orders.extend(reconcile::wipes(&self.table, server, &peer.reported).into_iter().filter(|order| {
             let is_stuck = self.orders.find(order).is_some_and(|entry| entry.is_stuck(self.now_ms));
             let (count, max) = if is_stuck { (&mut stuck, WIPES_STUCK_MAX) } else { (&mut well, WIPES_AT_ONCE) };
             *count += 1;
@@ -118,7 +118,8 @@ impl<S: Store> Core<S> {
             if !fresh.is_empty() {
                 orders.push(Order::PutTombstones { area: area.id, tombstones: fresh });
             }
-            let spent = rebuild::spent(&self.table, &report.tombstones, |stone| self.is_gone(stone));
+            let spent =
+                rebuild::spent(&self.table, &report.tombstones, |stone| self.is_gone(stone), |stone| self.is_refuted(stone));
             if !spent.is_empty() {
                 orders.push(Order::DropTombstones { area: area.id, slices: spent });
             }
@@ -135,6 +136,13 @@ impl<S: Store> Core<S> {
         }
         let report = self.peers.all.get(&row.server).and_then(|peer| peer.reported.get(&stone.area));
         report.is_some_and(|report| report.slices.iter().all(|slice| slice.facts.slice != stone.slice))
+    }
+
+    /// Whether the label of a tombstone's slice proves that it was written for a table that was behind (L5).
+    fn is_refuted(&self, stone: &Tombstone) -> bool {
+        let peer = self.table.lender(stone.area).and_then(|server| self.peers.all.get(&server));
+        let label = peer.and_then(|peer| plan::wipe::told(&peer.reported, stone.area, stone.slice));
+        label.is_some_and(|label| plan::wipe::is_refuted(stone.epoch, label))
     }
 
     /// Brings the order book in line with what is wanted now.

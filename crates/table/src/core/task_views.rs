@@ -180,7 +180,11 @@ impl<S: Store> Core<S> {
             id: TaskId::from_u128(row.slice.to_u128()),
             kind: WorkKind::Wipe.word().to_owned(),
             subject: row.name.to_string(),
-            step: format!("wiping at {}", self.table.lender_name(row.area)),
+            step: if row.slice == wipe::whole_slice(row.volume) {
+                "waiting for copies that were missing when it was deleted".to_owned()
+            } else {
+                format!("wiping at {}", self.table.lender_name(row.area))
+            },
             state: if reason.is_empty() { WorkState::Running } else { WorkState::Waiting }.word().to_owned(),
             reason,
             done,

@@ -48,7 +48,10 @@ impl<S: Store> Core<S> {
         let table = &self.table;
         match request {
             Request::CreateVolume(command) => plan::create::plan(table, command, context),
-            Request::SetWay { volume, set_way } => plan::set_way::plan(table, volume, set_way, context),
+            Request::SetWay { volume, set_way } => {
+                self.check_told(volume)?;
+                plan::set_way::plan(table, volume, set_way, context)
+            }
             Request::Borrow(command) => plan::borrow::plan(table, command, context),
             Request::Mount { volume, mount } => plan::mount::plan(table, volume, mount, context),
             Request::Unmount { volume, unmount } => plan::unmount::plan(table, volume, unmount, context).map_err(|refusal| {
@@ -56,13 +59,34 @@ impl<S: Store> Core<S> {
                 let unknown = volume.parse().ok().filter(|_| refusal.kind == ErrorKind::NotFound);
                 unknown.map_or(refusal, |id| self.no_volume(id))
             }),
-            Request::Return { volume, give_back } => plan::give_back::plan(table, volume, give_back, context),
+            Request::Return { volume, give_back } => {
+                self.check_told(volume)?;
+                plan::give_back::plan(table, volume, give_back, context)
+            }
             Request::Transfer { volume, transfer } => plan::transfer::plan(table, volume, transfer, context),
             Request::Reclaim { area, reclaim } => plan::reclaim::plan(table, area, reclaim, context),
             Request::Replace { volume, replace } => plan::replace::plan(table, volume, replace, context),
             Request::Scrub { volume, scrub } => plan::scrub::plan(table, volume, scrub, context),
             _ => Err(bad("this request is not a task", "")),
         }
+    }
+
+    /// Refuses what wipes a volume's bytes before its lenders have told of their labels once: the table may have been restored
+    /// from an older copy, and they may know that somebody else has it by now (L5). Nobody waits for a lender that is lost: what
+    /// it knows better is seen when it returns.
+    fn check_told(&self, volume: &str) -> Result<(), Refusal> {
+        let volume = self.table.volume(volume)?;
+        let lenders = volume.legs().filter_map(|(_, leg)| self.table.lender(leg.area));
+        let silent: Vec<String> = lenders.filter(|id| self.peers.may_tell(*id)).map(|id| self.table.server_name(id)).collect();
+        if silent.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "volume '{}' cannot be given up now: {} has not told of its areas since the manager started",
+            volume.name,
+            plan::listed(silent)
+        );
+        Err(plan::conflict(text, "try again in a few seconds"))
     }
 
     /// How the orders of a task's step stand.
@@ -90,6 +114,12 @@ impl<S: Store> Core<S> {
         let area = plan::order_area(order).and_then(|area| self.table.areas.get(&area));
         if let Some((area, reason)) = area.and_then(|area| Some((area, area.offline.as_ref()?))) {
             return Standing::Unreachable(format!("area {} is offline: {reason}", area.name));
+        }
+        if let sublet_api::order::Order::WipeSlice { slice, area, epoch, .. } = order {
+            let label = self.peers.all.get(&server).and_then(|peer| plan::wipe::told(&peer.reported, *area, *slice));
+            if label.is_some_and(|label| plan::wipe::is_refuted(*epoch, label)) {
+                return Standing::Unreachable("its label is ahead of the table".to_owned());
+            }
         }
         let is_wipe = matches!(order, sublet_api::order::Order::WipeSlice { .. });
         if entry.is_none() && is_wipe && self.orders.has_stuck_wipe(server, self.now_ms) {

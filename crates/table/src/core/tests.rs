@@ -2,8 +2,13 @@
 
 mod background;
 mod behind;
+mod behind_borrowers;
+mod behind_generations;
+mod behind_wipes;
 mod crash;
+mod deleted;
 mod faults;
+mod forgotten;
 mod large;
 mod lending;
 mod replace;

@@ -136,7 +136,7 @@ fn best_free<'a>(
 /// Enters the borrower of a free volume.
 fn take(table: &Table, command: &Borrow, volume: &VolumeRow, context: &mut Context<'_>) -> Change {
     debug_assert!(table.member(command.server).is_some());
-    let volume = VolumeRow { borrower: Some(command.server), task: Some(command.task), ..volume.clone() };
+    let volume = layout::handed_to(volume, command.server, command.task, (context.random)());
     let command_word = Command::Borrow { server: command.server };
     let mut task = begin(command.task, command_word, volume.name.as_str(), Step::Labelling, context.now_ms);
     task.volume = Some(volume.id);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sublet_api::order::Order;
 use sublet_api::server::AreaReport;
-use sublet_types::{AreaId, ServerId};
+use sublet_types::{AreaId, ServerId, VolumeId};
 
 use super::Context;
 use crate::change::Change;
@@ -19,9 +19,16 @@ pub fn broken_history(known: &AreaRow, report: &AreaReport) -> Option<String> {
         return (sequence < last)
             .then(|| format!("its label went back from change {last} to change {sequence}: it was rolled back"));
     }
-    let text =
-        || "its label does not continue the opening that was last seen: it was restored from a copy, rolled back or cloned";
-    (!report.history.contains(&before)).then(|| text().to_owned())
+    if !report.history.contains(&before) {
+        let text =
+            "its label does not continue the opening that was last seen: it was restored from a copy, rolled back or cloned";
+        return Some(text.to_owned());
+    }
+    // An opening is a change of the label, and sequences only rise: it continues an older state of what was last seen.
+    let (last, sequence) = (known.sequence, report.sequence);
+    (sequence <= last).then(|| {
+        format!("it was opened anew as change {sequence} of its label, and change {last} was seen before: it was rolled back")
+    })
 }
 
 /// What the row says of trust after a report.
@@ -68,17 +75,17 @@ pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
     if !change.is_empty() {
         return change;
     }
+    // By volume: it may have legs in several such areas.
+    let mut doubted: BTreeMap<VolumeId, VolumeRow> = BTreeMap::new();
     for area in table.areas.values().filter(|row| row.quarantined.is_some()) {
         let is_there = |area: AreaId| table.areas.get(&area).is_some_and(|row| row.quarantined.is_none());
         for volume in table.volumes_in(area.id) {
-            let mut next = volume.clone();
+            let mut next = doubted.remove(&volume.id).unwrap_or_else(|| volume.clone());
             // S3: what a copy misses is counted from when it left, but its bytes may be older than that now: copied as a whole.
             let legs = next.segments.iter_mut().flat_map(|segment| &mut segment.legs);
             legs.filter(|leg| leg.area == area.id).for_each(|leg| leg.stale_since = None);
-            if volume.lease.is_some() || volume.task.is_some() || volume.frozen.is_some() {
-                if next != *volume {
-                    change.put(Row::Volume(Box::new(next)));
-                }
+            if next.lease.is_some() || next.task.is_some() || next.frozen.is_some() {
+                doubted.insert(next.id, next);
                 continue;
             }
             let was = next.clone();
@@ -107,10 +114,11 @@ pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
             if is_doubted {
                 change.event(volume.name.as_str(), text);
             }
-            if next != *volume {
-                change.put(Row::Volume(Box::new(next)));
-            }
+            doubted.insert(next.id, next);
         }
+    }
+    for next in doubted.into_values().filter(|next| table.volumes.get(&next.id) != Some(next)) {
+        change.put(Row::Volume(Box::new(next)));
     }
     change
 }

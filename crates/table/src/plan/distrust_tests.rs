@@ -52,8 +52,10 @@ fn l2_openings_that_continue_each_other_are_trusted() {
 #[test]
 fn l2_a_rolled_back_a_restored_and_a_cloned_area_are_quarantined() {
     type Edit = fn(&mut crate::core::testing::FakeArea);
-    let cases: [(&str, Edit); 3] = [
+    let cases: [(&str, Edit); 4] = [
         ("rolled back", |area| area.sequence = 9),
+        // Opened anew, but before that it had gone back: sequences only rise.
+        ("rolled back and opened", |area| area.openings.push(OpenId::from_u128(300))),
         ("restored", |area| area.openings = vec![OpenId::from_u128(7), OpenId::from_u128(8)]),
         ("noticed by a client", |area| area.quarantined = Some("a client remembers more".to_owned())),
     ];
@@ -167,6 +169,62 @@ fn l2_s3_a_stale_copy_in_an_area_that_was_rolled_back_is_copied_as_a_whole() {
         pool.pass(6000);
         assert_eq!(since(&pool), None);
     }
+}
+
+#[test]
+fn l2_two_areas_of_one_volume_that_are_quarantined_at_once_are_both_copied_as_a_whole() {
+    let mut pool = Pool::new(&[16, 8, 12, 0]);
+    for (index, area) in pool.servers.iter_mut().flat_map(|server| server.areas.values_mut()).enumerate() {
+        area.openings.push(OpenId::from_u128(100 + index as u128));
+        area.sequence = 10;
+    }
+    tell(&mut pool);
+    let server = pool.id(3);
+    let (task, name) = (crate::core::testing::task(1), Some(name("pair")));
+    let (size, way, copies) = (Some(2 * R), Some(Way::Doubled), Some(3));
+    pool.done(Request::Borrow(sublet_api::request::Borrow { task, server, name, size, way, copies, local: false }));
+    // Both are reported before anything else is thought about.
+    let mut table = pool.core.table().clone();
+    for area in [1, 2] {
+        let id = sublet_types::AreaId::from_u128(area);
+        let row = crate::records::AreaRow { quarantined: Some("it went back".to_owned()), ..table.areas[&id].clone() };
+        table.put(crate::records::Row::Area(row));
+    }
+    let (mut bits, reachable) = (0, std::collections::BTreeSet::new());
+    let mut random = || {
+        bits += 1;
+        bits
+    };
+    let mut context = crate::plan::Context { now_ms: 0, random: &mut random, reachable: &reachable };
+    let change = super::plan(&table, &mut context);
+    for row in change.puts {
+        table.put(row);
+    }
+    let row = table.volume("pair").unwrap();
+    let in_sync = |area: u128| row.legs().find(|(_, leg)| leg.area.to_u128() == area).map(|(_, leg)| leg.in_sync);
+    assert_eq!([1, 2, 3].map(in_sync), [Some(false), Some(false), Some(true)]);
+}
+
+#[test]
+fn f3_a_lender_that_returns_to_a_volume_that_is_frozen_and_was_unmounted_by_force_is_fenced() {
+    let mut pool = pool();
+    let c = pool.id(2);
+    let mounting = pool.mounted(mount(3, c, "pair"));
+    let at_a = mounting.segments[0].legs.iter().position(|leg| leg.area_name == name("a1")).unwrap();
+    // b is the only one in sync, and is away; a is not trusted.
+    pool.change_leg(&mounting, at_a, mounting.segments[0].generation, LegChange::Stale);
+    pool.lose(1);
+    pool.done(force_unmount(4, "pair"));
+    let epoch = pool.core.table().volume("pair").unwrap().epoch;
+    let area_b = *pool.server(1).areas.keys().next().unwrap();
+    area(&mut pool, 1).sequence = 1;
+    pool.revive(1);
+    pool.pass(6000);
+    let row = pool.core.table().volume("pair").unwrap();
+    assert!(row.frozen.as_ref().unwrap().contains("area accept b1"), "{:?}", row.frozen);
+    let slices = &pool.servers[1].areas[&area_b].slices;
+    let pair = slices.values().find(|slice| slice.facts.volume_name == name("pair")).unwrap();
+    assert_eq!((pair.admitted, pair.epoch), (false, epoch));
 }
 
 fn forget(pool: &mut Pool, server: &str, confirm: bool) -> Result<ForgetView, sublet_api::Refusal> {

@@ -7,7 +7,7 @@ use sublet_types::{ByteSize, ServerId};
 
 use super::{
     Advance, Context, Standing, Standings, begin, check_borrower, check_quiet, check_unmounted, conflict, done, failed, layout,
-    listed, order_slice, scrub,
+    listed, order_slice, scrub, wipe,
 };
 use crate::change::Change;
 use crate::records::{Command, Key, PathRow, Row, Step, TaskRow, VolumeRow, WorkRow};
@@ -67,6 +67,9 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
         change.event(volume.name.as_str(), format!("returned by {holder}; it is wiped and then free again"));
     } else {
         change.delete(Key::Volume(volume.id));
+        if volume.unsettled || !volume.absent.is_empty() {
+            change.put(Row::Wipe(wipe::whole_volume(volume, epoch)));
+        }
         change.event(volume.name.as_str(), format!("returned by {holder} and dissolved; its space is wiped"));
     }
     change.put(Row::Task(Box::new(task)));

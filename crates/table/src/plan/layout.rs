@@ -4,8 +4,9 @@ use sublet_api::order::{Order, SliceFacts};
 use sublet_api::request::TaskOutcome;
 use sublet_types::{Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId};
 
+use super::mount::confirm;
 use super::place::Layout;
-use super::{Advance, Context, Standings, done};
+use super::{Advance, Context, Standings, conflict, done, failed, frozen_hint};
 use crate::change::Change;
 use crate::records::{Command, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, TaskRow, VolumeRow, WipeRow, WorkRow};
 use crate::table::Table;
@@ -57,6 +58,7 @@ pub fn volume(
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),
+        copies: 0,
         work: WorkRow::default(),
     }
 }
@@ -97,6 +99,40 @@ pub fn prepare_orders(volume: &VolumeRow) -> Vec<Order> {
     all_facts(volume).into_iter().map(|slice| Order::PrepareSlice { slice }).collect()
 }
 
+/// What tells the labels who has the volume from now on: each is fenced with the epoch of this change first, so that a table that
+/// does not know of it is seen to be behind (L5), and so that one whose label knows better is told nothing.
+pub fn label_orders(volume: &VolumeRow) -> Vec<Order> {
+    if volume.frozen.is_some() {
+        return Vec::new();
+    }
+    let (newest, epoch) = (volume.epoch.number, volume.epoch);
+    let known = volume.legs().map(|(_, leg)| leg).zip(all_facts(volume)).filter(|(leg, _)| !leg.fresh);
+    let order = |(leg, slice): (&LegRow, SliceFacts)| {
+        if leg.confirmed >= newest {
+            Order::PrepareSlice { slice }
+        } else {
+            Order::Fence { slice: leg.slice, area: leg.area, epoch }
+        }
+    };
+    known.map(order).collect()
+}
+
+/// The volume with another borrower, in an epoch of its own (L5): numbers order what a table and a label know.
+#[must_use]
+pub fn handed_to(volume: &VolumeRow, borrower: ServerId, task: TaskId, random: u128) -> VolumeRow {
+    let mut next = VolumeRow { borrower: Some(borrower), task: Some(task), epoch: volume.next_epoch(random), ..volume.clone() };
+    if next.work.background.take().is_some() {
+        // Its coordinator is fenced, and has not closed cleanly (F5, H3).
+        next.work.unclean |= next.segments.iter().any(|segment| segment.legs.len() > 1);
+    }
+    for segment in &mut next.segments {
+        // They belong to the epoch that ends now.
+        segment.pending = None;
+        segment.last = None;
+    }
+    next
+}
+
 /// `Fence` with the newest epoch for every leg that a label knows.
 pub fn fence_orders(volume: &VolumeRow) -> Vec<Order> {
     let epoch = volume.epoch;
@@ -127,10 +163,24 @@ pub fn wipe_rows(volume: &VolumeRow, epoch: Epoch, drop: bool) -> Vec<Row> {
 
 /// Ends a task whose last step told the labels who has the volume. Lenders that did not answer learn it with the lease (F6).
 pub fn labelled(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &Standings, context: &mut Context<'_>) -> Advance {
+    let mut change = Change::new();
+    if let Some(reason) = &volume.frozen {
+        // L5: a label that came meanwhile is ahead of the table. It knows better who has the volume.
+        let text = format!("volume '{}' cannot be handed to anybody: it is frozen: {reason}", volume.name);
+        change.put(Row::Volume(Box::new(VolumeRow { task: None, ..volume.clone() })));
+        change.put(failed(task, conflict(text, frozen_hint(volume)), context.now_ms));
+        return Advance::Commit(change);
+    }
     if standings.iter().any(|(_, standing)| standing.is_waiting()) {
         return Advance::wait();
     }
-    let mut change = Change::new();
+    let mut fenced = volume.clone();
+    confirm(&mut fenced, standings);
+    if fenced != *volume {
+        // They are told who has it next.
+        change.put(Row::Volume(Box::new(fenced)));
+        return Advance::Commit(change);
+    }
     let volume = VolumeRow { task: None, ..volume.clone() };
     let holder = volume.borrower.map_or_else(|| "nobody".to_owned(), |id| table.server_name(id));
     let text = match task.command {

@@ -50,6 +50,7 @@ fn table(in_sync: &[bool]) -> Table {
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),
+        copies: 0,
         work: WorkRow::default(),
     })));
     table

@@ -115,7 +115,8 @@ impl Advance {
 pub fn orders(table: &Table, task: &TaskRow) -> Vec<Order> {
     let volume = task.volume.and_then(|id| table.volumes.get(&id));
     match (&task.step, volume) {
-        (Step::Preparing | Step::Labelling, Some(volume)) => layout::prepare_orders(volume),
+        (Step::Preparing, Some(volume)) => layout::prepare_orders(volume),
+        (Step::Labelling, Some(volume)) => layout::label_orders(volume),
         (Step::Opening, Some(volume)) => mount::open_orders(volume),
         (Step::Undoing { .. } | Step::Fencing { .. }, Some(volume)) => layout::fence_orders(volume),
         (Step::Entering, Some(volume)) => replace::enter_orders(volume),

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sublet_api::order::Order;
+use sublet_api::order::{Order, SliceFacts};
 use sublet_api::server::{AreaReport, SliceReport};
 use sublet_types::{AreaId, Epoch, ServerId, SliceId, VolumeId};
 
 use super::{background, distrust, layout, mount, wipe};
 use crate::change::Change;
-use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, Stranger, VolumeRow};
+use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, SegmentRow, Stranger, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// Plans what a report of all areas of a server changes. `elsewhere` says whether another server that is up serves that area.
@@ -166,6 +166,12 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
                 frozen = Some(format!("the label of area {} has epoch {}, the table {}", area.name, slice.epoch, volume.epoch));
             } else if told.number > issued {
                 frozen = Some(format!("the label of area {} has generation {told}, the table issued {issued}", area.name));
+            } else if is_unheard_of(segment, &slice.facts) {
+                let here = segment.generation;
+                frozen = Some(format!(
+                    "the label of area {} has generation {told} without a copy that is in sync by the table (generation {here})",
+                    area.name
+                ));
             } else if told.is_split_from(segment.generation) {
                 // A number is never issued twice: one of the two was issued by a table that did not know of the other.
                 let here = segment.generation;
@@ -181,6 +187,17 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
     }
 }
 
+/// Whether a label tells of a copy that has left, and the table has not committed that: a table that was rebuilt issues numbers far
+/// above those of the labels, so that the number alone does not show that it is behind (R1). A copy that returns is in its label
+/// before that is committed (S5), but then no other one is missing there.
+fn is_unheard_of(segment: &SegmentRow, told: &SliceFacts) -> bool {
+    let is_pending = segment.pending.as_ref().is_some_and(|pending| pending.generation == told.generation);
+    let mut legs = segment.legs.iter().zip(0usize..).filter(|(leg, _)| leg.in_sync);
+    told.generation.number > segment.generation.number
+        && !is_pending
+        && legs.any(|(_, number)| told.in_sync.get(number) != Some(&true))
+}
+
 /// What a server has to be told, apart from tasks: the present epoch of slices that do not have it (F3), names, wipes.
 pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaReport>) -> Vec<Order> {
     let (mut leases, mut rest) = (Vec::new(), Vec::new());
@@ -190,7 +207,11 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
             report.iter().flat_map(|report| &report.slices).map(|slice| (slice.facts.slice, slice)).collect();
         // Nothing at all is known of a server that has not reported yet.
         let reported = |slice: SliceId| report.map(|_| slices.get(&slice).copied());
-        for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none() && volume.frozen.is_none()) {
+        for volume in table.volumes_in(area.id).filter(|volume| volume.task.is_none()) {
+            if volume.frozen.is_some() {
+                leases.extend(leftovers(table, volume, area.id, &slices));
+                continue;
+            }
             for (index, segment) in volume.segments.iter().enumerate() {
                 for (leg, row) in segment.legs.iter().enumerate().filter(|(_, row)| row.area == area.id) {
                     if row.fresh {
@@ -211,10 +232,34 @@ pub fn wanted(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaRe
     leases
 }
 
-/// The wipes that a server has to do.
-pub fn wipes(table: &Table, server: ServerId) -> Vec<Order> {
+/// `Fence` for what is left of leases of a frozen volume that was unmounted by force while a lender was away (F3). Where it is
+/// frozen because its labels know better, the table's epoch is none that they should get (L5).
+fn leftovers<'a>(
+    table: &'a Table,
+    volume: &'a VolumeRow,
+    area: AreaId,
+    slices: &'a BTreeMap<SliceId, &SliceReport>,
+) -> impl Iterator<Item = Order> + 'a {
+    let is_behind = volume.unsettled || volume.frozen.as_ref().is_some_and(|reason| reason.contains("reconcile"));
+    let is_closed = volume.lease.is_none() && volume.work.background.is_none() && !is_behind;
+    let legs = volume.legs().map(|(_, leg)| leg).filter(move |leg| is_closed && leg.area == area && !leg.fresh);
+    let epoch = volume.epoch;
+    let is_left = move |slice: SliceId| {
+        slices.get(&slice).is_some_and(|label| label.admitted && label.epoch.number < epoch.number && !label.wiping)
+    };
+    let left = legs.filter(move |leg| !table.wipes.contains_key(&leg.slice) && is_left(leg.slice));
+    left.map(move |leg| Order::Fence { slice: leg.slice, area, epoch })
+}
+
+/// The wipes that a server has to do, once it has told of its labels. What they know better is left alone (L5).
+pub fn wipes(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaReport>) -> Vec<Order> {
     let online = |area: &AreaId| table.areas.get(area).is_some_and(|row| row.server == server && row.offline.is_none());
-    table.wipes.values().filter(|row| online(&row.area) && !wipe::is_held(table, row)).map(wipe::order).collect()
+    let is_told = |row: &WipeRow| {
+        let label = wipe::told(reports, row.area, row.slice);
+        reports.contains_key(&row.area) && !label.is_some_and(|label| wipe::is_refuted(row.epoch, label))
+    };
+    let due = |row: &&WipeRow| online(&row.area) && !wipe::is_held(table, row) && is_told(row);
+    table.wipes.values().filter(due).map(wipe::order).collect()
 }
 
 /// `reported` is what the label has of the slice, if the server has reported.

@@ -20,18 +20,26 @@ use crate::records::{Command, LegRow, ReplacedLeg, Row, SegmentRow, Step, TaskRo
 use crate::table::{Stretch, Table};
 use crate::views;
 
+/// In the place of a slice of which nothing is left.
+const NOWHERE: SliceId = SliceId::from_u128(0);
+
 /// Plans the replacement of all legs that a volume has at a lost server.
 ///
 /// # Errors
 /// If it has none there, one of them is the last that is in sync, the server is not lost, or there is no space (S6).
 pub fn plan(table: &Table, volume: &str, command: &Replace, context: &mut Context<'_>) -> Result<Change, Refusal> {
     let volume = table.volume(volume)?;
-    let lost = server(table, &command.lost)?;
-    let name = table.server_name(lost);
     check_quiet(table, volume)?;
+    let lost = match server(table, &command.lost) {
+        // A rebuilt table does not even know the server of a copy that was never seen.
+        Err(_) if volume.segments.iter().any(|segment| volume.too_few(segment) > 0) => None,
+        found => Some(found?),
+    };
+    let name = lost.map_or_else(|| command.lost.chars().take(80).collect(), |lost| table.server_name(lost));
     let on = command.on.as_ref().map(|area| table.area(area)).transpose()?.map(|area| area.id);
-    let legs: Vec<(usize, &LegRow)> = volume.legs().filter(|(_, leg)| table.lender(leg.area) == Some(lost)).collect();
-    if legs.is_empty() {
+    let legs: Vec<(usize, &LegRow)> = volume.legs().filter(|(_, leg)| lost.is_some() && table.lender(leg.area) == lost).collect();
+    let gone: Vec<usize> = (0..).zip(&volume.segments).flat_map(|(index, row)| vec![index; volume.too_few(row)]).collect();
+    if legs.is_empty() && gone.is_empty() {
         let lenders = listed(volume.legs().map(|(_, leg)| table.lender_name(leg.area)));
         return Err(conflict(format!("volume '{}' has no copy at {name}: it lies at {lenders}", volume.name), ""));
     }
@@ -42,15 +50,40 @@ pub fn plan(table: &Table, volume: &str, command: &Replace, context: &mut Contex
         let spot = spot(table, context.reachable, volume, (*index, leg.slice), on, &used)?;
         used.push(spot);
     }
-    let replaced = legs.iter().map(|(_, leg)| ReplacedLeg { old: leg.slice, new: None }).collect();
+    let mut replaced: Vec<ReplacedLeg> =
+        legs.iter().map(|(_, leg)| ReplacedLeg { old: leg.slice, new: None, segment: None }).collect();
+    if legs.is_empty() {
+        check_gone(table, volume)?;
+        for index in &gone {
+            used.push(spot(table, context.reachable, volume, (*index, NOWHERE), on, &used)?);
+            let segment = u32::try_from(*index).ok();
+            replaced.push(ReplacedLeg { old: NOWHERE, new: None, segment });
+        }
+    }
     let mut task =
         begin(command.task, Command::Replace { legs: replaced, on }, volume.name.as_str(), Step::Leaving, context.now_ms);
     task.volume = Some(volume.id);
-    task.total = legs.iter().map(|(index, _)| volume.segments.get(*index).map_or(0, |segment| segment.length)).sum();
+    let indexes = legs.iter().map(|(index, _)| index).chain(gone.iter().filter(|_| legs.is_empty()));
+    task.total = indexes.map(|index| volume.segments.get(*index).map_or(0, |segment| segment.length)).sum();
     let mut change = Change::new();
     change.event(volume.name.as_str(), format!("its copy at {name} is given up for lost and made anew elsewhere"));
     change.put(Row::Task(Box::new(task)));
     Ok(change)
+}
+
+/// A copy that was given up before is made anew where one in sync is left, and nobody is at it already.
+fn check_gone(table: &Table, volume: &VolumeRow) -> Result<(), Refusal> {
+    let is_dark = |segment: &SegmentRow| volume.too_few(segment) > 0 && !segment.legs.iter().any(|leg| leg.in_sync);
+    if let Some(index) = volume.segments.iter().position(is_dark) {
+        let text = format!("volume '{}' has no copy of segment {index} that is in sync", volume.name);
+        return Err(conflict(text, "there is nothing to copy from"));
+    }
+    let is_same = |task: &&TaskRow| task.is_running() && task.volume == Some(volume.id) && !of(task).0.is_empty();
+    if let Some(task) = table.tasks.values().find(is_same) {
+        let text = format!("the copy of volume '{}' is being replaced already (task {})", volume.name, task.id.short());
+        return Err(conflict(text, "see `sublet task ls`"));
+    }
+    Ok(())
 }
 
 /// A server by name or id, also one that is no member any more.
@@ -114,7 +147,8 @@ fn spot(
     used: &[Spot],
 ) -> Result<Spot, Refusal> {
     let legs = volume.segments.get(index).map_or(&[][..], |segment| &segment.legs);
-    let length = legs.iter().find(|leg| leg.slice == slice).map_or(REGION_SIZE, |leg| leg.length);
+    // All copies of a segment have the same length.
+    let length = legs.iter().find(|leg| leg.slice == slice).or(legs.first()).map_or(REGION_SIZE, |leg| leg.length);
     let others: Vec<ServerId> = legs.iter().filter_map(|leg| table.lender(leg.area)).collect();
     let stays: Vec<ServerId> = legs.iter().filter(|leg| leg.slice != slice).filter_map(|leg| table.lender(leg.area)).collect();
     let is_local = volume.legs().any(|(_, leg)| table.lender(leg.area) == volume.borrower);
@@ -198,6 +232,9 @@ pub fn leave(table: &Table, task: &TaskRow, volume: &VolumeRow, context: &mut Co
         change.put(at_step(task, Step::Entering));
         return Advance::Commit(change);
     };
+    if let Some(segment) = legs.get(next).and_then(|leg| leg.segment) {
+        return add(table, task, volume, (next, segment as usize), context);
+    }
     let Some((old, (index, position))) = legs.get(next).and_then(|leg| Some((leg.old, find(volume, leg.old)?))) else {
         return superseded(task, volume, context);
     };
@@ -239,6 +276,64 @@ pub fn leave(table: &Table, task: &TaskRow, volume: &VolumeRow, context: &mut Co
     Advance::Commit(change)
 }
 
+/// Puts one more copy into a segment that has lost one for good. While somebody holds a lease he knows the segment by its copies,
+/// so it waits until nobody does.
+fn add(table: &Table, task: &TaskRow, volume: &VolumeRow, (next, index): (usize, usize), context: &mut Context<'_>) -> Advance {
+    let (legs, on) = of(task);
+    let waiting = |reason: String| Advance::Wait { reason, done: 0 };
+    if task.is_paused || volume.task.is_some() || volume.frozen.is_some() {
+        return Advance::wait();
+    }
+    if volume.lease.is_some() || volume.work.background.is_some() {
+        return waiting("the new copy is added as soon as the volume is not in use".to_owned());
+    }
+    let Some(segment) = volume.segments.get(index).filter(|segment| volume.too_few(segment) > 0) else {
+        return superseded(task, volume, context);
+    };
+    if !segment.legs.iter().any(|leg| leg.in_sync) {
+        return waiting(format!("no copy of segment {index} is in sync"));
+    }
+    let spot = match spot(table, context.reachable, volume, (index, NOWHERE), on, &[]) {
+        Ok(spot) => spot,
+        Err(refusal) => return waiting(refusal.message),
+    };
+    let slice = SliceId::from_u128((context.random)());
+    let mut row = volume.clone();
+    row.work.segments_revision += 1;
+    if let Some(segment) = row.segments.get_mut(index) {
+        segment.legs.push(new_leg(slice, spot));
+        // Labels of the former generation have fewer copies (F6).
+        segment.generation = segment.issue((context.random)());
+        segment.pending = None;
+        segment.last = None;
+    }
+    let mut legs = legs.to_vec();
+    if let Some(leg) = legs.get_mut(next) {
+        leg.new = Some(slice);
+    }
+    let mut change = Change::new();
+    change.put(Row::Volume(Box::new(row)));
+    change.put(Row::Task(Box::new(TaskRow { command: Command::Replace { legs, on }, ..task.clone() })));
+    let area = table.areas.get(&spot.area).map(|row| row.name.to_string()).unwrap_or_default();
+    let text = format!("segment {index} gets a new copy in area {area} at {}", table.lender_name(spot.area));
+    change.event(volume.name.as_str(), text);
+    Advance::Commit(change)
+}
+
+/// A leg that holds nothing yet, and that no label has.
+fn new_leg(slice: SliceId, spot: Spot) -> LegRow {
+    LegRow {
+        slice,
+        area: spot.area,
+        offset: spot.offset,
+        length: spot.length,
+        in_sync: false,
+        confirmed: 0,
+        fresh: true,
+        stale_since: None,
+    }
+}
+
 /// The lost slice is fenced and wiped when its lender returns, and its space is not lent before (P2).
 fn lost_slice(volume: &VolumeRow, leg: &LegRow) -> WipeRow {
     let lease = volume.lease.as_ref().map(|lease| lease.epoch);
@@ -259,16 +354,7 @@ fn with_new_leg(volume: &VolumeRow, (index, position): (usize, usize), (slice, s
     segment.pending = None;
     segment.last = None;
     if let Some(leg) = segment.legs.get_mut(position) {
-        *leg = LegRow {
-            slice,
-            area: spot.area,
-            offset: spot.offset,
-            length: spot.length,
-            in_sync: false,
-            confirmed: 0,
-            fresh: true,
-            stale_since: None,
-        };
+        *leg = new_leg(slice, spot);
     }
     next
 }

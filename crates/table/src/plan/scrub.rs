@@ -2,6 +2,7 @@
 
 use sublet_api::Refusal;
 use sublet_api::request::{Scrub, ScrubEvery, TaskOutcome};
+use sublet_api::view::PathState;
 use sublet_api::work::{WorkReport, WorkState};
 use sublet_types::TaskId;
 use sublet_types::limits::SCRUB_EVERY;
@@ -14,6 +15,9 @@ use crate::table::Table;
 
 /// Scrubs that nobody has asked for and that go on at the same time: they are in no hurry.
 pub const SCHEDULED_AT_ONCE: usize = 1;
+/// So long after its beginning a scrub counts as going on although nobody coordinates the volume yet, in milliseconds: after that
+/// nobody can.
+const HOLDER_WAIT_MS: u64 = 60_000;
 /// The shortest time between two scheduled scrubs, in seconds: an hour. Each one is a task and an event, and crowds out others.
 pub const EVERY_MIN_S: u64 = 3600;
 /// The longest time between two scheduled scrubs, in seconds: ten years.
@@ -83,6 +87,14 @@ pub fn due_ms(volume: &VolumeRow) -> Option<u64> {
     (is_lent && every_s > 0 && volume.work.scrub_from_ms > 0).then(|| volume.work.scrub_from_ms + every_s * 1000)
 }
 
+/// Whether somebody who can do it holds the volume's lease, or is about to.
+fn has_holder(volume: &VolumeRow, task: &TaskRow, context: &Context<'_>) -> bool {
+    match &volume.lease {
+        Some(_) => volume.path.state != PathState::Lost,
+        None => volume.work.background.is_some() || context.now_ms < task.started_ms + HOLDER_WAIT_MS,
+    }
+}
+
 /// Begins what is due, and begins to count for volumes that are newly lent. The answer is empty if there is nothing to do.
 pub fn schedule(table: &Table, context: &mut Context<'_>) -> Change {
     let mut change = Change::new();
@@ -92,7 +104,9 @@ pub fn schedule(table: &Table, context: &mut Context<'_>) -> Change {
     let is_whole = |volume: &VolumeRow| volume.legs().all(|(_, leg)| is_there(leg.area));
     let goes_on = |task: &&TaskRow| {
         let volume = task.volume.and_then(|id| table.volumes.get(&id));
-        task.is_running() && task.command == Command::Scrub { scheduled: true } && volume.is_some_and(is_whole)
+        let is_scheduled = task.is_running() && task.command == Command::Scrub { scheduled: true };
+        let is_at_work = |volume: &VolumeRow| is_whole(volume) && volume.frozen.is_none() && has_holder(volume, task, context);
+        is_scheduled && !task.is_paused && volume.is_some_and(is_at_work)
     };
     let mut running = table.tasks.values().filter(goes_on).count();
     let mut due: Vec<&VolumeRow> = Vec::new();

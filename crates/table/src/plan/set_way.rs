@@ -31,14 +31,18 @@ pub fn plan(table: &Table, volume: &str, command: &SetWay, context: &mut Context
     let copies = (command.way == Way::Doubled).then_some(command.copies);
     let layout = create::on_areas(table, context.reachable, command.way, &on, copies, Some(volume.id))?;
     let mut change = Change::new();
-    for row in layout::wipe_rows(volume, volume.next_epoch((context.random)()), true) {
+    let fence = volume.next_epoch((context.random)());
+    for row in layout::wipe_rows(volume, fence, true) {
         change.put(row);
     }
     let mut next = VolumeRow { way: command.way, size: layout.size(), task: Some(command.task), ..volume.clone() };
+    // Only the wipes have this epoch: it is never given to anybody else (F1).
+    next.epoch_floor = next.epoch_floor.max(fence.number);
     next.segments = layout::segments(&layout, context.random);
     // What was going on was for the former slices; their wipes fence it.
     next.work.background = None;
     next.work.unclean = false;
+    next.copies = 0;
     // Nobody has ever had the new slices: there is no older client to be fenced there.
     let epoch = next.epoch.number;
     next.segments.iter_mut().flat_map(|segment| &mut segment.legs).for_each(|leg| leg.confirmed = epoch);

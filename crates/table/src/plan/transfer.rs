@@ -3,9 +3,9 @@
 use sublet_api::Refusal;
 use sublet_api::request::Transfer;
 
-use super::{Context, begin, check_quiet, check_unmounted, conflict, listed, unmount};
+use super::{Context, begin, check_quiet, check_unmounted, conflict, layout, listed, unmount};
 use crate::change::Change;
-use crate::records::{Command, Row, Step, VolumeRow};
+use crate::records::{Command, Row, Step};
 use crate::table::Table;
 
 /// Plans a transfer.
@@ -46,7 +46,7 @@ pub fn plan(table: &Table, volume: &str, command: &Transfer, context: &mut Conte
         );
         return Err(conflict(text, "start that lender again; it is fenced before it serves anything"));
     }
-    let volume = VolumeRow { borrower: Some(to.id), task: Some(command.task), ..volume.clone() };
+    let volume = layout::handed_to(volume, to.id, command.task, (context.random)());
     let mut task = begin(command.task, command_word, volume.name.as_str(), Step::Labelling, context.now_ms);
     task.volume = Some(volume.id);
     let mut change = Change::new();

@@ -3,15 +3,88 @@
 use std::collections::BTreeMap;
 
 use sublet_api::order::Order;
-use sublet_types::{SliceId, VolumeId};
+use sublet_api::server::{AreaReport, SliceReport};
+use sublet_types::{AreaId, Epoch, SliceId, VolumeId};
 
+use super::layout;
 use crate::change::Change;
-use crate::records::{Key, VolumeRow, WipeRow};
+use crate::records::{Key, ROW_VERSION, Row, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// The order that wipes one slice.
 pub fn order(row: &WipeRow) -> Order {
     Order::WipeSlice { slice: row.slice, area: row.area, epoch: row.epoch, drop: row.drop }
+}
+
+/// Whether a label proves that a wipe with this epoch was decided by a table that was behind it (L5). The epoch of a wipe is above
+/// all that its volume was ever given, so a slice with a newer one was lent again after that, by somebody who knew better. A
+/// label that is wiping already agrees, whatever its epoch is.
+pub fn is_refuted(epoch: Epoch, label: &SliceReport) -> bool {
+    let told = label.epoch;
+    !label.wiping && (told.number > epoch.number || (told.number > 0 && told.is_split_from(epoch)))
+}
+
+/// What the label of a slice's area says of it, if it was reported.
+pub fn told(reports: &BTreeMap<AreaId, AreaReport>, area: AreaId, slice: SliceId) -> Option<&SliceReport> {
+    reports.get(&area)?.slices.iter().find(|row| row.facts.slice == slice)
+}
+
+/// The row of a wipe cannot be read, and is now: a volume that is free otherwise would be lent with its former borrower's bytes
+/// (P2). Its leg says where they are. What belongs to no volume any more is found in the label.
+pub fn make_anew(table: &Table, slice: SliceId, change: &mut Change) {
+    let Some(volume) = table.volumes.values().find(|row| row.legs().any(|(_, leg)| leg.slice == slice)) else { return };
+    if volume.borrower.is_none() && volume.lease.is_none() {
+        for (_, leg) in volume.legs().filter(|(_, leg)| leg.slice == slice) {
+            change.put(Row::Wipe(layout::wipe_row(volume, leg, volume.epoch, false)));
+        }
+        change.event(volume.name.as_str(), "its slice is wiped again: the row of that wipe cannot be read");
+    } else if volume.frozen.is_none() {
+        let reason = "one of its slices was to be wiped, and the row that says why cannot be read".to_owned();
+        change.event(volume.name.as_str(), format!("frozen: {reason}"));
+        change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
+    }
+}
+
+/// A slice that a label shows, and that is to be wiped and belongs to no volume any more.
+pub fn found(report: &AreaReport, slice: &SliceReport, epoch: Epoch) -> WipeRow {
+    let facts = &slice.facts;
+    WipeRow {
+        version: ROW_VERSION,
+        slice: facts.slice,
+        area: report.area,
+        offset: facts.offset,
+        length: facts.length,
+        volume: facts.volume,
+        name: facts.volume_name.clone(),
+        epoch,
+        drop: true,
+        // Nobody waits for it.
+        replaced: true,
+        held_by: None,
+    }
+}
+
+/// A deleted volume of which copies may be missing: whatever shows up of it is wiped (R2). It is kept as the wipe of a slice that
+/// is nowhere and has the volume's own id, and so it is in all labels as a tombstone.
+pub fn whole_volume(volume: &VolumeRow, epoch: Epoch) -> WipeRow {
+    WipeRow {
+        version: ROW_VERSION,
+        slice: whole_slice(volume.id),
+        area: AreaId::from_u128(0),
+        offset: 0,
+        length: 0,
+        volume: volume.id,
+        name: volume.name.clone(),
+        epoch,
+        drop: true,
+        replaced: true,
+        held_by: None,
+    }
+}
+
+/// The slice that stands for all of a volume; see [`whole_volume`].
+pub fn whole_slice(volume: VolumeId) -> SliceId {
+    SliceId::from_u128(volume.to_u128())
 }
 
 /// Whether the holder of an epoch may still have a session at the slice: then it is not fenced yet (F4).

@@ -106,6 +106,9 @@ pub struct ReplacedLeg {
     pub old: SliceId,
     /// What has taken its place, once something has.
     pub new: Option<SliceId>,
+    /// The segment that gets one more copy: the lost one was given up before, and no slice is left of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<u32>,
 }
 
 impl Command {

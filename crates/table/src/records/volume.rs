@@ -49,6 +49,9 @@ pub struct VolumeRow {
     /// not settled: those that are missing now.
     #[serde(default)]
     pub absent: Vec<AbsentLeg>,
+    /// How many copies its segments had before some were given up for good: a replacement makes as many again. 0 if none were.
+    #[serde(default)]
+    pub copies: u32,
     /// What is to be known for background work.
     #[serde(default)]
     pub work: WorkRow,
@@ -70,6 +73,11 @@ impl VolumeRow {
     /// All legs with the number of their segment.
     pub fn legs(&self) -> impl Iterator<Item = (usize, &LegRow)> {
         self.segments.iter().enumerate().flat_map(|(index, segment)| segment.legs.iter().map(move |leg| (index, leg)))
+    }
+
+    /// Copies that a segment has too few, because they were given up for good.
+    pub fn too_few(&self, segment: &SegmentRow) -> usize {
+        (self.copies as usize).saturating_sub(segment.legs.len())
     }
 
     /// The epoch after the present one, above any that was ever issued (F1, R1).

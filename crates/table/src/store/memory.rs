@@ -45,7 +45,7 @@ impl Store for MemoryStore {
         Ok(Loaded { revision: inner.revision, rows })
     }
 
-    fn commit(&mut self, planned_on: u64, ops: &[RowOp]) -> Result<u64, StoreError> {
+    fn commit_as(&mut self, planned_on: u64, revision: u64, ops: &[RowOp]) -> Result<u64, StoreError> {
         let mut inner = self.lock();
         if inner.fail {
             return Err(StoreError::Failed("told to fail".to_owned()));
@@ -63,7 +63,7 @@ impl Store for MemoryStore {
                 }
             }
         }
-        inner.revision += 1;
-        Ok(inner.revision)
+        inner.revision = revision;
+        Ok(revision)
     }
 }

@@ -47,7 +47,15 @@ pub trait Store {
     ///
     /// # Errors
     /// [`StoreError::Moved`] if the revision is no longer `planned_on`; [`StoreError::Failed`] if it cannot be made durable.
-    fn commit(&mut self, planned_on: u64, ops: &[RowOp]) -> Result<u64, StoreError>;
+    fn commit(&mut self, planned_on: u64, ops: &[RowOp]) -> Result<u64, StoreError> {
+        self.commit_as(planned_on, planned_on + 1, ops)
+    }
+
+    /// The same, with `revision` as the new one: a table that was moved here goes on where it was.
+    ///
+    /// # Errors
+    /// See [`Store::commit`].
+    fn commit_as(&mut self, planned_on: u64, revision: u64, ops: &[RowOp]) -> Result<u64, StoreError>;
 }
 
 /// The store failed.

@@ -91,7 +91,7 @@ impl Store for RedbStore {
         Ok(Loaded { revision, rows })
     }
 
-    fn commit(&mut self, planned_on: u64, ops: &[RowOp]) -> Result<u64, StoreError> {
+    fn commit_as(&mut self, planned_on: u64, revision: u64, ops: &[RowOp]) -> Result<u64, StoreError> {
         let mut write = self.database.begin_write().map_err(failed)?;
         write.set_durability(Durability::Immediate).map_err(failed)?;
         {
@@ -100,7 +100,7 @@ impl Store for RedbStore {
             if present != planned_on {
                 return Err(StoreError::Moved { planned_on, present });
             }
-            numbers.insert(REVISION, planned_on + 1).map_err(failed)?;
+            numbers.insert(REVISION, revision).map_err(failed)?;
             let mut rows = write.open_table(ROWS).map_err(failed)?;
             for op in ops {
                 match op {
@@ -114,7 +114,7 @@ impl Store for RedbStore {
             }
         }
         write.commit().map_err(failed)?;
-        Ok(planned_on + 1)
+        Ok(revision)
     }
 }
 

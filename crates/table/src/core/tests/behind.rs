@@ -318,6 +318,12 @@ fn r1_a_volume_whose_tasks_row_is_damaged_says_how_it_goes_on() {
     pool.pass(6000);
     let refusal = pool.refused(mount(11, borrower, "v"));
     assert!(refusal.message.contains("sublet volume accept v AREA"), "{refusal}");
+    // All its segments look fine, and still the copy that is named has to be one of its own.
+    for leg in ["c1", "nobody"] {
+        let accept = AcceptVolume { leg: leg.to_owned(), stale: false };
+        let refusal = pool.refused(Request::AcceptVolume { volume: "v".to_owned(), accept });
+        assert!(refusal.message.contains("has no copy") && refusal.hint.contains("a1"), "{refusal}");
+    }
     let accept = AcceptVolume { leg: "a1".to_owned(), stale: false };
     pool.ask(Request::AcceptVolume { volume: "v".to_owned(), accept });
     pool.pass(6000);

@@ -22,7 +22,7 @@ fn the_seeds_story_goes_from_borrow_to_return() {
     let row = pool.table().volumes.remove(0);
     assert_eq!((row.borrower, row.status), (Some(name("server-c")), 0), "lent, but not mounted");
     let mounting = pool.mounted(mount(3, borrower, "Vol-1"));
-    assert_eq!((mounting.status, mounting.epoch.number, mounting.size), (1, 1, 16 * R));
+    assert_eq!((mounting.status, mounting.epoch.number, mounting.size), (1, 2, 16 * R), "borrowing has an epoch too");
     assert!(mounting.secret.is_some());
     assert_eq!(mounting.segments[0].legs[0].addresses[0].to_string(), "10.0.0.1:7471");
     assert_eq!(pool.table().volumes[0].status, 1);

@@ -1,12 +1,12 @@
 //! What becomes of scrubs whose volume or lender goes away.
 
-use sublet_api::request::{Request, Response};
+use sublet_api::request::{ControlTask, Request, Response};
 use sublet_api::view::TaskView;
 use sublet_types::Way;
 use sublet_types::limits::SCRUB_EVERY;
 
 use crate::core::Event;
-use crate::core::testing::{Pool, R, borrow, create, give_back, mount, scrub};
+use crate::core::testing::{Pool, R, borrow, control, create, give_back, mount, scrub};
 
 const C: usize = 2;
 
@@ -62,4 +62,40 @@ fn k1_a_volume_whose_lender_is_away_does_not_hold_up_the_scheduled_scrubs_of_all
     pool.revive(0);
     pool.pass(1000);
     assert_eq!(scrubs(&mut pool).len(), 2);
+}
+
+#[test]
+fn k1_a_scheduled_scrub_that_cannot_go_on_does_not_hold_up_all_others() {
+    for what in ["paused", "frozen", "without a client", "without a coordinator"] {
+        let mut pool = Pool::new(&[16, 16, 0]);
+        let borrower = pool.id(C);
+        for (id, volume, area) in [(1, "first", "a1"), (2, "second", "b1")] {
+            pool.done(create(id, volume, Way::Divided, &[(area, Some(2 * R))]));
+            pool.done(borrow(id + 10, borrower, Some(volume), None, None));
+            pool.pass(1000);
+        }
+        if what == "without a client" {
+            pool.done(mount(20, borrower, "first"));
+            pool.pass(20_000);
+        }
+        pool.servers[0].coordinates_nothing = what != "without a client";
+        pool.now_ms += 2 * u64::try_from(SCRUB_EVERY.as_millis()).unwrap();
+        pool.apply(Event::Tick);
+        pool.pass(100);
+        let begun = scrubs(&mut pool).into_iter().map(|task| (task.id, task.subject)).collect::<Vec<_>>();
+        assert_eq!(begun[0].1, "first", "{what}");
+        match what {
+            "paused" => drop(pool.ask(control(begun[0].0, ControlTask::Pause))),
+            "frozen" => {
+                for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
+                    slice.epoch.number += 1000;
+                }
+                pool.servers[0].tell_areas = true;
+            }
+            _ => {}
+        }
+        pool.pass(300_000);
+        let done: Vec<_> = scrubs(&mut pool).into_iter().filter(|task| task.state == "done").map(|task| task.subject).collect();
+        assert_eq!(done, ["second"], "{what}");
+    }
 }

@@ -1,5 +1,7 @@
 //! `volume accept`: an administrator decides with which copies a volume goes on that its labels alone do not settle (R1).
 
+use std::collections::BTreeMap;
+
 use sublet_api::Refusal;
 use sublet_api::server::AreaReport;
 use sublet_types::{Generation, ServerId, VolumeId};
@@ -53,6 +55,11 @@ pub fn plan(
         );
         return Err(conflict(text, "start the servers that have them"));
     }
+    // Also where its segments look fine: whoever names something else means something else.
+    if !segments.values().flat_map(BTreeMap::values).any(|one| matches(table, one, choice.leg)) {
+        let names = listed(segments.values().map(|legs| places(table, legs)));
+        return Err(conflict(format!("'{}' has no copy of volume '{}'", choice.leg, row.name), format!("name one of {names}")));
+    }
     let (mut next, _) = derive(table, row.id, &seen, Some(row), context);
     let mut absent = Vec::new();
     for ((index, legs), segment) in segments.iter().zip(&mut next.segments) {
@@ -88,6 +95,8 @@ pub fn plan(
         segment.generation = Generation::default();
         segment.generation = segment.issue((context.random)());
     }
+    let copies = segments.values().flat_map(BTreeMap::values).map(|one| one.slice.facts.legs).max();
+    next.copies = next.copies.max(copies.unwrap_or_default());
     next.absent = absent;
     next.unsettled = false;
     next.frozen = None;

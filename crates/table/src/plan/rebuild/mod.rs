@@ -11,7 +11,7 @@ pub mod vanished;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::server::AreaReport;
-use sublet_types::limits::SEGMENTS_MAX;
+use sublet_types::limits::{COPIES_MAX, SEGMENTS_MAX};
 use sublet_types::{AreaId, Name, ServerId, SliceId, VolumeId};
 
 pub use tombs::{obey, spent, wanted as wanted_tombstones};
@@ -390,6 +390,7 @@ fn empty_row(id: VolumeId, before: Option<&VolumeRow>) -> VolumeRow {
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),
+        copies: before.map_or(0, |row| row.copies),
     }
 }
 
@@ -438,8 +439,8 @@ fn late_legs(table: &Table, row: &VolumeRow, seen: &[Seen<'_>], context: &mut Co
         let is_it = |other: &AbsentLeg| (other.segment, other.leg) == (facts.segment, facts.leg);
         let Some(segment) = next.segments.get_mut(facts.segment as usize) else { continue };
         let elsewhere = segment.legs.iter().all(|leg| table.lender(leg.area) != Some(one.server));
-        // S6: never two copies on one server.
-        if !next.absent.iter().any(is_it) || !elsewhere {
+        // S6: never two copies on one server. There may be enough of them by now.
+        if !next.absent.iter().any(is_it) || !elsewhere || segment.legs.len() >= COPIES_MAX {
             continue;
         }
         segment.legs.push(leg_row(one, false));

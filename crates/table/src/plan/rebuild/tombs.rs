@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sublet_api::server::{AreaReport, Tombstone};
-use sublet_types::{Epoch, Name, ServerId, SliceId, VolumeId};
+use sublet_api::server::{AreaReport, SliceReport, Tombstone};
+use sublet_types::{AreaId, Epoch, Name, ServerId, SliceId, VolumeId};
 
-use super::super::Context;
+use super::super::{Context, wipe};
 use crate::change::Change;
 use crate::records::{Key, ROW_VERSION, Row, VolumeRow, WipeRow};
 use crate::table::Table;
@@ -20,7 +20,8 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
     let mut sheds: BTreeMap<VolumeId, VolumeRow> = BTreeMap::new();
     let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for stone in stones {
-        if table.wipes.contains_key(&stone.slice) {
+        let label = label_of(reports, stone.area, stone.slice);
+        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| wipe::is_refuted(stone.epoch, label)) {
             continue;
         }
         let owner = table.volumes.get(&stone.volume).filter(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
@@ -30,6 +31,10 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
                 sheds.insert(volume.id, shed_slice(shed, stone, context, &mut change));
             }
             Some(volume) => freeze(volume, &mut change),
+            // The table is older than the deletion of a volume that it has.
+            None if stone.slice == wipe::whole_slice(stone.volume) && table.volumes.contains_key(&stone.volume) => {
+                table.volumes.get(&stone.volume).into_iter().for_each(|volume| freeze(volume, &mut change));
+            }
             None => enter(table, reports, (stone, is_reconciling), &mut change),
         }
     }
@@ -41,10 +46,37 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
             change.put(Row::Volume(Box::new(volume)));
         }
     }
+    for (_, report) in reports {
+        leftovers(table, report, context, &mut change);
+    }
     for row in table.wipes.values() {
-        meet(reports, row, context, &mut change);
+        meet(reports, row, is_reconciling, &mut change);
     }
     change
+}
+
+/// Slices of a deleted volume that were not there when it was deleted (R2), and those of whose wipe only the key is left (P2).
+fn leftovers(table: &Table, report: &AreaReport, context: &mut Context<'_>, change: &mut Change) {
+    for label in &report.slices {
+        let (slice, volume) = (label.facts.slice, label.facts.volume);
+        let stone = table.wipes.get(&wipe::whole_slice(volume)).filter(|_| !table.volumes.contains_key(&volume));
+        let is_live = table.volumes.get(&volume).is_some_and(|row| row.legs().any(|(_, leg)| leg.slice == slice));
+        if table.wipes.contains_key(&slice) || is_live {
+            continue;
+        }
+        let epoch = match stone {
+            // The rest of the volume was deleted by a table that knew less than this label (L5).
+            Some(stone) if wipe::is_refuted(stone.epoch, label) => continue,
+            Some(stone) => stone.epoch,
+            None if table.lost_wipes.contains(&slice) && !label.admitted => {
+                Epoch { number: label.epoch.number + 1, random: (context.random)() }
+            }
+            None => continue,
+        };
+        let row = wipe::found(report, label, epoch);
+        change.event(row.name.as_str(), format!("deleted before: its slice in area {} is to be wiped", report.name));
+        change.put(Row::Wipe(row));
+    }
 }
 
 /// The table had the slice still: it is wiped, and what the volume is without it is seen from the other labels.
@@ -83,6 +115,7 @@ fn freeze(volume: &VolumeRow, change: &mut Change) {
 fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt): (&Tombstone, bool), change: &mut Change) {
     let report = reports.iter().find(|(_, report)| report.area == stone.area).map(|(_, report)| *report);
     let slice = report.and_then(|report| report.slices.iter().find(|slice| slice.facts.slice == stone.slice));
+    let is_whole = stone.slice == wipe::whole_slice(stone.volume);
     // Its label is there and does not have it: it has been wiped, and the tombstone is dropped. Its label is not there: a table
     // that was not lost would know of the wipe.
     if slice.is_none() && (report.is_some() || !is_rebuilt) {
@@ -91,7 +124,8 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
     let name = slice.map_or_else(Name::unknown, |slice| slice.facts.volume_name.clone());
     let (offset, length) = slice.map_or((0, 0), |slice| (slice.facts.offset, slice.facts.length));
     let area = table.areas.get(&stone.area).map_or_else(|| stone.area.short(), |row| row.name.to_string());
-    change.event(name.as_str(), format!("deleted before: its slice in area {area} is to be wiped"));
+    let what = if is_whole { "all that shows up of it".to_owned() } else { format!("its slice in area {area}") };
+    change.event(name.as_str(), format!("deleted before: {what} is to be wiped"));
     change.put(Row::Wipe(WipeRow {
         version: ROW_VERSION,
         slice: stone.slice,
@@ -108,16 +142,34 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
     }));
 }
 
-/// A label shows a slice that is to be wiped: where it lies is known now, and its epoch must be above the label's (F1).
-fn meet(reports: &[(ServerId, &AreaReport)], row: &WipeRow, context: &mut Context<'_>, change: &mut Change) {
-    let in_area = reports.iter().filter(|(_, report)| report.area == row.area);
-    let Some(slice) = in_area.flat_map(|(_, report)| &report.slices).find(|slice| slice.facts.slice == row.slice) else {
+/// What the label of a slice's area says of it, if it was reported.
+fn label_of<'a>(reports: &[(ServerId, &'a AreaReport)], area: AreaId, slice: SliceId) -> Option<&'a SliceReport> {
+    let in_area = reports.iter().filter(|(_, report)| report.area == area);
+    in_area.flat_map(|(_, report)| &report.slices).find(|row| row.facts.slice == slice)
+}
+
+/// A label shows a slice that is to be wiped: where it lies is known now. If the label proves that whoever decided the wipe was
+/// behind it, nothing is wiped there; while the table is reconciled the wipe is given up, and the slice is taken over (L5).
+fn meet(reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool, change: &mut Change) {
+    let Some(slice) = label_of(reports, row.area, row.slice) else { return };
+    if wipe::is_refuted(row.epoch, slice) {
+        let what = format!("its slice {} was to be wiped, but its label is ahead of that", row.slice.short());
+        if is_reconciling {
+            change.delete(Key::Wipe(row.slice));
+            change.event(row.name.as_str(), format!("{what}: it is not"));
+        } else {
+            let text = format!(
+                "{what}, and it is left alone; the table may have been restored from an older copy: \
+                 `sublet manager rebuild --reconcile`"
+            );
+            change.warning(row.name.as_str(), text);
+        }
         return;
-    };
+    }
     let mut next = WipeRow { offset: slice.facts.offset, length: slice.facts.length, ..row.clone() };
-    let is_older = slice.epoch.number > row.epoch.number || (slice.epoch.number > 0 && slice.epoch.is_split_from(row.epoch));
-    if is_older && row.drop {
-        next.epoch = Epoch { number: slice.epoch.number + 1, random: (context.random)() };
+    if slice.epoch.number > row.epoch.number {
+        // It is being wiped with that epoch.
+        next.epoch = slice.epoch;
     }
     if next != *row {
         change.put(Row::Wipe(next));
@@ -132,11 +184,16 @@ pub fn wanted(table: &Table, is_there: impl Fn(&WipeRow) -> bool) -> Vec<Tombsto
 }
 
 /// Tombstones of a label that have done their duty: the slice is wiped. `is_gone` says that its area's label is there, and does
-/// not have it.
-pub fn spent(table: &Table, kept: &[Tombstone], is_gone: impl Fn(&Tombstone) -> bool) -> Vec<SliceId> {
+/// not have it; `is_refuted`, that its label proves that it should never have been written.
+pub fn spent(
+    table: &Table,
+    kept: &[Tombstone],
+    is_gone: impl Fn(&Tombstone) -> bool,
+    is_refuted: impl Fn(&Tombstone) -> bool,
+) -> Vec<SliceId> {
     let done = |stone: &&Tombstone| {
         let is_live = table.volumes.get(&stone.volume).is_some_and(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
-        !table.wipes.contains_key(&stone.slice) && !is_live && is_gone(stone)
+        !table.wipes.contains_key(&stone.slice) && ((!is_live && is_gone(stone)) || is_refuted(stone))
     };
     kept.iter().filter(done).map(|stone| stone.slice).collect()
 }

@@ -1,0 +1,104 @@
+//! A table that is older than the labels has bytes of nobody wiped that are lent and live (L5, P2).
+
+use sublet_api::order::Order;
+use sublet_api::rebuild::Rebuild;
+use sublet_api::request::Request;
+use sublet_types::{SliceId, Way};
+
+use crate::core::testing::{Pool, R, borrow, create, give_back, mount, set_way, unmount};
+use crate::records::VolumeRow;
+
+/// The borrower; c1 and d1 are free.
+const E: usize = 4;
+
+/// `v` on a1 and b1, with bytes in it, not mounted.
+fn doubled() -> Pool {
+    let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
+    let borrower = pool.id(E);
+    pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
+    let epoch = pool.mounted(mount(2, borrower, "v")).epoch;
+    pool.done(unmount(3, borrower, "v", epoch));
+    pool
+}
+
+fn volume(pool: &Pool) -> VolumeRow {
+    pool.core.table().volume("v").unwrap().clone()
+}
+
+fn slices(pool: &Pool) -> Vec<SliceId> {
+    volume(pool).legs().map(|(_, leg)| leg.slice).collect()
+}
+
+fn reconcile(pool: &mut Pool) {
+    pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
+    pool.pass(6000);
+}
+
+#[test]
+fn l5_p2_a_wipe_by_a_table_that_is_behind_waits_and_reconciling_gives_it_up() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let (all, backup) = (slices(&pool), pool.backup());
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    (0..2).for_each(|server| pool.kill(server));
+    pool.restore(&backup);
+    pool.pass(20_000);
+    // To this table nobody has it mounted, and its lenders are gone: it may be given up.
+    pool.done(give_back(20, Some(borrower), "v", false));
+    pool.pass(6000);
+    assert!(pool.servers[2].areas.values().all(|area| area.tombstones.len() == 2));
+    (0..2).for_each(|server| pool.revive(server));
+    pool.pass(60_000);
+    let wiped = |order: &&Order| matches!(order, Order::WipeSlice { .. });
+    assert_eq!(pool.servers.iter().flat_map(|server| &server.log).find(wiped), None);
+    assert!(pool.events().iter().any(|event| event.contains("manager rebuild --reconcile")), "{:#?}", pool.events());
+    reconcile(&mut pool);
+    assert_eq!(pool.servers.iter().flat_map(|server| &server.log).find(wiped), None);
+    assert_eq!((volume(&pool).frozen, slices(&pool)), (None, all));
+    assert_eq!(volume(&pool).lease.map(|lease| lease.epoch), Some(mounting.epoch));
+    // What the other labels were told of it is void.
+    assert!(pool.core.table().wipes.is_empty());
+    assert!(pool.servers.iter().flat_map(|server| server.areas.values()).all(|area| area.tombstones.is_empty()));
+    pool.done(unmount(30, borrower, "v", mounting.epoch));
+    pool.done(give_back(31, Some(borrower), "v", false));
+    pool.pass(6000);
+    assert!(pool.core.table().wipes.is_empty());
+}
+
+#[test]
+fn l5_a_manager_that_has_just_started_gives_nothing_up_before_its_lenders_have_told_of_their_labels() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let backup = pool.backup();
+    pool.mounted(mount(10, borrower, "v"));
+    for dissolve in [false, true] {
+        pool.restore(&backup);
+        let refusal = pool.refused(give_back(20 + u128::from(dissolve), Some(borrower), "v", dissolve));
+        assert!(refusal.message.contains("server-a"), "{refusal}");
+        pool.pass(1000);
+        assert!(volume(&pool).frozen.is_some());
+    }
+    let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
+    pool.done(create(1, "v", Way::Divided, &[("a1", Some(R))]));
+    pool.restart_manager();
+    let refusal = pool.refused(set_way(2, "v", Way::Single, &[]));
+    assert!(refusal.message.contains("server-a"), "{refusal}");
+    pool.done(set_way(3, "v", Way::Single, &[]));
+}
+
+#[test]
+fn f1_an_epoch_that_fenced_former_slices_is_given_to_nobody_else() {
+    let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
+    pool.done(create(1, "v", Way::Divided, &[("a1", Some(R))]));
+    let borrower = pool.id(E);
+    pool.done(set_way(2, "v", Way::Single, &[]));
+    let wiped = pool.servers[0].log.iter().find_map(|order| match order {
+        Order::WipeSlice { epoch, .. } => Some(epoch.number),
+        _ => None,
+    });
+    pool.done(borrow(3, borrower, Some("v"), None, None));
+    assert!(volume(&pool).epoch.number > wiped.unwrap(), "{} {wiped:?}", volume(&pool).epoch);
+    pool.mounted(mount(4, borrower, "v"));
+}
