@@ -58,6 +58,7 @@ impl<D: Doors> Inner<D> {
         let mut oldest: Vec<(Tick, usize)> = {
             let hot = self.regions.hot.borrow();
             let own = hot.iter().filter(|(_, hot)| hot.slice == slice && hot.writes == 0);
+            let own = own.filter(|(region, _)| !self.regions.is_pinned(**region) && self.can_complete(**region));
             own.map(|(region, hot)| (hot.used, *region)).collect()
         };
         oldest.sort_unstable();
@@ -68,10 +69,12 @@ impl<D: Doors> Inner<D> {
     /// Cools what can be cooled of these regions of a slice. The caller holds `cooling`.
     async fn cool_batch(self: &Rc<Self>, slice: SliceId, batch: &[usize]) -> Result<(), AreaError> {
         self.check_writable()?;
-        let quiet = |hot: &Hot| hot.slice == slice && hot.writes == 0 && !hot.abandoned;
+        let quiet =
+            |region: usize, hot: &Hot| hot.slice == slice && hot.writes == 0 && !hot.abandoned && !self.regions.is_pinned(region);
         let newest = {
             let hot = self.regions.hot.borrow();
-            batch.iter().filter_map(|region| hot.get(region)).filter(|hot| quiet(hot)).map(|hot| hot.written).max()
+            let own = batch.iter().filter_map(|region| Some((*region, hot.get(region)?)));
+            own.filter(|(region, hot)| quiet(*region, hot)).map(|(_, hot)| hot.written).max()
         };
         let Some(newest) = newest else { return Ok(()) };
         if newest > self.regions.flushed.get() {
@@ -81,7 +84,7 @@ impl<D: Doors> Inner<D> {
         let mut chosen = Vec::with_capacity(batch.len());
         for region in batch {
             if let Some(hot) = self.regions.hot.borrow_mut().get_mut(region)
-                && quiet(hot)
+                && quiet(*region, hot)
                 && hot.written <= flushed
             {
                 hot.cooling = true;

@@ -119,6 +119,8 @@ pub(crate) struct Regions {
     pub active: RefCell<Active>,
     pub maps: RefCell<Maps>,
     heating: RefCell<BTreeMap<usize, Waiters>>,
+    /// Regions that somebody is about to write once all that he needs are ready, with how many there are: they do not cool.
+    pinned: RefCell<BTreeMap<usize, u32>>,
     /// Counts writes that ended.
     pub ended: Cell<u64>,
     /// Writes up to this number are durable.
@@ -137,6 +139,7 @@ impl Regions {
             active: RefCell::default(),
             maps: RefCell::default(),
             heating: RefCell::default(),
+            pinned: RefCell::default(),
             ended: Cell::new(0),
             flushed: Cell::new(0),
             cooling: Mutex::new(()),
@@ -160,6 +163,18 @@ impl Regions {
     /// True if writes to the region may begin: its mark is durable, and its checksums are here.
     pub fn is_ready(&self, region: usize) -> bool {
         self.record(region).state == State::Hot && self.hot.borrow().get(&region).is_some_and(|hot| hot.sums.is_some())
+    }
+
+    /// Keeps regions hot until the answer is dropped. Without that, a writer who needs several of them could wait for ever: while
+    /// he waits for the last one, the first one cools to make room.
+    pub fn pin(&self, range: Range<usize>) -> Pinned<'_> {
+        let mut pinned = self.pinned.borrow_mut();
+        range.clone().for_each(|region| *pinned.entry(region).or_default() += 1);
+        Pinned { regions: self, range }
+    }
+
+    pub fn is_pinned(&self, region: usize) -> bool {
+        self.pinned.borrow().contains_key(&region)
     }
 
     /// How many regions of a slice are hot.
@@ -199,6 +214,24 @@ impl Regions {
         for waiter in waiters {
             // One who has gone needs no answer.
             let _ = waiter.send(result.clone());
+        }
+    }
+}
+
+/// See [`Regions::pin`].
+pub(crate) struct Pinned<'a> {
+    regions: &'a Regions,
+    range: Range<usize>,
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        let mut pinned = self.regions.pinned.borrow_mut();
+        for region in self.range.clone() {
+            match pinned.get_mut(&region) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(pinned.remove(&region)),
+            }
         }
     }
 }
