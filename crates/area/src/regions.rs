@@ -49,6 +49,8 @@ pub(crate) struct Hot {
     pub cooling: bool,
     /// The end of a write is not known: it is not cooled before the area is opened again.
     pub abandoned: bool,
+    /// How often its checksums could not be completed when it was to cool: others are read before it.
+    pub failed: u32,
     /// It was hot already when the area, or the present epoch, was opened: its legs may differ, and nobody knows where.
     pub inherited: bool,
     /// It was hot when the area was opened: what was missed there is not known.
@@ -70,6 +72,7 @@ impl Hot {
             changed: false,
             cooling: false,
             abandoned: false,
+            failed: 0,
             inherited: false,
             lost: false,
         }

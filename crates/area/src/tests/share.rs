@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use sublet_doors::Clock;
+use sublet_doors::{Clock, Tick};
 use sublet_types::limits::BLOCK_SIZE;
 
 use super::hot::single;
 use super::memory::{MemoryDoors, with_files};
 use super::*;
+use crate::cool::IDLE;
 use crate::regions::{HOT_MAX, HOT_SHARE_MIN};
 
 const SLICES: u128 = 128;
@@ -53,5 +54,53 @@ fn h2_writers_of_several_regions_each_all_come_to_their_turn() {
             }
         }));
         doors.timeout(Duration::from_secs(20), writers).await.expect("they all end");
+    });
+}
+
+/// An area whose slice was hot in so many regions when it crashed; the data of the first ones cannot be read any more.
+async fn crashed(doors: &MemoryDoors, regions: u64, unreadable: u64) -> (MemoryDoors, Rc<Area<MemoryDoors>>) {
+    let disk = [piece("/disk", 64 * REGION)];
+    let area = made(doors, &disk).await;
+    let own = single(1, 0, 64 * REGION);
+    area.prepare_slice(&own).await.unwrap();
+    area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+    area.mark_open(slice(1), epoch(1)).await.unwrap();
+    for region in 0..regions {
+        write(&area, 1, region * REGION, 7, BLOCK_SIZE as usize).await;
+    }
+    area.flush().await.unwrap();
+    let data = area.inner.pieces[0].data_at;
+    drop(area);
+    let doors = doors.restarted(doors.images());
+    let area = open(&doors, &disk).await;
+    doors.machine.unreadable.replace(Some(data..data + unreadable * REGION));
+    (doors, area)
+}
+
+#[test]
+fn h2_k2_regions_that_cannot_be_read_do_not_keep_the_others_hot() {
+    with_files(&[("/disk", file_size_for(64 * REGION))], false, async |doors| {
+        let (doors, area) = crashed(&doors, 12, 6).await;
+        for round in 1..6 {
+            area.cool_idle(Tick(doors.now().0 + round * 2 * IDLE.as_nanos() as u64)).await.unwrap();
+        }
+        assert_eq!(area.hot_count(slice(1)), 6);
+        // As soon as they can be read, they cool, too.
+        doors.machine.unreadable.replace(None);
+        for round in 6..9 {
+            area.cool_idle(Tick(doors.now().0 + round * 2 * IDLE.as_nanos() as u64)).await.unwrap();
+        }
+        assert_eq!(area.hot_count(slice(1)), 0);
+    });
+}
+
+#[test]
+fn h2_k2_regions_that_cannot_be_read_do_not_keep_the_others_hot_when_a_slice_is_closed() {
+    with_files(&[("/disk", file_size_for(64 * REGION))], false, async |doors| {
+        let (_doors, area) = crashed(&doors, 40, 33).await;
+        for left in [40, 33, 33] {
+            area.close_clean(slice(1), epoch(1)).await.unwrap();
+            assert!(area.hot_count(slice(1)) <= left, "{} of {left}", area.hot_count(slice(1)));
+        }
     });
 }
