@@ -199,6 +199,11 @@ impl<D: Doors> Inner<D> {
         if new == *old {
             return Ok(answer);
         }
+        // L5: what an opening would take for another's writing is never written.
+        if let Some(record) = new.slices.iter().find(|record| !record.makes_sense()) {
+            let text = format!("what is to be entered for slice {} makes no sense", record.facts.slice.short());
+            return Err(AreaError::new(AreaErrorKind::Disagreement, text));
+        }
         new.sequence += 1;
         if let Some((piece, at)) = self.label_place().filter(|_| !mutation::is(Mutation::EpochNotPersisted)) {
             let written = write_both(&piece.file, at, &new.encode(), 0).await;

@@ -59,6 +59,7 @@ impl<D: Doors> Inner<D> {
         let mut oldest: Vec<(Tick, usize)> = {
             let hot = self.regions.hot.borrow();
             let own = hot.iter().filter(|(_, hot)| hot.slice == slice && hot.writes == 0);
+            let own = own.filter(|(region, _)| !self.regions.is_pinned(**region) && self.can_complete(**region));
             own.map(|(region, hot)| (hot.used, *region)).collect()
         };
         oldest.sort_unstable();
@@ -69,10 +70,12 @@ impl<D: Doors> Inner<D> {
     /// Cools what can be cooled of these regions of a slice. The caller holds `cooling`.
     async fn cool_batch(self: &Rc<Self>, slice: SliceId, batch: &[usize]) -> Result<(), AreaError> {
         self.check_writable()?;
-        let quiet = |hot: &Hot| hot.slice == slice && hot.writes == 0 && !hot.abandoned;
+        let quiet =
+            |region: usize, hot: &Hot| hot.slice == slice && hot.writes == 0 && !hot.abandoned && !self.regions.is_pinned(region);
         let newest = {
             let hot = self.regions.hot.borrow();
-            batch.iter().filter_map(|region| hot.get(region)).filter(|hot| quiet(hot)).map(|hot| hot.written).max()
+            let own = batch.iter().filter_map(|region| Some((*region, hot.get(region)?)));
+            own.filter(|(region, hot)| quiet(*region, hot)).map(|(_, hot)| hot.written).max()
         };
         let Some(newest) = newest else { return Ok(()) };
         if newest > self.regions.flushed.get() && !mutation::is(Mutation::CoolTooEarly) {
@@ -82,7 +85,7 @@ impl<D: Doors> Inner<D> {
         let mut chosen = Vec::with_capacity(batch.len());
         for region in batch {
             if let Some(hot) = self.regions.hot.borrow_mut().get_mut(region)
-                && quiet(hot)
+                && quiet(*region, hot)
                 && (hot.written <= flushed || mutation::is(Mutation::CoolTooEarly))
             {
                 hot.cooling = true;
@@ -103,6 +106,8 @@ impl<D: Doors> Inner<D> {
         for region in chosen {
             if let Some(page) = self.complete(*region).await {
                 ready.insert(*region, page);
+            } else if let Some(hot) = self.regions.hot.borrow_mut().get_mut(region).filter(|hot| hot.cooling) {
+                hot.failed = hot.failed.saturating_add(1);
             }
         }
         // S3: a region stays hot until its missed bits are durable.
@@ -211,34 +216,35 @@ impl<D: Doors> Inner<D> {
 
     /// What cools when a slice is closed cleanly; `unequal`: its legs were not made equal since an earlier crash (H3).
     pub fn closing(&self, slice: SliceId, unequal: bool) -> Vec<usize> {
-        let mut read = 0;
         let hot = self.regions.hot.borrow();
         let own = hot.iter().filter(|(_, hot)| hot.slice == slice && !(unequal && hot.inherited));
-        let quick = own.filter(|(_, hot)| {
-            read += usize::from(!hot.kept.all());
-            hot.kept.all() || read <= READ_AT_CLOSE
-        });
-        quick.map(|(region, _)| *region).collect()
+        self.few_to_read(own, READ_AT_CLOSE).into_iter().map(|(_, region)| region).collect()
+    }
+
+    /// Those of these regions that can cool: all whose checksums are kept, and so many of those that have to be read for it.
+    /// Where that has failed it is tried again after all others: a few bad sectors must not keep the rest hot for ever.
+    fn few_to_read<'a>(&self, regions: impl Iterator<Item = (&'a usize, &'a Hot)>, many: usize) -> Vec<(SliceId, usize)> {
+        let can = regions.filter(|(region, hot)| !hot.abandoned && (hot.kept.all() || !self.regions.record(**region).unproved));
+        let (kept, mut read): (Vec<_>, Vec<_>) = can.partition(|(_, hot)| hot.kept.all());
+        read.sort_by_key(|(region, hot)| (hot.failed, **region));
+        kept.into_iter().chain(read.into_iter().take(many)).map(|(region, hot)| (hot.slice, *region)).collect()
     }
 
     /// Regions of slices with one leg that were not written for a while, and any that were not written at all; few of those that have to be read for it.
     fn idle(&self, now: Tick) -> BTreeMap<SliceId, Vec<usize>> {
-        let mut idle: BTreeMap<SliceId, Vec<usize>> = BTreeMap::new();
-        let mut read = 0;
         let idle_after = drawn::time(Drawn::AreaCoolAfter, IDLE);
-        for (region, hot) in self.regions.hot.borrow().iter() {
+        let hot = self.regions.hot.borrow();
+        let quiet = hot.iter().filter(|(_, hot)| {
             // What was found hot and belongs to a slice that was closed cleanly: every leg has flushed, and they are equal (H2).
             let closed = |record: &SliceRecord| hot.lost && record.open.is_none() && !record.unclean;
             let alone = |record: &SliceRecord| record.facts.legs == 1 || closed(record);
             // A region that was made hot ahead and never written is the same on all legs.
             let untouched = hot.written == 0 && !hot.inherited;
-            if !(self.lent_so(hot, alone) || untouched) || hot.writes > 0 || now.since(hot.used) < idle_after {
-                continue;
-            }
-            read += usize::from(!hot.kept.all());
-            if hot.kept.all() || read <= READ_AT_ONCE {
-                idle.entry(hot.slice).or_default().push(*region);
-            }
+            (self.lent_so(hot, alone) || untouched) && hot.writes == 0 && now.since(hot.used) >= idle_after
+        });
+        let mut idle: BTreeMap<SliceId, Vec<usize>> = BTreeMap::new();
+        for (slice, region) in self.few_to_read(quiet, READ_AT_ONCE) {
+            idle.entry(slice).or_default().push(region);
         }
         idle
     }

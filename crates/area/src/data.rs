@@ -18,8 +18,10 @@ use crate::kept::ReadInfo;
 use crate::layout::Stretch;
 use crate::lease::no_slice;
 
-/// Regions that one step of zeroing a long range makes hot.
+/// Regions that one step of zeroing a long range makes hot, at most; and no more than this part of the slice's share, so that
+/// others that write to it keep theirs (H2).
 const ZEROED_AT_ONCE: u64 = 16;
+const PART_OF_SHARE: u64 = 4;
 
 impl<D: Doors> Inner<D> {
     /// The area offset of a slice's range.
@@ -228,7 +230,8 @@ impl<D: Doors> Area<D> {
         let mut at = begin;
         while at < end {
             // Region by region, so that not more become hot at once than may be.
-            let next = ((at / REGION_SIZE + ZEROED_AT_ONCE) * REGION_SIZE).min(end);
+            let at_once = (u64::from(inner.hot_share()) / PART_OF_SHARE).clamp(1, ZEROED_AT_ONCE);
+            let next = ((at / REGION_SIZE + at_once) * REGION_SIZE).min(end);
             let mut from = at;
             for (length, blank) in inner.runs(at, next - at) {
                 // A blank region reads as zero already.

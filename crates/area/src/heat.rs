@@ -101,6 +101,7 @@ impl<D: Doors> Inner<D> {
     pub async fn begin_write(self: &Rc<Self>, slice: SliceId, at: u64, length: u64) -> Result<Writing<D>, AreaError> {
         let regions = &self.regions;
         let range = regions_in(at, length);
+        let _pinned = regions.pin(range.clone());
         loop {
             let mut cold = range.clone().filter(|region| !regions.is_ready(*region)).peekable();
             if cold.peek().is_none() {

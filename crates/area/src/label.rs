@@ -219,6 +219,8 @@ impl AreaLabel {
             || slices.iter().any(|record| record.end() > capacity || !record.makes_sense())
             || !slices.is_sorted_by(|a, b| a.facts.slice < b.facts.slice)
             || get_opening(&get).number > COUNT_MAX
+            || get.u64(FAILURES_AT) > COUNT_MAX
+            || tombstones.clone().any(|tombstone| tombstone.epoch.number > COUNT_MAX)
         {
             return Err(bad());
         }

@@ -9,6 +9,7 @@ use sublet_types::{Epoch, Generation, Name, SliceId};
 use sublet_wire::message::{Open, OpenMode};
 
 use crate::area::{Area, to_the_end};
+use crate::envelope::COUNT_MAX;
 use crate::error::{AreaError, AreaErrorKind as Kind};
 use crate::format::clear;
 use crate::label::AreaLabel;
@@ -30,6 +31,9 @@ pub(crate) fn record_mut(label: &mut AreaLabel, slice: SliceId) -> Result<&mut S
 /// An epoch is compared with the newest persisted one: older ones are refused for ever (F1).
 fn check_epoch(record: &SliceRecord, epoch: Epoch) -> Result<(), AreaError> {
     let (slice, newest) = (record.facts.slice.short(), record.epoch);
+    if epoch.number > COUNT_MAX {
+        return refuse(Kind::Disagreement, format!("epoch {epoch} of slice {slice} is none that a manager issues"));
+    }
     if epoch.number < newest.number {
         return refuse(Kind::StaleEpoch, format!("epoch {epoch} of slice {slice} has been fenced: the newest is {newest}"));
     }
@@ -56,6 +60,9 @@ pub(crate) fn check_holder(record: &SliceRecord, epoch: Epoch) -> Result<(), Are
 
 pub(crate) fn check_generation(record: &SliceRecord, new: Generation) -> Result<(), AreaError> {
     let (slice, old) = (record.facts.slice.short(), record.facts.generation);
+    if new.number > COUNT_MAX {
+        return refuse(Kind::Disagreement, format!("generation {new} of slice {slice} is none that a manager issues"));
+    }
     if new.is_split_from(old) {
         return refuse(
             Kind::Disagreement,

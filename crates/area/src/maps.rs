@@ -26,16 +26,21 @@ type Edit<'a> = &'a dyn Fn(usize, usize, u64) -> u64;
 impl<D: Doors> Inner<D> {
     /// Reads the page with the entry of a region; what cannot be read is no entry at all.
     async fn read_entries(&self, region: usize) -> Buffer {
+        self.try_entries(region).await.unwrap_or_else(|| Buffer::zeroed(PAGE_SIZE as usize))
+    }
+
+    /// Reads the page with the entry of a region, if it can be read.
+    async fn try_entries(&self, region: usize) -> Option<Buffer> {
         let length = PAGE_SIZE as usize;
-        let Ok((piece, regions)) = self.piece_of(region) else { return Buffer::zeroed(length) };
+        let (piece, regions) = self.piece_of(region).ok()?;
         let local = (region - regions.first) / ENTRIES * ENTRIES;
         let at = piece.spec.offset + regions.reserve.map_entry(local as u64);
         let (result, buffer) = piece.file.read_at(at, Buffer::new(length), 0..length).await;
         match result {
-            Ok(()) => buffer,
+            Ok(()) => Some(buffer),
             Err(error) => {
                 self.disk_error("reading missed maps from", piece, &error);
-                Buffer::zeroed(length)
+                None
             }
         }
     }
@@ -110,21 +115,23 @@ impl<D: Doors> Inner<D> {
         Ok(flags)
     }
 
-    /// Zeroes the entries of regions that are nobody's any more. The caller holds `cooling`.
+    /// Zeroes the entries of regions that are nobody's any more, where there are any. The table does not tell: a crash may have
+    /// come between an entry and its flag. The caller holds `cooling`.
     pub async fn erase_entries(&self, regions: &BTreeSet<usize>) -> Result<(), AreaError> {
         for pages in self.pages_of_entries(regions).chunks(PAGES_AT_ONCE) {
             let writes = pages.iter().map(async |regions| {
                 let Some(first) = regions.first() else { return Ok(()) };
+                let found = self.try_entries(*first).await;
+                let mut held = found.is_none();
                 // Neighbours in the page may be of other slices.
-                let mut page = match regions.len() {
-                    ENTRIES => Buffer::zeroed(PAGE_SIZE as usize),
-                    _ => self.read_entries(*first).await,
-                };
+                let mut page = found.unwrap_or_else(|| Buffer::zeroed(PAGE_SIZE as usize));
                 for region in regions {
                     let at = self.regions.place(*region).1 % ENTRIES * MAP_ENTRY_SIZE as usize;
-                    page.get_mut(at..at + MAP_ENTRY_SIZE as usize).unwrap_or(&mut []).fill(0);
+                    let entry = page.get_mut(at..at + MAP_ENTRY_SIZE as usize).unwrap_or(&mut []);
+                    held |= entry.iter().any(|byte| *byte != 0);
+                    entry.fill(0);
                 }
-                self.write_entries(*first, page).await
+                if held { self.write_entries(*first, page).await } else { Ok(()) }
             });
             all_ended(writes).await?;
         }

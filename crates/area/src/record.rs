@@ -6,6 +6,7 @@ use sublet_types::limits::{BLOCK_SIZE, COPIES_MAX, REGION_SIZE};
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId, VolumeId, Way};
 
 use crate::bytes::{Get, Put};
+use crate::envelope::COUNT_MAX;
 
 /// Length of one record in bytes.
 pub(crate) const RECORD_SIZE: usize = 512;
@@ -79,10 +80,17 @@ impl SliceRecord {
         self.facts.offset.saturating_add(self.facts.length)
     }
 
-    /// A slice as it can be lent: whole regions, not longer than they are, of as many legs as there can be.
+    /// A slice as it can be lent: whole regions, not longer than they are, one of as many legs as there can be and as its
+    /// in-sync set names, and numbers that can still count up.
     pub fn makes_sense(&self) -> bool {
         let facts = &self.facts;
-        facts.offset.is_multiple_of(REGION_SIZE)
+        let since = self.missed_since.iter().flatten().map(|since| since.number);
+        let counts = since.chain([self.epoch.number, facts.generation.number]).chain(self.open);
+        counts.max().is_none_or(|most| most <= COUNT_MAX)
+            && facts.leg < facts.legs
+            && facts.segment < facts.segments
+            && facts.in_sync.len() == facts.legs as usize
+            && facts.offset.is_multiple_of(REGION_SIZE)
             && facts.length.is_multiple_of(REGION_SIZE)
             && facts.length > 0
             && facts.segment_length <= facts.length

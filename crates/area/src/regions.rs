@@ -49,6 +49,8 @@ pub(crate) struct Hot {
     pub cooling: bool,
     /// The end of a write is not known: it is not cooled before the area is opened again.
     pub abandoned: bool,
+    /// How often its checksums could not be completed when it was to cool: others are read before it.
+    pub failed: u32,
     /// It was hot already when the area, or the present epoch, was opened: its legs may differ, and nobody knows where.
     pub inherited: bool,
     /// It was hot when the area was opened: what was missed there is not known.
@@ -70,6 +72,7 @@ impl Hot {
             changed: false,
             cooling: false,
             abandoned: false,
+            failed: 0,
             inherited: false,
             lost: false,
         }
@@ -119,6 +122,8 @@ pub(crate) struct Regions {
     pub active: RefCell<Active>,
     pub maps: RefCell<Maps>,
     heating: RefCell<BTreeMap<usize, Waiters>>,
+    /// Regions that somebody is about to write once all that he needs are ready, with how many there are: they do not cool.
+    pinned: RefCell<BTreeMap<usize, u32>>,
     /// Counts writes that ended.
     pub ended: Cell<u64>,
     /// Writes up to this number are durable.
@@ -137,6 +142,7 @@ impl Regions {
             active: RefCell::default(),
             maps: RefCell::default(),
             heating: RefCell::default(),
+            pinned: RefCell::default(),
             ended: Cell::new(0),
             flushed: Cell::new(0),
             cooling: Mutex::new(()),
@@ -160,6 +166,18 @@ impl Regions {
     /// True if writes to the region may begin: its mark is durable, and its checksums are here.
     pub fn is_ready(&self, region: usize) -> bool {
         self.record(region).state == State::Hot && self.hot.borrow().get(&region).is_some_and(|hot| hot.sums.is_some())
+    }
+
+    /// Keeps regions hot until the answer is dropped. Without that, a writer who needs several of them could wait for ever: while
+    /// he waits for the last one, the first one cools to make room.
+    pub fn pin(&self, range: Range<usize>) -> Pinned<'_> {
+        let mut pinned = self.pinned.borrow_mut();
+        range.clone().for_each(|region| *pinned.entry(region).or_default() += 1);
+        Pinned { regions: self, range }
+    }
+
+    pub fn is_pinned(&self, region: usize) -> bool {
+        self.pinned.borrow().contains_key(&region)
     }
 
     /// How many regions of a slice are hot.
@@ -199,6 +217,24 @@ impl Regions {
         for waiter in waiters {
             // One who has gone needs no answer.
             let _ = waiter.send(result.clone());
+        }
+    }
+}
+
+/// See [`Regions::pin`].
+pub(crate) struct Pinned<'a> {
+    regions: &'a Regions,
+    range: Range<usize>,
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        let mut pinned = self.regions.pinned.borrow_mut();
+        for region in self.range.clone() {
+            match pinned.get_mut(&region) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(pinned.remove(&region)),
+            }
         }
     }
 }

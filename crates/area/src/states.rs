@@ -8,6 +8,7 @@ use sublet_types::{Epoch, SliceId};
 use sublet_wire::message::{SetState, StaleMark};
 
 use crate::area::{Area, Inner, to_the_end};
+use crate::envelope::COUNT_MAX;
 use crate::error::{AreaError, AreaErrorKind as Kind};
 use crate::label::AreaLabel;
 use crate::lease::{check_generation, check_holder, no_slice, record_mut, refuse};
@@ -25,7 +26,11 @@ fn check_state(record: &SliceRecord, epoch: Epoch, state: &SetState) -> Result<(
     if state.in_sync.len() != legs {
         return refuse(Kind::Disagreement, format!("slice {slice} has {legs} legs, not {}", state.in_sync.len()));
     }
-    match state.stale.iter().find(|mark| state.in_sync.get(usize::from(mark.leg)) != Some(&false) || mark.since.number == 0) {
+    match state
+        .stale
+        .iter()
+        .find(|mark| state.in_sync.get(usize::from(mark.leg)) != Some(&false) || !(1..=COUNT_MAX).contains(&mark.since.number))
+    {
         Some(mark) => refuse(Kind::Disagreement, format!("leg {} of slice {slice} is marked as stale and is not", mark.leg)),
         None => Ok(()),
     }

@@ -158,11 +158,18 @@ async fn rest<D: Doors>(inner: &Inner<D>, bytes: u64, begun: Tick) {
     inner.doors.sleep(took.max(at_rate.saturating_sub(took)).min(REST_MAX)).await;
 }
 
-/// Overwrites what may hold data in a range of the area.
+/// Overwrites what may hold data in a range of the area. What a sparse file says of its holes is believed: their blocks have
+/// gone back to the file system. A preallocated one says the same of space that was zeroed by a note only, with the old bytes
+/// still below it, so that everything is overwritten there that was ever written.
 async fn overwrite_data<D: Doors>(inner: &Inner<D>, at: u64, length: u64) -> Result<(), AreaError> {
     let mut from = at;
     let mut stretches = Vec::new();
-    for (length, data) in inner.extents_of(at, length).await? {
+    let extents = if inner.label().sparse {
+        inner.extents_of(at, length).await?
+    } else {
+        inner.runs(at, length).into_iter().map(|(length, blank)| (length, !blank)).collect()
+    };
+    for (length, data) in extents {
         if data {
             stretches.extend(inner.map.split(from, length));
         }
@@ -208,10 +215,11 @@ async fn overwrite<D: Doors>(inner: &Inner<D>, places: &[(&OpenPiece<D>, u64, u6
 async fn forget<D: Doors>(inner: &Rc<Inner<D>>, slice: SliceId, offset: u64, length: u64) -> Result<(), AreaError> {
     let _still = inner.regions.cooling.lock().await;
     inner.check_writable()?;
-    // A blank region has no checksums, but perhaps something in the maps.
+    // A blank region has no checksums, but perhaps something in the maps, and the table need not know of that.
+    let all: BTreeSet<usize> = regions_in(offset, length).collect();
+    inner.erase_entries(&all).await?;
     let known = |region: &usize| inner.regions.record(*region) != Record::default();
     let own: BTreeSet<usize> = regions_in(offset, length).filter(known).collect();
-    inner.erase_entries(&own).await?;
     let mut at = offset;
     for (length, blank) in inner.runs(offset, length) {
         for stretch in inner.map.split(at, length).filter(|_| !blank) {
@@ -221,8 +229,8 @@ async fn forget<D: Doors>(inner: &Rc<Inner<D>>, slice: SliceId, offset: u64, len
         }
         at += length;
     }
+    inner.sync_pieces(&inner.map.split(offset, length).map(|stretch| stretch.piece).collect()).await?;
     let pieces: BTreeSet<usize> = own.iter().map(|region| inner.regions.place(*region).0).collect();
-    inner.sync_pieces(&pieces).await?;
     inner.regions.maps.borrow_mut().0.remove(&slice);
     for region in &own {
         inner.regions.hot.borrow_mut().remove(region);

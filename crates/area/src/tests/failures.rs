@@ -145,7 +145,7 @@ fn w7_a_note_of_a_failure_that_is_told_of_lost_writes_tells_everybody_on_the_fil
         let mut areas = Vec::new();
         for (n, part) in two().into_iter().enumerate() {
             let id = AreaId::from_u128(0xa1 + n as u128);
-            Area::format(&doors, &FormatSpec { area: id, ..spec(&[part.clone()]) }).await.unwrap();
+            Area::format(&doors, &FormatSpec { area: id, ..spec(std::slice::from_ref(&part)) }).await.unwrap();
             let area = open(&doors, &[part]).await;
             area.prepare_slice(&SliceFacts { area: id, ..single(1, 0, 2 * REGION) }).await.unwrap();
             write(&area, 1, 0, 7, 4096).await;

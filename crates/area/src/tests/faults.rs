@@ -267,7 +267,7 @@ fn l5_a_label_that_fits_its_checksum_and_makes_no_sense_is_refused() {
         let piece = read_both(&file, PIECE_LABEL_AT, PIECE, "").await.unwrap().unwrap();
         let piece = PieceLabel::decode(&piece.bytes).unwrap();
         type Spoil = fn(&mut AreaLabel);
-        let spoils: [(&str, Spoil); 12] = [
+        let spoils: [(&str, Spoil); 22] = [
             ("sequence", |label| label.sequence = u64::MAX),
             ("sequence", |label| label.sequence = COUNT_MAX + 1),
             ("opening", |label| label.opening.number = u64::MAX),
@@ -279,6 +279,20 @@ fn l5_a_label_that_fits_its_checksum_and_makes_no_sense_is_refused() {
             ("empty", |label| label.slices[0].facts.length = 0),
             ("segment", |label| label.slices[0].facts.segment_length += 4096),
             ("legs", |label| label.slices[0].facts.in_sync = vec![true; 60]),
+            ("fewer legs", |label| label.slices[0].facts.in_sync = vec![true]),
+            ("more legs", |label| label.slices[0].facts.legs = 3),
+            ("leg", |label| label.slices[0].facts.leg = 2),
+            ("of segments", |label| label.slices[0].facts.segment = 1),
+            ("epoch", |label| label.slices[0].epoch.number = COUNT_MAX + 1),
+            ("generation", |label| label.slices[0].facts.generation.number = u64::MAX),
+            ("missed", |label| label.slices[1].missed_since[3] = Some(Generation { number: COUNT_MAX + 1, random: 1 })),
+            ("open", |label| label.slices[0].open = Some(u64::MAX)),
+            ("failures", |label| label.failures = u64::MAX),
+            ("tombstone", |label| {
+                let epoch = Epoch { number: u64::MAX, random: 1 };
+                let (slice, volume) = (slice(9), VolumeId::from_u128(9));
+                label.tombstones = vec![sublet_api::server::Tombstone { slice, volume, area: super::AREA, epoch }];
+            }),
             ("wipe", |label| label.slices[0].wipe = Some(crate::record::WipeRecord { done: u64::MAX, drop: true })),
         ];
         for (what, spoil) in spoils {
@@ -310,14 +324,20 @@ fn bytes_under_a_right_checksum_never_panic_whatever_they_are() {
         let images = doors.images();
         let reserve = crate::layout::Reserve::of(one()[0].length);
         let mut dice = super::crash::Dice(5);
+        let mut opened = 0;
         for round in 0..300 {
+            let mut records = 0;
             let doors = doors.restarted(images.clone());
             let places = [(AREA_LABEL_AT, AREA), (PIECE_LABEL_AT, PIECE), (reserve.page(0), crate::envelope::REGIONS)];
             let (at, kind) = places[round % 3];
             let mut bytes = doors.images()[&PathBuf::from("/disk")].read(at[0], if round % 3 == 0 { 8192 } else { 4096 });
             let sequence = crate::bytes::Get(&bytes).u64(24);
             for _ in 0..1 + dice.roll(3) {
-                let place = 40 + dice.roll(bytes.len() as u64 / 12 - 40) as usize;
+                // The head of each structure, and of a label every second time a field of its slice record.
+                let in_record = kind == AREA && dice.roll(2) == 0;
+                let place =
+                    if in_record { 4096 + dice.roll(368 - 8) } else { 40 + dice.roll(bytes.len() as u64 / 12 - 40) } as usize;
+                records += usize::from(in_record);
                 let value = [0, 1, 0x80, 0xFF][dice.roll(4) as usize];
                 let length = [1, 4, 8][dice.roll(3) as usize];
                 bytes[place..place + length].fill(value);
@@ -325,6 +345,7 @@ fn bytes_under_a_right_checksum_never_panic_whatever_they_are() {
             crate::envelope::seal(&mut bytes, kind, sequence);
             put_label(&doors, at, &bytes);
             let Ok(area) = Area::open(&doors, &one(), Some(POOL), BOOT).await else { continue };
+            opened += usize::from(records > 0);
             // What was opened is used: an error is an answer, too.
             let _ = area.report("");
             let _ = area.open_lease(slice(1), &lease(9), &own).await;
@@ -339,5 +360,28 @@ fn bytes_under_a_right_checksum_never_panic_whatever_they_are() {
                 let _ = area.wipe_slice(slice(1), epoch(10), true, &|_, _| {}).await;
             }
         }
+        assert!(opened > 20, "spoilt records that make sense are used: {opened}");
+    });
+}
+
+#[test]
+fn l5_numbers_that_no_manager_issues_are_refused_and_never_written() {
+    with_area(async |doors, area| {
+        let own = facts(1, 0, 2 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        let huge = Epoch { number: COUNT_MAX + 1, random: 1 };
+        let since = Generation { number: COUNT_MAX + 1, random: 1 };
+        let refused = |result: Result<(), crate::AreaError>| assert_eq!(result.unwrap_err().kind, Kind::Disagreement);
+        refused(area.open_lease(slice(1), &Lease { epoch: huge, ..lease(1) }, &own).await);
+        refused(area.fence(slice(1), huge).await);
+        refused(area.prepare_slice(&SliceFacts { generation: since, ..own.clone() }).await);
+        let stale = vec![StaleMark { leg: 1, since, seeded: false }];
+        let state = SetState { generation: generation(2), in_sync: vec![true, false], equalised: false, stale };
+        refused(area.set_state(slice(1), epoch(1), &state).await);
+        // What was refused leaves nothing behind that stands in the way.
+        area.open_lease(slice(1), &lease(2), &own).await.unwrap();
+        drop(area);
+        open(&doors.restarted(doors.images()), &one()).await;
     });
 }

@@ -254,7 +254,7 @@ fn test_l4_every_field_of_a_slice_reads_back_from_the_label() {
         facts.segment_length = 5 * MIB + 4096;
         facts.volume_size = u64::MAX;
         (facts.leg, facts.legs, facts.in_sync) = (3, 4, vec![false, true, false, true]);
-        facts.generation = Generation { number: u64::MAX, random: u128::MAX };
+        facts.generation = Generation { number: crate::envelope::COUNT_MAX, random: u128::MAX };
         area.prepare_slice(&facts).await.unwrap();
         let read_only = Lease { read_only: true, ..lease(u64::MAX / 2000) };
         area.open_lease(facts.slice, &read_only, &facts).await.unwrap();

@@ -99,6 +99,8 @@ pub(super) struct Machine {
     pub unreadable: RefCell<Option<Range<u64>>>,
     /// Writes and zeroes that touch this range fail.
     pub unwritable: RefCell<Option<Range<u64>>>,
+    /// What reads as zero because it was zeroed, or never written, is told as a hole.
+    pub holes: Cell<bool>,
     /// There is no room for what was never written.
     pub full: Cell<bool>,
     /// Writes and syncs that were begun and whose end nobody waited for.
@@ -291,8 +293,13 @@ impl DiskFile for MemoryFile {
         self.record(Op::Zero { path: self.path.clone(), at: offset, length })
     }
 
-    async fn extents(&self, _: u64, length: u64) -> io::Result<Vec<(u64, bool)>> {
-        Ok(vec![(length, true)])
+    async fn extents(&self, offset: u64, length: u64) -> io::Result<Vec<(u64, bool)>> {
+        if !self.machine.holes.get() {
+            return Ok(vec![(length, true)]);
+        }
+        let images = self.machine.images.borrow();
+        let pages = offset / 4096..(offset + length) / 4096;
+        Ok(pages.map(|page| (4096, images[&self.path].pages.contains_key(&page))).collect())
     }
 }
 

@@ -15,6 +15,7 @@ mod measure;
 mod memory;
 mod proof;
 mod real;
+mod share;
 mod stories;
 mod wipes;
 

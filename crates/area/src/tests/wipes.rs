@@ -211,3 +211,56 @@ fn p2_a_wipe_leaves_the_disk_to_borrowers_for_half_of_the_time_and_keeps_to_its_
         assert!(!raw_holds(&doors.images(), 0x11, &area));
     });
 }
+
+/// What is overwritten with written zeroes, as the log of the disk has it: (offset, length) in the data.
+fn overwritten(log: &[Op], data_at: u64) -> Vec<(u64, u64)> {
+    let zeroes = |op: &Op| match op {
+        Op::Write { at, bytes, .. } if *at >= data_at && bytes.iter().all(|byte| *byte == 0) => {
+            Some((at - data_at, bytes.len() as u64))
+        }
+        _ => None,
+    };
+    log.iter().filter_map(zeroes).collect()
+}
+
+#[test]
+fn p2_what_the_borrower_zeroed_before_is_overwritten_all_the_same_in_a_preallocated_file() {
+    for sparse in [false, true] {
+        with_files(&size(), false, async |doors| {
+            Area::format(&doors, &FormatSpec { sparse, ..spec(&one()) }).await.unwrap();
+            let area = open(&doors, &one()).await;
+            area.prepare_slice(&facts(1, 0, 3 * REGION)).await.unwrap();
+            write(&area, 1, 0, 1, 8192).await;
+            write(&area, 1, REGION, 1, 8192).await;
+            // The file system only notes that this reads as zero: the bytes stay where they were.
+            doors.machine.holes.set(true);
+            area.write_zeroes(slice(1), 0, 4096, false).await.unwrap();
+            area.flush().await.unwrap();
+            doors.take_log();
+            area.wipe_slice(slice(1), epoch(3), true, &|_, _| {}).await.unwrap();
+            let places = overwritten(&doors.take_log(), area.inner.pieces[0].data_at);
+            let covers = |at: u64| places.iter().any(|(begin, length)| (*begin..begin + length).contains(&at));
+            assert_eq!(covers(0), !sparse, "a hole of a sparse file is not ours any more");
+            assert!(covers(4096) && covers(REGION));
+            assert!(!covers(2 * REGION), "nothing was ever written there");
+        });
+    }
+}
+
+#[test]
+fn p2_a_wipe_takes_entries_of_missed_maps_with_it_whose_flag_a_crash_has_kept_from_the_table() {
+    with_files(&size(), false, async |doors| {
+        let area = made(&doors, &one()).await;
+        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        area.prepare_slice(&facts(2, 2 * REGION, 2 * REGION)).await.unwrap();
+        let reserve = crate::layout::Reserve::of(one()[0].length);
+        let path = PathBuf::from("/disk");
+        let entries: Vec<u64> = [0, 1, 2].into_iter().map(|region| reserve.map_entry(region)).collect();
+        for at in &entries {
+            doors.machine.images.borrow_mut().get_mut(&path).unwrap().write(*at, &[0x5A; 512]);
+        }
+        area.wipe_slice(slice(1), epoch(3), true, &|_, _| {}).await.unwrap();
+        let held = |at: &u64| doors.images()[&path].read(*at, 512).contains(&0x5A);
+        assert_eq!(entries.iter().map(held).collect::<Vec<_>>(), [false, false, true], "and none of its neighbour");
+    });
+}
