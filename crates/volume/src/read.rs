@@ -8,6 +8,7 @@ use sublet_doors::{Chunk, Doors};
 use sublet_types::limits::BLOCK_SIZE;
 use sublet_types::mutation::{self, Mutation};
 use sublet_types::{BlockRange, SliceId};
+use sublet_wire::Status;
 
 use crate::change::Change;
 use crate::error::{VolumeError, VolumeErrorKind};
@@ -84,6 +85,8 @@ impl Findings {
 struct Tried {
     /// How often a leg delivered what does not fit.
     wrong: Vec<u8>,
+    /// It is asked again before another one: else what went wrong with it would stay, and nobody would be told.
+    again: Option<usize>,
     /// The legs that did so twice, with what they delivered.
     suspects: Vec<(usize, Blocks)>,
     /// Why nothing more is read from a leg.
@@ -92,7 +95,7 @@ struct Tried {
 
 impl Tried {
     fn new(legs: usize) -> Self {
-        Self { wrong: vec![0; legs], suspects: Vec::new(), failed: vec![None; legs] }
+        Self { wrong: vec![0; legs], again: None, suspects: Vec::new(), failed: vec![None; legs] }
     }
 }
 
@@ -137,7 +140,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         held: bool,
         tried: &mut Tried,
     ) -> Result<Option<Chunk>, VolumeError> {
-        let Tried { wrong, suspects, failed } = tried;
+        let Tried { wrong, again, suspects, failed } = tried;
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
@@ -159,7 +162,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 .into_iter()
                 .filter(|leg| self.is_sound(*leg) || mutation::is(Mutation::ServeStaleLeg))
                 .filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?)));
-            let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
+            let Some((leg, session)) = open.min_by_key(|(leg, session)| (Some(*leg) != *again, session.load())) else {
                 if self.reads_expired.get() {
                     return Err(self.expired());
                 }
@@ -183,6 +186,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                     tracing::warn!(lender = name, segment = self.index, offset, "a read does not fit its checksum");
                     let Some(count) = wrong.get_mut(leg) else { continue };
                     *count += 1;
+                    *again = (*count < 2).then_some(leg);
                     if *count < 2 {
                         if !held {
                             return Ok(None);
@@ -210,22 +214,40 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         VolumeError::new(VolumeErrorKind::Io, text)
     }
 
-    /// Writes the right bytes of these blocks (counted from `offset`) to a leg that holds wrong ones; the caller has their range
-    /// lock.
+    /// Writes the right bytes of these blocks (counted from `offset`) to a leg that holds wrong ones, durably, and tells it then;
+    /// the caller has their range lock.
     pub(crate) async fn repair(&self, index: usize, offset: u64, blocks: &[usize], data: &Chunk, kind: FindingKind) {
         let Some(leg) = self.legs.get(index) else { return };
+        if self.shared.info.read_only {
+            let text = "another copy has it; it was not rewritten, because the volume is mounted read-only";
+            return self.found(index, offset, blocks, FindingKind::Unrepairable, text);
+        }
         let Some(session) = leg.session().filter(|_| self.role(index) == Role::InSync) else { return };
         for (at, length) in spans(blocks) {
-            let change = Change::write(offset + at, data.part(at as usize..(at + length) as usize), false);
-            if let Err(error) = session.send_change(&change).await {
-                // The next read of it finds it again.
-                tracing::warn!(lender = %leg.facts.server_name, ?error, "wrong blocks were not repaired");
-                return;
-            }
-            leg.count_write(false);
+            // Durable at once: no log keeps it, and what was told as repaired must not be wrong again after a power cut.
+            let change = Change::write(offset + at, data.part(at as usize..(at + length) as usize), true);
+            let sent = session.send_change(&change).await;
             self.adopt_hot(regions_of(offset + at, length));
+            match sent {
+                Ok(()) => {
+                    let repaired: Vec<usize> =
+                        blocks.iter().copied().filter(|b| (at..at + length).contains(&(*b as u64 * BLOCK_SIZE))).collect();
+                    self.found(index, offset, &repaired, kind, "rewritten from another copy");
+                }
+                // The next read of it finds it again.
+                Err(SessionError::Lost) => return,
+                Err(SessionError::Refused(status, text)) => {
+                    tracing::warn!(lender = %leg.facts.server_name, ?status, text, "wrong blocks were not repaired");
+                    if status == Status::Io {
+                        self.leaves_broken(
+                            index,
+                            &format!("server {} cannot rewrite wrong blocks: {text}", leg.facts.server_name),
+                        );
+                    }
+                    return;
+                }
+            }
         }
-        self.found(index, offset, blocks, kind, "rewritten from another copy");
     }
 
     /// Records what was found at blocks counted from `offset`.

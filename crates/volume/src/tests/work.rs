@@ -41,6 +41,62 @@ fn k1_a_block_that_does_not_fit_its_checksum_is_repaired_from_the_other_leg_and_
 }
 
 #[test]
+fn k1_a_repair_that_was_told_is_durable() {
+    MemDoors::run(8, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        write(&volume, 0, &[5; 4096]).await.unwrap();
+        volume.flush().await.unwrap();
+        rot(&world.lenders[0], 100);
+        assert_eq!(read(&volume, 0, 4096).await.unwrap(), [5; 4096]);
+        assert_eq!(findings(&volume), [(FindingKind::Repaired, 0, 4096)]);
+        world.lenders[0].lose_power();
+        world.assert_same(0, 1);
+    });
+}
+
+#[test]
+fn k1_a_leg_that_delivers_wrong_bytes_is_asked_again_however_busy_it_is() {
+    for seed in 0..20 {
+        MemDoors::run(seed, |doors| async move {
+            let world = World::new(&doors, &[SIZE], 2);
+            let volume = world.open().await;
+            write(&volume, 0, &[5; 65536]).await.unwrap();
+            rot(&world.lenders[0], 100);
+            world.lenders.iter().for_each(|lender| lender.delay.set(Duration::from_millis(5)));
+            let asked = || world.lenders[0].seen.borrow().iter().any(|s| s.op == sublet_wire::Op::Read && s.offset == 0);
+            while !asked() {
+                let reads = (0..12).map(|n| read(&volume, n * 4096, 4096));
+                let all = futures_util::future::join_all(reads).await;
+                assert!(all.iter().all(|bytes| bytes.as_ref() == Ok(&vec![5; 4096])));
+            }
+            assert_eq!(findings(&volume), [(FindingKind::Repaired, 0, 4096)]);
+            world.assert_same(0, 1);
+        });
+    }
+}
+
+#[test]
+fn k1_wrong_bytes_are_told_also_where_the_volume_is_mounted_read_only() {
+    MemDoors::run(9, |doors| async move {
+        let mut world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        write(&volume, 0, &[5; 4096]).await.unwrap();
+        volume.close(false).await.unwrap();
+        rot(&world.lenders[0], 100);
+        (world.info.read_only, world.info.epoch.number) = (true, 2);
+        let volume = world.open().await;
+        let writes = || world.lenders[0].seen.borrow().iter().filter(|s| s.op == sublet_wire::Op::Write).count();
+        let before = writes();
+        for _ in 0..3 {
+            assert_eq!(read(&volume, 0, 4096).await.unwrap(), [5; 4096]);
+        }
+        assert_eq!(findings(&volume), [(FindingKind::Unrepairable, 0, 4096)], "told once");
+        assert_eq!(writes(), before);
+    });
+}
+
+#[test]
 fn k1_a_block_that_nobody_has_is_an_io_error_that_names_the_place_and_is_told_once() {
     MemDoors::run(2, |doors| async move {
         let world = World::new(&doors, &[SIZE], 1);
