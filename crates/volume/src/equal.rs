@@ -13,7 +13,7 @@ use sublet_wire::message::{BlockState, VerifyBlock};
 
 use crate::change::Change;
 use crate::error::VolumeError;
-use crate::maps::{LegMap, Units, regions_of};
+use crate::maps::{Checked, LegMap, Units, regions_of};
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
@@ -339,7 +339,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         let verified = join_all(legs.iter().map(|(leg, session)| async move {
             let blocks = session.verify(offset, length).await.map_err(|error| (*leg, error))?;
             // Without checksums nothing proves that its blocks are the same.
-            let unknown = VerifyBlock { sum: u32::try_from(*leg).unwrap_or(u32::MAX), state: BlockState::Computed };
+            let unknown: Checked =
+                Some(VerifyBlock { sum: u32::try_from(*leg).unwrap_or(u32::MAX), state: BlockState::Computed });
             Ok((*leg, blocks.unwrap_or_else(|| vec![unknown; (length / BLOCK_SIZE) as usize])))
         }));
         let verified = verified.await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -379,23 +380,24 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
 /// What is to be copied where: stretches of blocks, from which leg, to which legs. Per block, a leg whose kept checksum fits goes
 /// before one whose checksum was computed now, then the source, then the lowest number; one that does not fit its kept
-/// checksum is nobody's source.
-pub(crate) fn copies(offset: u64, legs: &[(usize, Vec<VerifyBlock>)], source: usize) -> Vec<(u64, u64, usize, Vec<usize>)> {
+/// checksum, or that cannot be read, is nobody's source.
+pub(crate) fn copies(offset: u64, legs: &[(usize, Vec<Checked>)], source: usize) -> Vec<(u64, u64, usize, Vec<usize>)> {
     let mut copies: Vec<(u64, u64, usize, Vec<usize>)> = Vec::new();
     let blocks = legs.iter().map(|(_, blocks)| blocks.len()).min().unwrap_or(0);
     for block in 0..blocks {
         let at = offset + block as u64 * BLOCK_SIZE;
-        let of_legs: Vec<(usize, VerifyBlock)> = legs.iter().filter_map(|(leg, all)| Some((*leg, *all.get(block)?))).collect();
+        let of_legs: Vec<(usize, Checked)> = legs.iter().filter_map(|(leg, all)| Some((*leg, *all.get(block)?))).collect();
         let rank = |(leg, block): &(usize, VerifyBlock)| (block.state == BlockState::Computed, *leg != source, *leg);
-        let best = of_legs.iter().filter(|(_, b)| b.state != BlockState::Differs).min_by_key(|leg| rank(leg));
+        let known: Vec<(usize, VerifyBlock)> = of_legs.iter().filter_map(|(leg, block)| Some((*leg, (*block)?))).collect();
+        let best = known.iter().filter(|(_, b)| b.state != BlockState::Differs).min_by_key(|leg| rank(leg));
         let Some((from, best)) = best else { continue };
         // K2: a computed checksum never wins over a kept one, also where the data of that leg has gone wrong.
         let is_kept_elsewhere = |(_, b): &(usize, VerifyBlock)| b.state == BlockState::Differs && b.sum != best.sum;
-        if best.state == BlockState::Computed && of_legs.iter().any(is_kept_elsewhere) {
+        if best.state == BlockState::Computed && known.iter().any(is_kept_elsewhere) {
             continue;
         }
-        let to: Vec<usize> =
-            of_legs.iter().filter(|(_, b)| b.sum != best.sum || b.state == BlockState::Differs).map(|(leg, _)| *leg).collect();
+        let is_same = |block: &Checked| block.is_some_and(|b| b.sum == best.sum && b.state != BlockState::Differs);
+        let to: Vec<usize> = of_legs.iter().filter(|(_, block)| !is_same(block)).map(|(leg, _)| *leg).collect();
         if to.is_empty() {
             continue;
         }
@@ -418,7 +420,7 @@ mod tests {
         use BlockState::{Computed, Differs, Matches};
         let block = |sum, state| VerifyBlock { sum, state };
         let pick = |one: VerifyBlock, other: VerifyBlock, source| {
-            let copies = copies(0, &[(0, vec![one]), (1, vec![other])], source);
+            let copies = copies(0, &[(0, vec![Some(one)]), (1, vec![Some(other)])], source);
             copies.first().map(|(_, _, from, to)| (*from, to.clone()))
         };
         assert_eq!(pick(block(1, Matches), block(1, Matches), 0), None);
@@ -430,6 +432,8 @@ mod tests {
         assert_eq!(pick(block(1, Differs), block(1, Computed), 0), Some((1, vec![0])));
         assert_eq!(pick(block(1, Differs), block(1, Matches), 0), Some((1, vec![0])), "rot is not equal");
         assert_eq!(pick(block(1, Differs), block(2, Differs), 0), None, "nobody's source");
+        let unreadable = copies(0, &[(0, vec![None, None]), (1, vec![Some(block(1, Computed)), None])], 0);
+        assert_eq!(unreadable, [(0, BLOCK_SIZE, 1, vec![0])]);
     }
 
     #[test]

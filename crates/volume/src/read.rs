@@ -89,13 +89,15 @@ struct Tried {
     again: Option<usize>,
     /// The legs that did so twice, with what they delivered.
     suspects: Vec<(usize, Blocks)>,
+    /// The legs whose disk cannot read all of it.
+    unreadable: Vec<usize>,
     /// Why nothing more is read from a leg.
     failed: Vec<Option<VolumeError>>,
 }
 
 impl Tried {
     fn new(legs: usize) -> Self {
-        Self { wrong: vec![0; legs], again: None, suspects: Vec::new(), failed: vec![None; legs] }
+        Self { wrong: vec![0; legs], again: None, suspects: Vec::new(), unreadable: Vec::new(), failed: vec![None; legs] }
     }
 }
 
@@ -140,7 +142,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         held: bool,
         tried: &mut Tried,
     ) -> Result<Option<Chunk>, VolumeError> {
-        let Tried { wrong, again, suspects, failed } = tried;
+        let Tried { wrong, again, suspects, unreadable, failed } = tried;
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
@@ -155,6 +157,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             if let Some(error) = last_error {
                 for (leg, blocks) in suspects.iter() {
                     self.found(*leg, offset, &blocks.wrong, FindingKind::Unrepairable, "no other copy has it");
+                }
+                for leg in unreadable.iter() {
+                    let bad = self.unreadable_blocks(*leg, offset, length).await;
+                    self.found(*leg, offset, &bad, FindingKind::Unrepairable, "it cannot be read, and no other copy has it");
                 }
                 return Err(error);
             }
@@ -179,6 +185,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                         for (suspect, bad) in suspects.iter() {
                             self.repair(*suspect, offset, &bad.wrong, &blocks.data, FindingKind::Repaired).await;
                         }
+                        for leg in unreadable.iter() {
+                            let bad = self.unreadable_blocks(*leg, offset, length).await;
+                            self.repair(*leg, offset, &bad, &blocks.data, FindingKind::Repaired).await;
+                        }
                         return Ok(Some(blocks.data));
                     }
                 }
@@ -199,13 +209,36 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 Err(SessionError::Lost) => continue,
                 Err(SessionError::Refused(status, text)) => match self.judge(&session, status, &text, &name) {
                     None => continue,
-                    Some(error) => error,
+                    Some(error) => {
+                        if status == Status::Io {
+                            unreadable.push(leg);
+                        }
+                        error
+                    }
                 },
             };
             if let Some(slot) = failed.get_mut(leg) {
                 *slot = Some(error);
             }
+            if !unreadable.is_empty() && !held {
+                // What another leg has of it is written there, or it is told: that needs the range lock.
+                return Ok(None);
+            }
         }
+    }
+
+    /// The blocks of a range that a leg's disk cannot read, counted from `offset`.
+    async fn unreadable_blocks(&self, index: usize, offset: u64, length: u32) -> Vec<usize> {
+        let mut bad = Vec::new();
+        let Some(session) = self.legs.get(index).and_then(|leg| leg.session()) else { return bad };
+        for (block, at) in (offset..offset + u64::from(length)).step_by(BLOCK_SIZE as usize).enumerate() {
+            match session.read(at, BLOCK_SIZE as u32).await {
+                Ok(_) => {}
+                Err(SessionError::Refused(Status::Io, _)) => bad.push(block),
+                Err(_) => break,
+            }
+        }
+        bad
     }
 
     fn wrong_bytes(&self, name: &str, offset: u64, length: u32) -> VolumeError {

@@ -9,10 +9,11 @@ use sublet_api::work::{FindingKind, Work, WorkKind, WorkReport, WorkState};
 use sublet_doors::Doors;
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
 use sublet_types::{BlockRange, TaskId};
-use sublet_wire::message::{BlockState, VerifyBlock};
+use sublet_wire::message::BlockState;
 
 use crate::equal::copies;
 use crate::error::VolumeError;
+use crate::maps::Checked;
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
@@ -151,7 +152,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         }
     }
 
-    async fn judge_blocks(&self, offset: u64, legs: &[(usize, Vec<VerifyBlock>)], sessions: &[(usize, Rc<Session<D>>)]) {
+    async fn judge_blocks(&self, offset: u64, legs: &[(usize, Vec<Checked>)], sessions: &[(usize, Rc<Session<D>>)]) {
         let Some(source) = legs.first().map(|(leg, _)| *leg) else { return };
         let copies = copies(offset, legs, source);
         for (leg, blocks) in legs {
@@ -159,7 +160,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 let at = offset + block as u64 * BLOCK_SIZE;
                 copies.iter().any(|(start, length, _, to)| (*start..start + length).contains(&at) && to.contains(leg))
             };
-            let wrong = blocks.iter().enumerate().filter(|(_, block)| block.state == BlockState::Differs);
+            let wrong = blocks.iter().enumerate().filter(|(_, block)| is_wrong(block));
             let lost: Vec<usize> = wrong.map(|(block, _)| block).filter(|block| !is_copied(*block)).collect();
             self.found(*leg, offset, &lost, FindingKind::Unrepairable, "no other copy has it");
         }
@@ -172,11 +173,16 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             for target in to {
                 let Some((_, blocks)) = legs.iter().find(|(leg, _)| leg == target) else { continue };
                 let all = blocks.iter().skip(first).take((length / BLOCK_SIZE) as usize);
-                let (rotten, other): (Vec<_>, Vec<_>) = all.enumerate().partition(|(_, b)| b.state == BlockState::Differs);
-                let number = |blocks: Vec<(usize, &VerifyBlock)>| blocks.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+                let (rotten, other): (Vec<_>, Vec<_>) = all.enumerate().partition(|(_, block)| is_wrong(block));
+                let number = |blocks: Vec<(usize, &Checked)>| blocks.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
                 self.repair(*target, *at, &number(rotten), &data, FindingKind::Repaired).await;
                 self.repair(*target, *at, &number(other), &data, FindingKind::Differed).await;
             }
         }
     }
+}
+
+/// It does not fit its checksum, or cannot be read at all.
+fn is_wrong(block: &Checked) -> bool {
+    block.is_none_or(|block| block.state == BlockState::Differs)
 }

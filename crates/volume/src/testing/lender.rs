@@ -1,7 +1,7 @@
 //! A lender in memory, made from the wire crate, that does as it is told: drop, hang, delay, reboot, fence, flip bits, lie.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -106,6 +106,8 @@ pub(crate) struct Lender {
     unfinished: Cell<usize>,
     /// Writes in the order in which the disk did them: offset, length, first byte.
     pub(crate) wrote: RefCell<Vec<(u64, u32, u8)>>,
+    /// Blocks that the disk cannot read before they are written again, by their offsets.
+    pub(crate) bad_sectors: RefCell<BTreeSet<u64>>,
     pub(crate) no_fast: Cell<bool>,
     pub(crate) hot_max: Cell<u32>,
     /// Ends all connections (and the listener, if `down`).
@@ -140,6 +142,7 @@ impl Lender {
             late_by: Cell::new(Duration::from_secs(3)),
             unfinished: Cell::new(0),
             wrote: RefCell::default(),
+            bad_sectors: RefCell::default(),
             no_fast: Cell::new(false),
             hot_max: Cell::new(1024),
             cut: Signal::new(),
@@ -399,6 +402,14 @@ impl Lender {
         if fails {
             self.io_errors.set(self.io_errors.get() - 1);
             return Err((Status::Io, "the disk has failed"));
+        }
+        let sectors = frame.offset..frame.offset + u64::from(frame.length);
+        match frame.op {
+            Op::Read | Op::Verify if self.bad_sectors.borrow().range(sectors.clone()).next().is_some() => {
+                return Err((Status::Io, "the disk cannot read it"));
+            }
+            Op::Write | Op::WriteZeroes => self.bad_sectors.borrow_mut().retain(|sector| !sectors.contains(sector)),
+            _ => {}
         }
         let done = |payload| Ok((payload, 0));
         match frame.op {
