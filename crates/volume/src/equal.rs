@@ -39,7 +39,7 @@ impl Unequal {
     }
 
     /// A block of the range may differ.
-    fn touches(&self, offset: u64, length: u64) -> bool {
+    pub(crate) fn touches(&self, offset: u64, length: u64) -> bool {
         let differs = |block: u64| {
             let region = u32::try_from(block / BLOCKS).unwrap_or(u32::MAX);
             self.0.get(&region).is_some_and(|equal| {
@@ -144,7 +144,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     }
 
     /// An in-sync leg has not been asked yet what an earlier client may have written to it.
-    fn someone_unasked(&self) -> bool {
+    pub(crate) fn someone_unasked(&self) -> bool {
         let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving));
         in_sync.iter().any(|leg| self.legs.get(*leg).is_some_and(|leg| !leg.judged.get()))
     }
@@ -235,6 +235,22 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         self.equalise_due.set(true);
     }
 
+    /// How far from there on blocks are alike in whether the legs may differ in them, and whether they may (H3). A read-only client
+    /// reads its source as it is.
+    pub(crate) fn may_differ_at(&self, offset: u64, length: u64) -> (u64, bool) {
+        if self.shared.info.read_only || self.exact.get() {
+            return (length, false);
+        }
+        if self.someone_unasked() {
+            return (length, true);
+        }
+        let unequal = self.unequal.borrow();
+        let differs = |at: u64| unequal.touches(at, BLOCK_SIZE);
+        let first = differs(offset);
+        let end = (offset..offset + length).step_by(BLOCK_SIZE as usize).find(|at| differs(*at) != first);
+        (end.map_or(length, |end| end - offset), first)
+    }
+
     async fn equalise_all(self: &Rc<Self>) -> Result<(), VolumeError> {
         let mut done = 0;
         // More may be added meanwhile, by a leg that comes late.
@@ -248,7 +264,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let (start, length) = self.region_span(region);
             for at in (start..start + length).step_by(REQUEST_SIZE_MAX as usize) {
                 let part = REQUEST_SIZE_MAX.min(start + length - at);
-                self.shared.throttle.take(&self.shared, part).await;
+                self.shared.equalising.take(&self.shared, part).await;
                 self.make_equal(at, part, false).await?;
             }
             done += length;
@@ -274,7 +290,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             if !self.someone_unasked() && !self.unequal.borrow().touches(offset, length) {
                 return Ok(());
             }
-            let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving));
+            // One that has left too, until the labels say so: what it lacks is known only by these marks (S1).
+            let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving | Role::Left));
             let source = self.members.borrow().which(|m| m.role == Role::InSync && m.equal).first().copied();
             let here = in_sync.iter().filter_map(|leg| Some((*leg, self.legs.get(*leg)?.session()?)));
             let legs: Vec<(usize, Rc<Session<D>>)> = here.collect();
