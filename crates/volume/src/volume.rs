@@ -394,11 +394,11 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         if length == 0 {
             return Ok(());
         }
-        let _guard = self.shared.ranges.lock(BlockRange::covering(offset, length)).await;
-        self.shared.alive()?;
         let end = offset + length;
-        // The end of the volume counts as aligned: nothing that anybody can read lies behind it.
+        // The end of the volume counts as aligned: nothing that anybody can read lies behind it. Copies of it do (W2).
         let middle_end = if end == self.size { self.map.size() } else { end / BLOCK_SIZE * BLOCK_SIZE };
+        let _guard = self.shared.ranges.lock(BlockRange::covering(offset, end.max(middle_end) - offset)).await;
+        self.shared.alive()?;
         let middle_start = offset.div_ceil(BLOCK_SIZE) * BLOCK_SIZE;
         if middle_start >= middle_end {
             return self.write_locked(offset, Buffer::zeroed(length as usize).freeze(), flags.fua).await;
