@@ -217,12 +217,18 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     }
 
     /// Ends: waits for requests under way, flushes, and closes all sessions in order. With `force`, lenders that do not answer are
-    /// not waited for.
+    /// not waited for. True if every in-sync leg has taken the close as a clean one: only then need the next mount not make the
+    /// legs equal (H3, F5). False if it had been closed before.
     ///
     /// # Errors
     /// Without `force`, [`VolumeError`] if not everything could be made durable; the volume goes on then.
-    pub async fn close(&self, force: bool) -> Result<(), VolumeError> {
+    pub async fn close(&self, force: bool) -> Result<bool, VolumeError> {
         self.inner.close(force).await
+    }
+
+    /// The manager knows a newer epoch: everything stops, reads too (F4).
+    pub fn fence(&self, text: &str) {
+        self.inner.shared.fence(text);
     }
 
     async fn change<F>(&self, offset: u64, length: u64, work: impl FnOnce(Rc<Inner<D, M>>) -> F) -> Result<(), VolumeError>

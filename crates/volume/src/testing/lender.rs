@@ -89,6 +89,10 @@ pub(crate) struct Lender {
     pub(crate) pongs: Cell<bool>,
     /// Only flushes are never answered.
     pub(crate) hang_flushes: Cell<bool>,
+    /// Requests of this kind are never answered.
+    pub(crate) hang_op: Cell<Option<Op>>,
+    /// To be done when such a request has come, once.
+    pub(crate) when: RefCell<Option<(Op, Box<dyn Fn()>)>>,
     /// Requests take up to so long, in any order.
     pub(crate) delay: Cell<Duration>,
     /// The same for writes only.
@@ -132,6 +136,8 @@ impl Lender {
             hang: Cell::new(false),
             pongs: Cell::new(false),
             hang_flushes: Cell::new(false),
+            hang_op: Cell::new(None),
+            when: RefCell::default(),
             delay: Cell::new(Duration::ZERO),
             write_delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
@@ -281,7 +287,11 @@ impl Lender {
             self.doors.sleep(Duration::from_micros(self.doors.below(delay.as_micros() as u64 + 1))).await;
         }
         let hangs = self.hang.get() && !(self.pongs.get() && frame.op == Op::Ping);
-        if hangs || (self.hang_flushes.get() && frame.op == Op::Flush) {
+        let is_awaited = self.when.borrow().as_ref().is_some_and(|(op, _)| *op == frame.op);
+        if let Some((_, act)) = self.when.borrow_mut().take_if(|_| is_awaited) {
+            act();
+        }
+        if hangs || self.hang_op.get() == Some(frame.op) || (self.hang_flushes.get() && frame.op == Op::Flush) {
             std::future::pending::<()>().await;
         }
         if frame.op == Op::Write && self.late.get() > 0 {
