@@ -118,6 +118,8 @@ async fn work<D: Doors, M: Reports>(
                 }
                 Some(Heard::StaleEpoch(text)) => {
                     tracing::info!(text, "the manager knows a newer epoch");
+                    // F4: nothing more is sent to any leg, no flush either.
+                    volume.fence(&text);
                     return true;
                 }
                 // Nobody reports any more: the process ends.
@@ -153,11 +155,12 @@ async fn watch<D: Doors, M: Reports>(doors: &D, manager: &M, volume: &Volume<D, 
     }
 }
 
-/// Closes an engine; false if that failed or took too long. With `force`, nobody is waited for.
+/// Closes an engine; false if that failed or took too long, or if an in-sync leg has not taken it as a clean close (F5). With
+/// `force`, nobody is waited for.
 pub async fn close<D: Doors, M: ManagerDoor>(doors: &D, volume: &Volume<D, M>, force: bool) -> bool {
     let limit = if force { FORCED_CLOSE_TIME_MAX } else { CLOSE_TIME_MAX };
     match doors.timeout(limit, volume.close(force)).await {
-        Ok(Ok(())) => true,
+        Ok(Ok(clean)) => clean,
         Ok(Err(error)) => {
             tracing::warn!(%error, force, "the path was not closed cleanly");
             false

@@ -13,7 +13,7 @@ use sublet_wire::message::{BlockState, VerifyBlock};
 
 use crate::change::Change;
 use crate::error::VolumeError;
-use crate::maps::{LegMap, Units, regions_of};
+use crate::maps::{Checked, LegMap, Units, regions_of};
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
@@ -39,7 +39,7 @@ impl Unequal {
     }
 
     /// A block of the range may differ.
-    fn touches(&self, offset: u64, length: u64) -> bool {
+    pub(crate) fn touches(&self, offset: u64, length: u64) -> bool {
         let differs = |block: u64| {
             let region = u32::try_from(block / BLOCKS).unwrap_or(u32::MAX);
             self.0.get(&region).is_some_and(|equal| {
@@ -144,7 +144,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     }
 
     /// An in-sync leg has not been asked yet what an earlier client may have written to it.
-    fn someone_unasked(&self) -> bool {
+    pub(crate) fn someone_unasked(&self) -> bool {
         let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving));
         in_sync.iter().any(|leg| self.legs.get(*leg).is_some_and(|leg| !leg.judged.get()))
     }
@@ -235,6 +235,22 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         self.equalise_due.set(true);
     }
 
+    /// How far from there on blocks are alike in whether the legs may differ in them, and whether they may (H3). A read-only client
+    /// reads its source as it is.
+    pub(crate) fn may_differ_at(&self, offset: u64, length: u64) -> (u64, bool) {
+        if self.shared.info.read_only || self.exact.get() {
+            return (length, false);
+        }
+        if self.someone_unasked() {
+            return (length, true);
+        }
+        let unequal = self.unequal.borrow();
+        let differs = |at: u64| unequal.touches(at, BLOCK_SIZE);
+        let first = differs(offset);
+        let end = (offset..offset + length).step_by(BLOCK_SIZE as usize).find(|at| differs(*at) != first);
+        (end.map_or(length, |end| end - offset), first)
+    }
+
     async fn equalise_all(self: &Rc<Self>) -> Result<(), VolumeError> {
         let mut done = 0;
         // More may be added meanwhile, by a leg that comes late.
@@ -248,7 +264,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let (start, length) = self.region_span(region);
             for at in (start..start + length).step_by(REQUEST_SIZE_MAX as usize) {
                 let part = REQUEST_SIZE_MAX.min(start + length - at);
-                self.shared.throttle.take(&self.shared, part).await;
+                self.shared.equalising.take(&self.shared, part).await;
                 self.make_equal(at, part, false).await?;
             }
             done += length;
@@ -274,7 +290,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             if !self.someone_unasked() && !self.unequal.borrow().touches(offset, length) {
                 return Ok(());
             }
-            let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving));
+            // One that has left too, until the labels say so: what it lacks is known only by these marks (S1).
+            let in_sync = self.members.borrow().which(|m| matches!(m.role, Role::InSync | Role::Leaving | Role::Left));
             let source = self.members.borrow().which(|m| m.role == Role::InSync && m.equal).first().copied();
             let here = in_sync.iter().filter_map(|leg| Some((*leg, self.legs.get(*leg)?.session()?)));
             let legs: Vec<(usize, Rc<Session<D>>)> = here.collect();
@@ -339,7 +356,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         let verified = join_all(legs.iter().map(|(leg, session)| async move {
             let blocks = session.verify(offset, length).await.map_err(|error| (*leg, error))?;
             // Without checksums nothing proves that its blocks are the same.
-            let unknown = VerifyBlock { sum: u32::try_from(*leg).unwrap_or(u32::MAX), state: BlockState::Computed };
+            let unknown: Checked =
+                Some(VerifyBlock { sum: u32::try_from(*leg).unwrap_or(u32::MAX), state: BlockState::Computed });
             Ok((*leg, blocks.unwrap_or_else(|| vec![unknown; (length / BLOCK_SIZE) as usize])))
         }));
         let verified = verified.await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -379,23 +397,24 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
 /// What is to be copied where: stretches of blocks, from which leg, to which legs. Per block, a leg whose kept checksum fits goes
 /// before one whose checksum was computed now, then the source, then the lowest number; one that does not fit its kept
-/// checksum is nobody's source.
-pub(crate) fn copies(offset: u64, legs: &[(usize, Vec<VerifyBlock>)], source: usize) -> Vec<(u64, u64, usize, Vec<usize>)> {
+/// checksum, or that cannot be read, is nobody's source.
+pub(crate) fn copies(offset: u64, legs: &[(usize, Vec<Checked>)], source: usize) -> Vec<(u64, u64, usize, Vec<usize>)> {
     let mut copies: Vec<(u64, u64, usize, Vec<usize>)> = Vec::new();
     let blocks = legs.iter().map(|(_, blocks)| blocks.len()).min().unwrap_or(0);
     for block in 0..blocks {
         let at = offset + block as u64 * BLOCK_SIZE;
-        let of_legs: Vec<(usize, VerifyBlock)> = legs.iter().filter_map(|(leg, all)| Some((*leg, *all.get(block)?))).collect();
+        let of_legs: Vec<(usize, Checked)> = legs.iter().filter_map(|(leg, all)| Some((*leg, *all.get(block)?))).collect();
         let rank = |(leg, block): &(usize, VerifyBlock)| (block.state == BlockState::Computed, *leg != source, *leg);
-        let best = of_legs.iter().filter(|(_, b)| b.state != BlockState::Differs).min_by_key(|leg| rank(leg));
+        let known: Vec<(usize, VerifyBlock)> = of_legs.iter().filter_map(|(leg, block)| Some((*leg, (*block)?))).collect();
+        let best = known.iter().filter(|(_, b)| b.state != BlockState::Differs).min_by_key(|leg| rank(leg));
         let Some((from, best)) = best else { continue };
         // K2: a computed checksum never wins over a kept one, also where the data of that leg has gone wrong.
         let is_kept_elsewhere = |(_, b): &(usize, VerifyBlock)| b.state == BlockState::Differs && b.sum != best.sum;
-        if best.state == BlockState::Computed && of_legs.iter().any(is_kept_elsewhere) {
+        if best.state == BlockState::Computed && known.iter().any(is_kept_elsewhere) {
             continue;
         }
-        let to: Vec<usize> =
-            of_legs.iter().filter(|(_, b)| b.sum != best.sum || b.state == BlockState::Differs).map(|(leg, _)| *leg).collect();
+        let is_same = |block: &Checked| block.is_some_and(|b| b.sum == best.sum && b.state != BlockState::Differs);
+        let to: Vec<usize> = of_legs.iter().filter(|(_, block)| !is_same(block)).map(|(leg, _)| *leg).collect();
         if to.is_empty() {
             continue;
         }
@@ -418,7 +437,7 @@ mod tests {
         use BlockState::{Computed, Differs, Matches};
         let block = |sum, state| VerifyBlock { sum, state };
         let pick = |one: VerifyBlock, other: VerifyBlock, source| {
-            let copies = copies(0, &[(0, vec![one]), (1, vec![other])], source);
+            let copies = copies(0, &[(0, vec![Some(one)]), (1, vec![Some(other)])], source);
             copies.first().map(|(_, _, from, to)| (*from, to.clone()))
         };
         assert_eq!(pick(block(1, Matches), block(1, Matches), 0), None);
@@ -430,6 +449,8 @@ mod tests {
         assert_eq!(pick(block(1, Differs), block(1, Computed), 0), Some((1, vec![0])));
         assert_eq!(pick(block(1, Differs), block(1, Matches), 0), Some((1, vec![0])), "rot is not equal");
         assert_eq!(pick(block(1, Differs), block(2, Differs), 0), None, "nobody's source");
+        let unreadable = copies(0, &[(0, vec![None, None]), (1, vec![Some(block(1, Computed)), None])], 0);
+        assert_eq!(unreadable, [(0, BLOCK_SIZE, 1, vec![0])]);
     }
 
     #[test]

@@ -33,10 +33,16 @@ pub(crate) async fn extents<D: Doors, M: ManagerDoor>(
         let mut at = piece.offset;
         let piece_end = piece.offset + piece.length;
         while at < piece_end && found.len() < EXTENTS_MAX {
-            let asked = u32::try_from(piece_end - at).unwrap_or(u32::MAX);
-            let reply: ExtentsReply = segment.ask_lender(Op::Extents, Flags::default(), at, asked, &[], REPLY_MAX).await?;
-            for extent in reply.extents {
-                let part = extent.length.min(piece_end - at);
+            let (length, differs) = segment.may_differ_at(at, piece_end - at);
+            let extents = if differs {
+                vec![Extent { length, data: true }]
+            } else {
+                let asked = u32::try_from(length).unwrap_or(u32::MAX);
+                let reply: ExtentsReply = segment.ask_lender(Op::Extents, Flags::default(), at, asked, &[], REPLY_MAX).await?;
+                reply.extents
+            };
+            for extent in extents {
+                let part = extent.length.min(length).min(piece_end - at);
                 at += part;
                 known += part;
                 match found.last_mut() {

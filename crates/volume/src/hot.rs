@@ -30,6 +30,9 @@ const COOL_INTERVAL: Duration = Duration::from_secs(2);
 /// When there are too many, so large a part of them is cooled at once, so that not every write has to wait for it.
 const COOLED_AT_ONCE: usize = 8;
 
+/// When regions could not be cooled that must be, it is tried again after so long.
+const COOL_RETRY: Duration = Duration::from_millis(50);
+
 #[derive(Clone, Copy, Debug)]
 struct Region {
     in_flight: u32,
@@ -112,10 +115,10 @@ impl Hot {
         (idle().map(|(number, _)| *number).collect(), !is_early && idle().any(|(_, region)| region.ended.is_some()))
     }
 
-    /// The regions that were written longest ago, as many as are to go.
-    fn oldest(&self, n: usize) -> Vec<u32> {
-        let mut quiet: Vec<(Tick, u32)> =
-            self.regions.iter().filter(|(_, r)| r.in_flight == 0 && !r.cooling).map(|(number, r)| (r.last, *number)).collect();
+    /// The regions that were written longest ago, as many as are to go, of those that may.
+    fn oldest(&self, n: usize, may_cool: impl Fn(u32) -> bool) -> Vec<u32> {
+        let quiet = self.regions.iter().filter(|(number, r)| r.in_flight == 0 && !r.cooling && may_cool(**number));
+        let mut quiet: Vec<(Tick, u32)> = quiet.map(|(number, r)| (r.last, *number)).collect();
         quiet.sort_unstable();
         quiet.into_iter().take(n).map(|(_, number)| number).collect()
     }
@@ -124,7 +127,8 @@ impl Hot {
     fn begin_cooling(&mut self, regions: &[u32]) -> Vec<u32> {
         let mut chosen = Vec::new();
         for number in regions {
-            let may = |r: &&mut Region| r.in_flight == 0 && !r.cooling && (r.ended.is_none() || mutation::is(Mutation::CoolTooEarly));
+            let may =
+                |r: &&mut Region| r.in_flight == 0 && !r.cooling && (r.ended.is_none() || mutation::is(Mutation::CoolTooEarly));
             if let Some(region) = self.regions.get_mut(number).filter(may) {
                 region.cooling = true;
                 chosen.push(*number);
@@ -171,14 +175,19 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             return Ok(true);
         }
         let seen = self.shared.changed.version();
-        let due = self.hot.borrow().oldest(regions.len().max(max / COOLED_AT_ONCE).max(1));
+        // Regions that may differ stay hot until they are equal, and whoever makes them so tells it (H3).
+        let is_equal = |region| !self.unequal.borrow().has(region);
+        let due = self.hot.borrow().oldest(regions.len().max(max / COOLED_AT_ONCE).max(1), is_equal);
         if self.cooling.get() || due.is_empty() || !self.may_cool() {
             self.hot_waiters.set(self.hot_waiters.get() + 1);
             self.shared.changed.changed(seen).await;
             self.hot_waiters.set(self.hot_waiters.get() - 1);
         } else {
             self.change(&Change::Flush).await?;
-            self.cool(due).await;
+            if !self.cool(due).await {
+                // Not flush after flush, should a lender refuse.
+                self.shared.pause(COOL_RETRY).await;
+            }
         }
         Ok(false)
     }
@@ -288,9 +297,10 @@ mod tests {
             hot.end(region..region + 1, Tick(u64::from(10 - region)));
         }
         assert!(hot.admits(1..4, 3) && !hot.admits(4..5, 3) && hot.admits(4..5, 4));
-        assert_eq!(hot.oldest(2), [3, 2]);
+        assert_eq!(hot.oldest(2, |_| true), [3, 2]);
+        assert_eq!(hot.oldest(2, |region| region != 3), [2, 1]);
         hot.begin(3..4, Tick(20));
-        assert_eq!(hot.oldest(2), [2, 1]);
+        assert_eq!(hot.oldest(2, |_| true), [2, 1]);
         assert!(Hot::default().admits(0..9, 3), "alone");
     }
 }

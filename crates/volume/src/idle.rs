@@ -63,29 +63,34 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         }
     }
 
-    /// Says CLOSE on all sessions. The flush before has made everything durable, so an answer that does not come costs nothing
-    /// but, if it was to be a clean close, the equalising at the next mount.
-    async fn part(&self, clean: bool) {
+    /// Says CLOSE on all sessions; true if every in-sync leg has answered. The flush before has made everything durable, so an
+    /// answer that does not come costs nothing but, if it was to be a clean close, the equalising at the next mount.
+    async fn part(&self, clean: bool) -> bool {
         let sessions = self.segments.iter().flat_map(|segment| {
             let in_sync = segment.members.borrow().which(|m| m.role == Role::InSync);
-            in_sync.into_iter().filter_map(|leg| segment.legs.get(leg)?.session()).collect::<Vec<_>>()
+            in_sync.into_iter().map(|leg| segment.legs.get(leg)?.session()).collect::<Vec<_>>()
         });
         let closing: Vec<_> = sessions.collect();
         let closes = closing.iter().map(|session| async {
+            let Some(session) = session else { return false };
             match self.shared.doors.timeout(CLOSE_LIMIT, session.close(clean)).await {
-                Ok(Ok(())) => {}
-                failed => tracing::warn!(?failed, "a lender did not answer CLOSE"),
+                Ok(Ok(())) => true,
+                failed => {
+                    tracing::warn!(?failed, "a lender did not answer CLOSE");
+                    false
+                }
             }
         });
-        join_all(closes).await;
+        join_all(closes).await.into_iter().all(|answered| answered)
     }
 
     /// See [`crate::Volume::close`].
-    pub(crate) async fn close(&self, force: bool) -> Result<(), VolumeError> {
+    pub(crate) async fn close(&self, force: bool) -> Result<bool, VolumeError> {
         let shared = &self.shared;
         match shared.phase() {
-            Phase::Closed => return Ok(()),
-            Phase::Fenced(_) => return shared.alive(),
+            // Whoever closed it was told how.
+            Phase::Closed => return Ok(false),
+            Phase::Fenced(_) => return shared.alive().map(|()| false),
             _ => {}
         }
         shared.parting.set(false);
@@ -105,10 +110,10 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         }
         let clean = result.is_ok() && self.segments.iter().all(|s| s.members.borrow().is_whole());
         shared.parting.set(true);
-        self.part(clean).await;
+        let clean = self.part(clean).await && clean;
         shared.set_phase(Phase::Closed);
         tracing::info!(volume = %shared.info.name, clean, in_time = shared.doors.now() <= deadline, "the volume is closed");
-        Ok(())
+        Ok(clean)
     }
 
     /// Waits for requests under way and makes everything durable.

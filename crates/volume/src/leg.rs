@@ -248,7 +248,9 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
         match connect(&segment, leg, index, mode).await {
             Ok(session) => {
                 if is_replaced() || segment.mode_wanted(index) != Some(mode) {
-                    session.kill(End::Unwanted);
+                    if dismiss(&segment, &session) {
+                        return;
+                    }
                     continue;
                 }
                 if mode == OpenMode::InSync {
@@ -257,7 +259,9 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                         Ok(Ok(marks)) => marks,
                         failed => {
                             tracing::info!(lender = %leg.facts.server_name, ?failed, "the lender does not tell its hot regions");
-                            session.kill(End::Unwanted);
+                            if dismiss(&segment, &session) {
+                                return;
+                            }
                             shared.pause(backoff).await;
                             backoff = (backoff * 2).min(BACKOFF_MAX);
                             continue;
@@ -270,7 +274,9 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                     || segment.mode_wanted(index) != Some(mode)
                     || !accept(&segment, leg, index, &session)
                 {
-                    session.kill(End::Unwanted);
+                    if dismiss(&segment, &session) {
+                        return;
+                    }
                     continue;
                 }
                 let opened = shared.doors.now();
@@ -300,6 +306,16 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
             }
         }
     }
+}
+
+/// Ends a session that is not to become the leg's. True if it told of a newer epoch, which counts all the same (F4).
+fn dismiss<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, session: &Session<D>) -> bool {
+    session.kill(End::Unwanted);
+    let fenced = session.fenced();
+    if let Some(text) = &fenced {
+        segment.shared.fence(text);
+    }
+    fenced.is_some()
 }
 
 /// Tries all addresses of the lender in turn.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use sublet_doors::Doors;
 use sublet_types::Generation;
-use sublet_types::limits::{MISSED_UNIT, REGION_SIZE, REQUEST_SIZE_MAX};
+use sublet_types::limits::{BLOCK_SIZE, MISSED_UNIT, REGION_SIZE, REQUEST_SIZE_MAX};
 use sublet_types::mutation::{self, Mutation};
 use sublet_wire::message::{
     Clear, Cool, MapReply, MapRequest, MapWhich, Message, REGIONS_PER_MESSAGE_MAX, Seed, VERIFY_SIZE_MAX, VerifyBlock,
@@ -22,7 +22,7 @@ pub(crate) const UNITS: u64 = REGION_SIZE / MISSED_UNIT;
 /// The longest reply to MAP: two fixed fields and a count, and thirteen bytes for each region.
 const MAP_REPLY_MAX: usize = 64 + 13 * REGIONS_PER_MESSAGE_MAX;
 /// The longest reply to VERIFY.
-const VERIFY_REPLY_MAX: usize = (VERIFY_SIZE_MAX / sublet_types::limits::BLOCK_SIZE) as usize * VerifyReply::ENTRY_SIZE;
+const VERIFY_REPLY_MAX: usize = (VERIFY_SIZE_MAX / BLOCK_SIZE) as usize * VerifyReply::ENTRY_SIZE;
 
 /// Units (64 KiB) as bits, by region.
 pub(crate) type Units = BTreeMap<u32, u64>;
@@ -118,6 +118,9 @@ pub(crate) fn plan(length: u64, source: &LegMap, target: &LegMap) -> Vec<Part> {
     parts
 }
 
+/// What a lender knows of the checksum of a block; none if its disk cannot read it.
+pub(crate) type Checked = Option<VerifyBlock>;
+
 impl<D: Doors> Session<D> {
     /// The maps of a whole slice of that length; none if the lender keeps no maps (an area of an older format).
     pub(crate) async fn map(&self, which: MapWhich, length: u64) -> Result<Option<LegMap>, SessionError> {
@@ -174,15 +177,34 @@ impl<D: Doors> Session<D> {
     }
 
     /// What the lender knows of the checksums of whole blocks, at most a region of them; none if it keeps no checksums (an area
-    /// of an older format).
-    pub(crate) async fn verify(&self, offset: u64, length: u64) -> Result<Option<Vec<VerifyBlock>>, SessionError> {
+    /// of an older format). One block that the disk cannot read says nothing of those beside it.
+    pub(crate) async fn verify(&self, offset: u64, length: u64) -> Result<Option<Vec<Checked>>, SessionError> {
+        let is_unreadable = |asked: &Result<_, SessionError>| matches!(asked, Err(SessionError::Refused(Status::Io, _)));
+        let whole = self.verify_range(offset, length).await;
+        if !is_unreadable(&whole) {
+            return whole.map(|blocks| blocks.map(|blocks| blocks.into_iter().map(Some).collect()));
+        }
+        let mut checked = Vec::new();
+        for at in (offset..offset + length).step_by(BLOCK_SIZE as usize) {
+            let block = self.verify_range(at, BLOCK_SIZE).await;
+            if is_unreadable(&block) {
+                checked.push(None);
+                continue;
+            }
+            let Some(block) = block? else { return Ok(None) };
+            checked.extend(block.into_iter().map(Some));
+        }
+        Ok(Some(checked))
+    }
+
+    async fn verify_range(&self, offset: u64, length: u64) -> Result<Option<Vec<VerifyBlock>>, SessionError> {
         let asked = u32::try_from(length).unwrap_or(u32::MAX);
         let reply = self.ask(Op::Verify, Flags::default(), offset, asked, &[], VERIFY_REPLY_MAX).await;
         let reply: VerifyReply = match reply {
             Err(SessionError::Refused(Status::Unsupported, _)) => return Ok(None),
             reply => reply?,
         };
-        if reply.blocks.len() as u64 != length / sublet_types::limits::BLOCK_SIZE {
+        if reply.blocks.len() as u64 != length / BLOCK_SIZE {
             self.kill(crate::session::End::Lost("the lender answers VERIFY for other blocks".into()));
             return Err(SessionError::Lost);
         }

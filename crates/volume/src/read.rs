@@ -8,6 +8,7 @@ use sublet_doors::{Chunk, Doors};
 use sublet_types::limits::BLOCK_SIZE;
 use sublet_types::mutation::{self, Mutation};
 use sublet_types::{BlockRange, SliceId};
+use sublet_wire::Status;
 
 use crate::change::Change;
 use crate::error::{VolumeError, VolumeErrorKind};
@@ -84,15 +85,19 @@ impl Findings {
 struct Tried {
     /// How often a leg delivered what does not fit.
     wrong: Vec<u8>,
+    /// It is asked again before another one: else what went wrong with it would stay, and nobody would be told.
+    again: Option<usize>,
     /// The legs that did so twice, with what they delivered.
     suspects: Vec<(usize, Blocks)>,
+    /// The legs whose disk cannot read all of it.
+    unreadable: Vec<usize>,
     /// Why nothing more is read from a leg.
     failed: Vec<Option<VolumeError>>,
 }
 
 impl Tried {
     fn new(legs: usize) -> Self {
-        Self { wrong: vec![0; legs], suspects: Vec::new(), failed: vec![None; legs] }
+        Self { wrong: vec![0; legs], again: None, suspects: Vec::new(), unreadable: Vec::new(), failed: vec![None; legs] }
     }
 }
 
@@ -137,7 +142,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         held: bool,
         tried: &mut Tried,
     ) -> Result<Option<Chunk>, VolumeError> {
-        let Tried { wrong, suspects, failed } = tried;
+        let Tried { wrong, again, suspects, unreadable, failed } = tried;
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
@@ -153,13 +158,17 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 for (leg, blocks) in suspects.iter() {
                     self.found(*leg, offset, &blocks.wrong, FindingKind::Unrepairable, "no other copy has it");
                 }
+                for leg in unreadable.iter() {
+                    let bad = self.unreadable_blocks(*leg, offset, length).await;
+                    self.found(*leg, offset, &bad, FindingKind::Unrepairable, "it cannot be read, and no other copy has it");
+                }
                 return Err(error);
             }
             let open = usable
                 .into_iter()
                 .filter(|leg| self.is_sound(*leg) || mutation::is(Mutation::ServeStaleLeg))
                 .filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?)));
-            let Some((leg, session)) = open.min_by_key(|(_, session)| session.load()) else {
+            let Some((leg, session)) = open.min_by_key(|(leg, session)| (Some(*leg) != *again, session.load())) else {
                 if self.reads_expired.get() {
                     return Err(self.expired());
                 }
@@ -176,6 +185,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                         for (suspect, bad) in suspects.iter() {
                             self.repair(*suspect, offset, &bad.wrong, &blocks.data, FindingKind::Repaired).await;
                         }
+                        for leg in unreadable.iter() {
+                            let bad = self.unreadable_blocks(*leg, offset, length).await;
+                            self.repair(*leg, offset, &bad, &blocks.data, FindingKind::Repaired).await;
+                        }
                         return Ok(Some(blocks.data));
                     }
                 }
@@ -183,6 +196,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                     tracing::warn!(lender = name, segment = self.index, offset, "a read does not fit its checksum");
                     let Some(count) = wrong.get_mut(leg) else { continue };
                     *count += 1;
+                    *again = (*count < 2).then_some(leg);
                     if *count < 2 {
                         if !held {
                             return Ok(None);
@@ -195,13 +209,36 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 Err(SessionError::Lost) => continue,
                 Err(SessionError::Refused(status, text)) => match self.judge(&session, status, &text, &name) {
                     None => continue,
-                    Some(error) => error,
+                    Some(error) => {
+                        if status == Status::Io {
+                            unreadable.push(leg);
+                        }
+                        error
+                    }
                 },
             };
             if let Some(slot) = failed.get_mut(leg) {
                 *slot = Some(error);
             }
+            if !unreadable.is_empty() && !held {
+                // What another leg has of it is written there, or it is told: that needs the range lock.
+                return Ok(None);
+            }
         }
+    }
+
+    /// The blocks of a range that a leg's disk cannot read, counted from `offset`.
+    async fn unreadable_blocks(&self, index: usize, offset: u64, length: u32) -> Vec<usize> {
+        let mut bad = Vec::new();
+        let Some(session) = self.legs.get(index).and_then(|leg| leg.session()) else { return bad };
+        for (block, at) in (offset..offset + u64::from(length)).step_by(BLOCK_SIZE as usize).enumerate() {
+            match session.read(at, BLOCK_SIZE as u32).await {
+                Ok(_) => {}
+                Err(SessionError::Refused(Status::Io, _)) => bad.push(block),
+                Err(_) => break,
+            }
+        }
+        bad
     }
 
     fn wrong_bytes(&self, name: &str, offset: u64, length: u32) -> VolumeError {
@@ -210,22 +247,40 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         VolumeError::new(VolumeErrorKind::Io, text)
     }
 
-    /// Writes the right bytes of these blocks (counted from `offset`) to a leg that holds wrong ones; the caller has their range
-    /// lock.
+    /// Writes the right bytes of these blocks (counted from `offset`) to a leg that holds wrong ones, durably, and tells it then;
+    /// the caller has their range lock.
     pub(crate) async fn repair(&self, index: usize, offset: u64, blocks: &[usize], data: &Chunk, kind: FindingKind) {
         let Some(leg) = self.legs.get(index) else { return };
+        if self.shared.info.read_only {
+            let text = "another copy has it; it was not rewritten, because the volume is mounted read-only";
+            return self.found(index, offset, blocks, FindingKind::Unrepairable, text);
+        }
         let Some(session) = leg.session().filter(|_| self.role(index) == Role::InSync) else { return };
         for (at, length) in spans(blocks) {
-            let change = Change::write(offset + at, data.part(at as usize..(at + length) as usize), false);
-            if let Err(error) = session.send_change(&change).await {
-                // The next read of it finds it again.
-                tracing::warn!(lender = %leg.facts.server_name, ?error, "wrong blocks were not repaired");
-                return;
-            }
-            leg.count_write(false);
+            // Durable at once: no log keeps it, and what was told as repaired must not be wrong again after a power cut.
+            let change = Change::write(offset + at, data.part(at as usize..(at + length) as usize), true);
+            let sent = session.send_change(&change).await;
             self.adopt_hot(regions_of(offset + at, length));
+            match sent {
+                Ok(()) => {
+                    let repaired: Vec<usize> =
+                        blocks.iter().copied().filter(|b| (at..at + length).contains(&(*b as u64 * BLOCK_SIZE))).collect();
+                    self.found(index, offset, &repaired, kind, "rewritten from another copy");
+                }
+                // The next read of it finds it again.
+                Err(SessionError::Lost) => return,
+                Err(SessionError::Refused(status, text)) => {
+                    tracing::warn!(lender = %leg.facts.server_name, ?status, text, "wrong blocks were not repaired");
+                    if status == Status::Io {
+                        self.leaves_broken(
+                            index,
+                            &format!("server {} cannot rewrite wrong blocks: {text}", leg.facts.server_name),
+                        );
+                    }
+                    return;
+                }
+            }
         }
-        self.found(index, offset, blocks, kind, "rewritten from another copy");
     }
 
     /// Records what was found at blocks counted from `offset`.

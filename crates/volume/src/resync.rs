@@ -12,13 +12,13 @@ use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
 use sublet_types::mutation::{self, Mutation};
 use sublet_types::{BlockRange, Generation};
-use sublet_wire::message::{BlockState, MapWhich, SetState, StaleMark, VerifyBlock};
+use sublet_wire::message::{BlockState, MapWhich, SetState, StaleMark};
 use sublet_wire::{Flags, Status};
 
 use crate::change::Change;
 use crate::error::VolumeError;
 use crate::leg::{after, hung_max};
-use crate::maps::{LegMap, Part, Units, add_units, plan, whole};
+use crate::maps::{Checked, LegMap, Part, Units, add_units, plan, whole};
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::{Copying, Segment};
@@ -364,12 +364,13 @@ fn batches(parts: &[Part]) -> Vec<&[Part]> {
     batches
 }
 
-/// The stretches of blocks that are not certainly the same: a checksum proves nothing that was not kept, or does not fit.
-fn differing(offset: u64, source: &[VerifyBlock], target: &[VerifyBlock]) -> Vec<(u64, u64)> {
+/// The stretches of blocks that are not certainly the same: a checksum proves nothing that was not kept, or does not fit, and
+/// what cannot be read nothing at all.
+fn differing(offset: u64, source: &[Checked], target: &[Checked]) -> Vec<(u64, u64)> {
     let mut spans: Vec<(u64, u64)> = Vec::new();
     for (block, (one, other)) in source.iter().zip(target).enumerate() {
-        let kept = one.state == BlockState::Matches && other.state == BlockState::Matches;
-        if kept && one.sum == other.sum {
+        let kept = |block: &Checked| block.filter(|block| block.state == BlockState::Matches).map(|block| block.sum);
+        if kept(one).is_some() && kept(one) == kept(other) {
             continue;
         }
         let at = offset + block as u64 * BLOCK_SIZE;

@@ -9,12 +9,12 @@ use sublet_api::work::{FindingKind, Work, WorkKind, WorkReport, WorkState};
 use sublet_doors::Doors;
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
 use sublet_types::{BlockRange, TaskId};
-use sublet_wire::message::{BlockState, VerifyBlock};
+use sublet_wire::message::BlockState;
 
 use crate::change::Change;
 use crate::equal::copies;
 use crate::error::VolumeError;
-use crate::maps::regions_of;
+use crate::maps::{Checked, regions_of};
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::read::spans;
@@ -154,7 +154,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         }
     }
 
-    async fn judge_blocks(&self, offset: u64, legs: &[(usize, Vec<VerifyBlock>)], sessions: &[(usize, Rc<Session<D>>)]) {
+    async fn judge_blocks(&self, offset: u64, legs: &[(usize, Vec<Checked>)], sessions: &[(usize, Rc<Session<D>>)]) {
         // H3: of legs that are both sure, the one that has not crashed since is the source, and then the lowest number.
         let crashed = |leg: usize| self.legs.get(leg).is_some_and(|leg| leg.map.borrow().as_ref().is_some_and(|map| map.lost));
         let numbers = || legs.iter().map(|(leg, _)| *leg);
@@ -165,7 +165,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 let at = offset + block as u64 * BLOCK_SIZE;
                 copies.iter().any(|(start, length, _, to)| (*start..start + length).contains(&at) && to.contains(leg))
             };
-            let wrong = blocks.iter().enumerate().filter(|(_, block)| block.state == BlockState::Differs);
+            let wrong = blocks.iter().enumerate().filter(|(_, block)| is_wrong(block));
             let lost: Vec<usize> = wrong.map(|(block, _)| block).filter(|block| !is_copied(*block)).collect();
             self.found(*leg, offset, &lost, FindingKind::Unrepairable, "no other copy has it");
         }
@@ -178,18 +178,20 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             for target in to {
                 let Some((_, blocks)) = legs.iter().find(|(leg, _)| leg == target) else { continue };
                 let all = blocks.iter().skip(first).take((length / BLOCK_SIZE) as usize);
-                let (rotten, other): (Vec<_>, Vec<_>) = all.enumerate().partition(|(_, b)| b.state == BlockState::Differs);
-                let number = |blocks: Vec<(usize, &VerifyBlock)>| blocks.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+                let (rotten, other): (Vec<_>, Vec<_>) = all.enumerate().partition(|(_, block)| is_wrong(block));
+                let number = |blocks: Vec<(usize, &Checked)>| blocks.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
                 self.repair(*target, *at, &number(rotten), &data, FindingKind::Repaired).await;
                 self.repair(*target, *at, &number(other), &data, FindingKind::Differed).await;
             }
         }
         for (leg, blocks) in legs {
-            let computed = blocks.iter().enumerate().filter(|(_, block)| block.state == BlockState::Computed);
+            let known = blocks.iter().enumerate().filter_map(|(block, own)| Some((block, (*own)?)));
+            let computed = known.filter(|(_, own)| own.state == BlockState::Computed);
             let mut left: Vec<(usize, u32)> = computed.map(|(block, own)| (block, own.sum)).collect();
             for (other, all) in legs {
                 let is_kept = |block: usize, sum: u32| {
-                    all.get(block).is_some_and(|b| other != leg && b.state == BlockState::Matches && b.sum == sum)
+                    let there = all.get(block).copied().flatten();
+                    there.is_some_and(|b| other != leg && b.state == BlockState::Matches && b.sum == sum)
                 };
                 let (kept, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(block, sum)| is_kept(*block, *sum));
                 left = rest;
@@ -218,4 +220,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             self.adopt_hot(regions_of(offset + at, length));
         }
     }
+}
+
+/// It does not fit its checksum, or cannot be read at all.
+fn is_wrong(block: &Checked) -> bool {
+    block.is_none_or(|block| block.state == BlockState::Differs)
 }

@@ -176,6 +176,14 @@ impl<D: Doors> Session<D> {
         self.flow.borrow().end.is_some()
     }
 
+    /// What the lender said, if it has ended because of a newer epoch (F4).
+    pub(crate) fn fenced(&self) -> Option<String> {
+        match &self.flow.borrow().end {
+            Some(End::Fenced(text)) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
     /// Waits for the end.
     pub(crate) async fn end(&self) -> End {
         loop {

@@ -60,6 +60,8 @@ pub(crate) struct Shared<D: Doors, M: ManagerDoor> {
     last_use: Cell<Tick>,
     /// The rate of resyncs.
     pub(crate) throttle: Throttle,
+    /// The rate at which legs are made equal. It never rests: reads wait for it, and regions cannot cool before (H2, H3).
+    pub(crate) equalising: Throttle,
     /// Scrubs that the manager has asked for.
     pub(crate) scrubs: RefCell<Vec<Rc<Scrub>>>,
     /// What was found wrong (K1).
@@ -99,6 +101,7 @@ impl<D: Doors, M: ManagerDoor> Shared<D, M> {
             in_use: Cell::new(0),
             last_use: Cell::new(now),
             throttle: Throttle::default(),
+            equalising: Throttle::default(),
             scrubs: RefCell::default(),
             findings: RefCell::default(),
             lenders: RefCell::new(lenders),

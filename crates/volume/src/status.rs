@@ -10,6 +10,7 @@ use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
 use crate::shared::Phase;
+use crate::throttle::Throttle;
 use crate::volume::Inner;
 
 /// How the path is.
@@ -114,25 +115,32 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let paused = if members.paused() { "writes wait: " } else { "" };
             reasons.push(format!("{paused}{problem}"));
         }
-        let work = |kind, slice, done, total, state| WorkReport {
+        let work = |kind, slice, done, total, state, throttle: &Throttle| WorkReport {
             work: None,
             kind,
             slice,
             done,
             total,
-            rate_bytes_per_s: self.shared.throttle.rate(),
+            rate_bytes_per_s: throttle.rate(),
             state,
             reason: String::new(),
         };
         let state = if self.shared.throttle.is_paused() { WorkState::Paused } else { WorkState::Running };
         if let Some((copying, leg)) = self.copying.get().and_then(|copying| Some((copying, self.legs.get(copying.leg)?))) {
-            status.work.push(work(WorkKind::Resync, Some(leg.facts.slice), copying.done, copying.total, state));
+            status.work.push(work(
+                WorkKind::Resync,
+                Some(leg.facts.slice),
+                copying.done,
+                copying.total,
+                state,
+                &self.shared.throttle,
+            ));
         }
         if !members.all_equal() || self.equalise_due.get() {
             let going_on = self.equalising.get();
             let (done, total) = going_on.unwrap_or_default();
-            let state = if going_on.is_some() { state } else { WorkState::Waiting };
-            status.work.push(work(WorkKind::Equalise, None, done, total, state));
+            let state = if going_on.is_some() { WorkState::Running } else { WorkState::Waiting };
+            status.work.push(work(WorkKind::Equalise, None, done, total, state, &self.shared.equalising));
         }
     }
 }

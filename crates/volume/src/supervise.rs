@@ -86,8 +86,10 @@ pub fn decide(m: &Members, legs: &[LegView], now: Tick, retry_at: Tick, equalise
     // A leg that may differ is no survivor: it lacks what only the source had.
     let is_survivor = |leg: &usize| view(*leg).sound && m.legs.get(*leg).is_some_and(|m| m.equal);
     if let Some(leg) = lost.filter(|_| !in_sync.iter().any(is_survivor)) {
-        // W5: no proven survivor. One that is away may be one: it has its time to come back.
-        if in_sync.iter().all(|leg| view(*leg).broken) {
+        // W5: no proven survivor. One that is away may be one: it has its time to come back. One that may differ is none (H3),
+        // not even when it has the kept writes again.
+        let is_hope = |leg: &usize| !view(*leg).broken && (view(*leg).can_replay || m.legs.get(*leg).is_some_and(|m| m.equal));
+        if !in_sync.iter().any(is_hope) {
             return Step::Fail(leg);
         }
         let absent = in_sync.iter().map(|leg| view(*leg)).filter(|v| !v.broken && !v.can_replay && !v.sound);
@@ -273,5 +275,30 @@ impl Blocked {
         }
         let ends = [self.reads, self.changes].into_iter().flatten().map(|since| after(since, limit));
         ends.filter(|end| *end > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sublet_types::Generation;
+
+    use super::*;
+
+    #[test]
+    fn w5_a_segment_fails_when_no_leg_is_left_that_is_equal_or_can_be_written_again() {
+        let mut m = Members::new(Generation { number: 1, random: 1 }, [true, true]);
+        let decide = |m: &Members, legs: [LegView; 2]| decide(m, &legs, Tick(1), Tick(0), false, false);
+        let broken = LegView { lost_writes: true, broken: true, ..LegView::default() };
+        let sound = LegView { sound: true, ..LegView::default() };
+        let back = LegView { lost_writes: true, can_replay: true, ..LegView::default() };
+        assert_eq!(decide(&m, [broken, broken]), Step::Fail(0));
+        assert_eq!(decide(&m, [broken, back]), Step::Replay);
+        assert_eq!(decide(&m, [broken, sound]), Step::Leave(0));
+        assert_eq!(decide(&m, [broken, LegView::default()]), Step::Wait, "it may come back with everything");
+        m.legs[1].equal = false;
+        assert_eq!(decide(&m, [broken, back]), Step::Replay);
+        assert_eq!(decide(&m, [broken, sound]), Step::Fail(0), "it lacks what only the source had");
+        assert_eq!(decide(&m, [broken, LegView::default()]), Step::Fail(0));
+        assert_eq!(decide(&m, [back, sound]), Step::Replay);
     }
 }

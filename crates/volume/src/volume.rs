@@ -230,11 +230,12 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     }
 
     /// Ends: waits for requests under way, flushes, and closes all sessions in order. With `force`, lenders that do not answer are
-    /// not waited for.
+    /// not waited for. True if every in-sync leg has taken the close as a clean one: only then need the next mount not make the
+    /// legs equal (H3, F5). False if it had been closed before.
     ///
     /// # Errors
     /// Without `force`, [`VolumeError`] if not everything could be made durable; the volume goes on then.
-    pub async fn close(&self, force: bool) -> Result<(), VolumeError> {
+    pub async fn close(&self, force: bool) -> Result<bool, VolumeError> {
         self.inner.close(force).await
     }
 
@@ -407,11 +408,11 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         if length == 0 {
             return Ok(());
         }
-        let _guard = self.shared.ranges.lock(BlockRange::covering(offset, length)).await;
-        self.shared.alive()?;
         let end = offset + length;
-        // The end of the volume counts as aligned: nothing that anybody can read lies behind it.
+        // The end of the volume counts as aligned: nothing that anybody can read lies behind it. Copies of it do (W2).
         let middle_end = if end == self.size { self.map.size() } else { end / BLOCK_SIZE * BLOCK_SIZE };
+        let _guard = self.shared.ranges.lock(BlockRange::covering(offset, end.max(middle_end) - offset)).await;
+        self.shared.alive()?;
         let middle_start = offset.div_ceil(BLOCK_SIZE) * BLOCK_SIZE;
         if middle_start >= middle_end {
             return self.write_locked(offset, Buffer::zeroed(length as usize).freeze(), flags.fua).await;

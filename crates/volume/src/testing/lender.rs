@@ -1,7 +1,7 @@
 //! A lender in memory, made from the wire crate, that does as it is told: drop, hang, delay, reboot, fence, flip bits, lie.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -89,6 +89,10 @@ pub(crate) struct Lender {
     pub(crate) pongs: Cell<bool>,
     /// Only flushes are never answered.
     pub(crate) hang_flushes: Cell<bool>,
+    /// Requests of this kind are never answered.
+    pub(crate) hang_op: Cell<Option<Op>>,
+    /// To be done when such a request has come, once.
+    pub(crate) when: RefCell<Option<(Op, Box<dyn Fn()>)>>,
     /// Requests take up to so long, in any order.
     pub(crate) delay: Cell<Duration>,
     /// The same for writes only.
@@ -108,6 +112,8 @@ pub(crate) struct Lender {
     unfinished: Cell<usize>,
     /// Writes in the order in which the disk did them: offset, length, first byte.
     pub(crate) wrote: RefCell<Vec<(u64, u32, u8)>>,
+    /// Blocks that the disk cannot read before they are written again, by their offsets.
+    pub(crate) bad_sectors: RefCell<BTreeSet<u64>>,
     pub(crate) no_fast: Cell<bool>,
     pub(crate) hot_max: Cell<u32>,
     /// Ends all connections (and the listener, if `down`).
@@ -132,6 +138,8 @@ impl Lender {
             hang: Cell::new(false),
             pongs: Cell::new(false),
             hang_flushes: Cell::new(false),
+            hang_op: Cell::new(None),
+            when: RefCell::default(),
             delay: Cell::new(Duration::ZERO),
             write_delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
@@ -143,6 +151,7 @@ impl Lender {
             late_by: Cell::new(Duration::from_secs(3)),
             unfinished: Cell::new(0),
             wrote: RefCell::default(),
+            bad_sectors: RefCell::default(),
             no_fast: Cell::new(false),
             hot_max: Cell::new(1024),
             cut: Signal::new(),
@@ -281,7 +290,11 @@ impl Lender {
             self.doors.sleep(Duration::from_micros(self.doors.below(delay.as_micros() as u64 + 1))).await;
         }
         let hangs = self.hang.get() && !(self.pongs.get() && frame.op == Op::Ping);
-        if hangs || (self.hang_flushes.get() && frame.op == Op::Flush) {
+        let is_awaited = self.when.borrow().as_ref().is_some_and(|(op, _)| *op == frame.op);
+        if let Some((_, act)) = self.when.borrow_mut().take_if(|_| is_awaited) {
+            act();
+        }
+        if hangs || self.hang_op.get() == Some(frame.op) || (self.hang_flushes.get() && frame.op == Op::Flush) {
             std::future::pending::<()>().await;
         }
         if frame.op == Op::Write && self.late.get() > 0 {
@@ -404,6 +417,14 @@ impl Lender {
         if fails {
             self.io_errors.set(self.io_errors.get() - 1);
             return Err((Status::Io, "the disk has failed"));
+        }
+        let sectors = frame.offset..frame.offset + u64::from(frame.length);
+        match frame.op {
+            Op::Read | Op::Verify if self.bad_sectors.borrow().range(sectors.clone()).next().is_some() => {
+                return Err((Status::Io, "the disk cannot read it"));
+            }
+            Op::Write | Op::WriteZeroes => self.bad_sectors.borrow_mut().retain(|sector| !sectors.contains(sector)),
+            _ => {}
         }
         let done = |payload| Ok((payload, 0));
         match frame.op {

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) segments: RefCell<Vec<SegmentRow>>,
     pub(crate) epoch: Cell<u64>,
     pub(crate) away: Cell<bool>,
+    /// How often it was asked for a change.
+    pub(crate) asked: Cell<usize>,
     /// So many requests more are carried out, but their answers are lost.
     pub(crate) deaf: Cell<usize>,
     pub(crate) lenders: RefCell<Vec<LenderAddresses>>,
@@ -43,6 +45,7 @@ pub(crate) struct State {
 impl ManagerDoor for FakeManager {
     async fn change_leg(&self, _volume: VolumeId, change: ChangeLeg) -> Result<LegAnswer, Refusal> {
         let state = &self.0;
+        state.asked.set(state.asked.get() + 1);
         state.doors.sleep(Duration::from_millis(2)).await;
         let lost = || Refusal::new(ErrorKind::Unreachable, "the manager cannot be reached");
         if state.away.get() {

@@ -74,6 +74,7 @@ impl World {
             segments: RefCell::new(rows),
             epoch: std::cell::Cell::new(1),
             away: std::cell::Cell::new(false),
+            asked: std::cell::Cell::new(0),
             deaf: std::cell::Cell::new(0),
             lenders: RefCell::default(),
             history: Rc::clone(&history),

@@ -1,6 +1,7 @@
 //! Behaviour of whole volumes, rule by rule.
 
 mod bytes;
+mod clauses;
 mod failing;
 mod fence;
 mod kept;

@@ -7,6 +7,7 @@ use sublet_api::work::{FindingKind, Work, WorkKind, WorkState};
 use sublet_doors::{Clock, Rng};
 use sublet_types::{SliceId, TaskId};
 
+use super::resync::crashed;
 use crate::VolumeErrorKind;
 use crate::testing::doors::MemDoors;
 use crate::testing::lender::{Label, Lender, Slice, rot};
@@ -37,6 +38,62 @@ fn k1_a_block_that_does_not_fit_its_checksum_is_repaired_from_the_other_leg_and_
         let number = volume.status().findings[0].number;
         volume.findings_seen(number);
         assert!(findings(&volume).is_empty());
+    });
+}
+
+#[test]
+fn k1_a_repair_that_was_told_is_durable() {
+    MemDoors::run(8, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        write(&volume, 0, &[5; 4096]).await.unwrap();
+        volume.flush().await.unwrap();
+        rot(&world.lenders[0], 100);
+        assert_eq!(read(&volume, 0, 4096).await.unwrap(), [5; 4096]);
+        assert_eq!(findings(&volume), [(FindingKind::Repaired, 0, 4096)]);
+        world.lenders[0].lose_power();
+        world.assert_same(0, 1);
+    });
+}
+
+#[test]
+fn k1_a_leg_that_delivers_wrong_bytes_is_asked_again_however_busy_it_is() {
+    for seed in 0..20 {
+        MemDoors::run(seed, |doors| async move {
+            let world = World::new(&doors, &[SIZE], 2);
+            let volume = world.open().await;
+            write(&volume, 0, &[5; 65536]).await.unwrap();
+            rot(&world.lenders[0], 100);
+            world.lenders.iter().for_each(|lender| lender.delay.set(Duration::from_millis(5)));
+            let asked = || world.lenders[0].seen.borrow().iter().any(|s| s.op == sublet_wire::Op::Read && s.offset == 0);
+            while !asked() {
+                let reads = (0..12).map(|n| read(&volume, n * 4096, 4096));
+                let all = futures_util::future::join_all(reads).await;
+                assert!(all.iter().all(|bytes| bytes.as_ref() == Ok(&vec![5; 4096])));
+            }
+            assert_eq!(findings(&volume), [(FindingKind::Repaired, 0, 4096)]);
+            world.assert_same(0, 1);
+        });
+    }
+}
+
+#[test]
+fn k1_wrong_bytes_are_told_also_where_the_volume_is_mounted_read_only() {
+    MemDoors::run(9, |doors| async move {
+        let mut world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        write(&volume, 0, &[5; 4096]).await.unwrap();
+        volume.close(false).await.unwrap();
+        rot(&world.lenders[0], 100);
+        (world.info.read_only, world.info.epoch.number) = (true, 2);
+        let volume = world.open().await;
+        let writes = || world.lenders[0].seen.borrow().iter().filter(|s| s.op == sublet_wire::Op::Write).count();
+        let before = writes();
+        for _ in 0..3 {
+            assert_eq!(read(&volume, 0, 4096).await.unwrap(), [5; 4096]);
+        }
+        assert_eq!(findings(&volume), [(FindingKind::Unrepairable, 0, 4096)], "told once");
+        assert_eq!(writes(), before);
     });
 }
 
@@ -133,6 +190,75 @@ fn k1_a_scrub_checks_every_leg_repairs_what_it_can_and_tells_everything() {
         volume.set_work(&[]);
         assert!(volume.status().work.is_empty());
     });
+}
+
+#[test]
+fn k1_a_sector_that_cannot_be_read_is_repaired_and_does_not_end_a_scrub() {
+    MemDoors::run(10, |doors| async move {
+        let world = World::new(&doors, &[SIZE, SIZE], 2);
+        let volume = world.open().await;
+        for at in 0..12 {
+            write(&volume, at * MIB, &vec![at as u8 + 1; MIB as usize]).await.unwrap();
+        }
+        world.lenders[0].bad_sectors.borrow_mut().extend([4096, 8192, 3 * MIB]);
+        // Nobody has this one.
+        world.lenders[0].bad_sectors.borrow_mut().insert(2 * MIB);
+        rot(&world.lenders[1], 2 * MIB as usize);
+        let work = [scrub(&doors, 0)];
+        volume.set_work(&work);
+        let state = |volume: &TestVolume| volume.status().work.first().map(|work| (work.state, work.done));
+        world.until(60, "the scrub is done", || state(&volume) == Some((WorkState::Done, 2 * SIZE))).await;
+        let mut found = findings(&volume);
+        found.sort_by_key(|(_, offset, _)| *offset);
+        let nobody = (FindingKind::Unrepairable, 2 * MIB, 4096);
+        assert_eq!(found, [(FindingKind::Repaired, 4096, 8192), nobody, nobody, (FindingKind::Repaired, 3 * MIB, 4096)]);
+        assert_eq!(*world.lenders[0].bad_sectors.borrow(), std::collections::BTreeSet::from([2 * MIB]));
+        assert_eq!(world.manager.0.segments.borrow()[0].in_sync, [true, true]);
+        // One whose disk does not take them either leaves.
+        world.lenders[0].bad_sectors.borrow_mut().insert(3 * MIB);
+        world.lenders[0].io_errors.set(1);
+        volume.set_work(&[scrub(&doors, 0)]);
+        world.until(60, "it leaves", || world.manager.0.segments.borrow()[0].in_sync == [false, true]).await;
+    });
+}
+
+#[test]
+fn k1_a_sector_that_cannot_be_read_is_read_from_the_other_leg_repaired_and_told() {
+    MemDoors::run(11, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        write(&volume, 0, &[5; 65536]).await.unwrap();
+        world.lenders[0].bad_sectors.borrow_mut().extend([4096, 12288]);
+        for _ in 0..3 {
+            assert_eq!(read(&volume, 0, 65536).await.unwrap(), [5; 65536]);
+        }
+        assert_eq!(findings(&volume), [(FindingKind::Repaired, 4096, 4096), (FindingKind::Repaired, 12288, 4096)]);
+        assert!(world.lenders[0].bad_sectors.borrow().is_empty());
+        for lender in &world.lenders {
+            lender.bad_sectors.borrow_mut().insert(4096);
+        }
+        assert_eq!(kind(read(&volume, 0, 65536).await), VolumeErrorKind::Io);
+        let lost = findings(&volume).into_iter().filter(|found| *found == (FindingKind::Unrepairable, 4096, 4096)).count();
+        assert_eq!(lost, 2, "at both");
+        write(&volume, 4096, &[6; 4096]).await.unwrap();
+        assert_eq!(read(&volume, 4096, 4096).await.unwrap(), [6; 4096]);
+    });
+}
+
+#[test]
+fn k1_h3_a_sector_that_cannot_be_read_does_not_keep_the_legs_from_being_made_equal() {
+    for bad in [0, 1] {
+        MemDoors::run(12, move |doors| async move {
+            let world = crashed(&doors, SIZE, 2);
+            world.lenders[bad].bad_sectors.borrow_mut().extend([8192, 65536]);
+            let volume = world.open().await;
+            world.until(60, "all is well", || volume.status().reason.is_empty()).await;
+            world.assert_same(0, 1);
+            assert_eq!(read(&volume, 8192, 4096).await.unwrap(), [11 - bad as u8; 4096]);
+            assert!(world.lenders[bad].bad_sectors.borrow().is_empty());
+            assert_eq!(world.manager.0.segments.borrow()[0].in_sync, [true, true]);
+        });
+    }
 }
 
 #[test]
