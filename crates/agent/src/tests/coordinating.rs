@@ -258,11 +258,16 @@ fn f4_a_coordinator_that_hears_of_a_newer_epoch_from_the_manager_ends() {
         let pool = Pool::start(&doors).await;
         pool.coordinate(2).await;
         pool.until("it runs", || pool.answers.borrow().is_some()).await;
+        pool.until("its path is open and the leg returns", || pool.table.in_sync.borrow()[1]).await;
         let sender = pool.answers.take().unwrap();
         let answer: ClientAnswer = serde_json::from_str(r#"{"lenders":[],"urls":[]}"#).unwrap();
         sender.unbounded_send(Heard::Answer(Box::new(answer))).unwrap();
         sender.unbounded_send(Heard::StaleEpoch("epoch 3 rules".into())).unwrap();
         pool.until("it ends", || pool.lenders[0].agent.coordinating() == 0).await;
+        // No leg was told anything more, nor closed as if all were well: the next mount finds it open.
+        pool.open_leases(3, BORROWER).await;
+        let served = pool.lenders[0].agent.served(area(0)).unwrap_or_else(|_| panic!("the area is served"));
+        assert!(served.area.mark_open(slice(0), lease(3, BORROWER).epoch).await.unwrap());
     });
 }
 

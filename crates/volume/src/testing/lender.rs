@@ -72,6 +72,9 @@ impl Slice {
     }
 }
 
+/// Something that a test wants to be done.
+type Act = Box<dyn Fn()>;
+
 pub(crate) struct Lender {
     pub(crate) doors: MemDoors,
     pub(crate) name: String,
@@ -92,7 +95,7 @@ pub(crate) struct Lender {
     /// Requests of this kind are never answered.
     pub(crate) hang_op: Cell<Option<Op>>,
     /// To be done when such a request has come, once.
-    pub(crate) when: RefCell<Option<(Op, Box<dyn Fn()>)>>,
+    pub(crate) when: RefCell<Option<(Op, Act)>>,
     /// Requests take up to so long, in any order.
     pub(crate) delay: Cell<Duration>,
     /// The same for writes only.
