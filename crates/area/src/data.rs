@@ -14,9 +14,10 @@ use sublet_wire::message::{EXTENTS_PER_REPLY_MAX, Extent};
 use crate::area::{Area, Inner, OpenPiece, to_the_end};
 use crate::error::{AreaError, AreaErrorKind};
 use crate::heat::{NewSums, regions_in};
-use crate::kept::ReadInfo;
+use crate::kept::{ReadInfo, spoil};
 use crate::layout::Stretch;
 use crate::lease::no_slice;
+use crate::sums::BLOCKS;
 
 /// Regions that one step of zeroing a long range makes hot, at most; and no more than this part of the slice's share, so that
 /// others that write to it keep theirs (H2).
@@ -168,7 +169,8 @@ impl<D: Doors> Inner<D> {
 
 impl<D: Doors> Area<D> {
     /// Reads `buffer[range]` from the slice, and fills `sums` with the checksums of its blocks, four bytes each (or none at
-    /// all if it is empty): the kept ones, which the data need not fit (K1); computed ones where none are kept.
+    /// all if it is empty): the kept ones, which the data need not fit (K1); computed ones where none are kept, unless another leg
+    /// in sync knows better.
     ///
     /// # Errors
     /// With the buffer either way; its content is undefined then.
@@ -193,7 +195,13 @@ impl<D: Doors> Area<D> {
             return (Err(AreaError::new(AreaErrorKind::OutOfRange, "a read takes a checksum for each of its blocks")), buffer);
         }
         let (result, buffer) = inner.read_summed(at, buffer, range, sums).await;
-        (result.map(|computed| ReadInfo { recomputed: !computed.is_empty() }), buffer)
+        let result = result.map(|mut computed| {
+            // K1: a checksum that does not fit sends the client to the other leg, and what that one has is written here.
+            let doubted = computed.extract_if(.., |block| inner.is_doubted(((at / BLOCK_SIZE) as usize + *block) / BLOCKS));
+            doubted.for_each(|block| spoil(sums, block));
+            ReadInfo { recomputed: !computed.is_empty() }
+        });
+        (result, buffer)
     }
 
     /// Writes to the slice; accepted, not yet durable. `sums` are the CRC32C of its blocks, four bytes each, which the caller

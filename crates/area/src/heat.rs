@@ -220,6 +220,21 @@ impl<D: Doors> Inner<D> {
         label.slices.iter().any(|record| record.facts.legs > 1 && (record.facts.offset..record.end()).contains(&at))
     }
 
+    /// The checksum page of a region was lost, and another leg in sync knows what its data should be: whoever reads here is to be
+    /// sent there (K1).
+    pub fn is_doubted(&self, region: usize) -> bool {
+        if !self.regions.record(region).unproved {
+            return false;
+        }
+        let at = region as u64 * REGION_SIZE;
+        let label = self.label.borrow();
+        let own = label.slices.iter().find(|record| (record.facts.offset..record.end()).contains(&at));
+        own.is_some_and(|record| {
+            let others = record.facts.in_sync.iter().enumerate().filter(|(leg, _)| *leg != record.facts.leg as usize);
+            others.into_iter().any(|(_, in_sync)| *in_sync)
+        })
+    }
+
     /// The checksum page of a region that is to be written cannot be read. Where other legs know what the data is worth, the
     /// write goes on: it needs no old checksums. Elsewhere nobody could tell rot any more (K1), so that is an error.
     async fn go_on_unproved(&self, region: usize, error: AreaError) -> Result<(), AreaError> {

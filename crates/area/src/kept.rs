@@ -53,6 +53,11 @@ fn put(sums: &mut [u8], block: usize, sum: u32) {
     }
 }
 
+/// Makes the checksum of a block one that its data does not fit.
+pub(crate) fn spoil(sums: &mut [u8], block: usize) {
+    sums.iter_mut().skip(block * 4).take(4).for_each(|byte| *byte = !*byte);
+}
+
 /// The part of a read that lies in one region.
 struct Part {
     region: usize,

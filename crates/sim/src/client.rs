@@ -81,7 +81,10 @@ impl Client {
                             own.door.took_segments(revision);
                         }
                     }
-                    Heard::StaleEpoch(_) => own.told_stale.set(true),
+                    Heard::StaleEpoch(text) => {
+                        own.told_stale.set(true);
+                        own.volume.fence(&text.to_string());
+                    }
                 }
             }
         });

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::disk::{DiskFaults, SimFile};
-use crate::faults::{Fault, restart_pause};
+use crate::faults::{Fault, RotWhere, restart_pause};
 use crate::server::Server;
 use crate::world::World;
 
@@ -23,8 +23,13 @@ pub fn strike(world: &Rc<World>, fault: Fault) {
     let faults = match fault {
         Fault::Rot => {
             for file in disks(victim) {
-                let begin = sublet_area::layout::HEADER_SIZE;
-                if let Some(at) = file.rot(sim, begin, file.size.get() - begin) {
+                let (tables, data) = (sublet_area::layout::HEADER_SIZE, file.data_begin.get());
+                let (begin, end) = match world.knobs.rot {
+                    RotWhere::Tables => (tables, data),
+                    RotWhere::Data => (data, file.size.get()),
+                    RotWhere::Both => (tables, file.size.get()),
+                };
+                if let Some(at) = file.rot(sim, begin, end - begin) {
                     sim.log("faults", || format!("a bit of {} flips at {at}", file.path.display()));
                 }
             }

@@ -43,6 +43,8 @@ pub struct Knobs {
     pub devices: bool,
     /// Areas are joined from several pieces.
     pub joined: bool,
+    /// Where bits flip.
+    pub rot: RotWhere,
     /// Copies of a doubled volume.
     pub copies: u32,
     /// Limits that are not the usual ones.
@@ -102,6 +104,17 @@ const ALL: [Fault; 10] = [
     Fault::Clock,
 ];
 
+/// Where bits flip in a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RotWhere {
+    /// In labels, maps and checksums.
+    Tables,
+    /// In what borrowers wrote.
+    Data,
+    /// Anywhere: a block and its checksum may both be gone. Only where nothing makes the other leg stale: that is the good copy.
+    Both,
+}
+
 /// What the first server's disks suffer in a run, if anything.
 pub type Damage = Option<Fault>;
 
@@ -157,6 +170,15 @@ impl Knobs {
         }
         let ways = if damage.is_some() { vec![Way::Doubled] } else { ways };
         let servers = sim.between(2, 4);
+        let is_harmless = |fault: &Fault| {
+            use Fault::{Clock, CrashManager, KillManager, ManagerInCommit, Rot};
+            matches!(fault, Clock | CrashManager | KillManager | ManagerInCommit | Rot)
+        };
+        let rot = match newer.below(2) {
+            _ if faults.iter().all(is_harmless) => RotWhere::Both,
+            0 => RotWhere::Tables,
+            _ => RotWhere::Data,
+        };
         Self {
             servers,
             volumes: sim.between(1, 3),
@@ -171,6 +193,7 @@ impl Knobs {
             shuffled: sim.chance(300_000),
             devices: sim.chance(500_000),
             joined: later.chance(300_000),
+            rot,
             copies: if servers > 2 && newer.chance(300_000) { 3 } else { 2 },
             limits: limits::draw(&mut newer),
             idle_close_max: if newer.chance(250_000) { newer.between(1, 10) * SECOND } else { 0 },

@@ -13,18 +13,21 @@ use crate::faults::restart_pause;
 use crate::server::{Entry, Server};
 use crate::world::World;
 
+/// Disks, by the names of their places.
+type Disks = Vec<(PathBuf, Rc<SimFile>)>;
+
 /// A copy of all pieces of an area, and what its label said then.
 struct Backup {
     area: AreaId,
     open: OpenId,
     sequence: u64,
-    pieces: Vec<(PathBuf, Rc<SimFile>)>,
+    pieces: Disks,
 }
 
 /// What was taken out of its place, and copies that somebody made.
 #[derive(Default)]
 pub struct Slots {
-    right: RefCell<Vec<(PathBuf, Rc<SimFile>)>>,
+    right: RefCell<Disks>,
     backups: RefCell<Vec<Backup>>,
 }
 
@@ -55,9 +58,11 @@ pub fn strike(world: &Rc<World>) {
     let entry = sim.random(|random| random.pick(&entries).clone());
     let mut wrong = if sim.chance(600_000) { older(world, &entry) } else { Vec::new() };
     if wrong.is_empty() {
-        let kinds: [fn(&Rc<World>, &Rc<Server>, &Entry) -> Vec<(PathBuf, Rc<SimFile>)>; 3] = [empty, of_another, exchanged];
-        let kind = *sim.random(|random| random.pick(&kinds));
-        wrong = kind(world, victim, &entry);
+        wrong = match sim.below(3) {
+            0 => empty(world, victim, &entry),
+            1 => of_another(world, victim, &entry),
+            _ => exchanged(world, victim, &entry),
+        };
     }
     if !wrong.is_empty() {
         change(world, victim, wrong);
@@ -75,7 +80,7 @@ pub fn put_back(world: &Rc<World>) {
 }
 
 /// Power off, other disks in these places, power on.
-fn change(world: &Rc<World>, victim: &Rc<Server>, disks: Vec<(PathBuf, Rc<SimFile>)>) {
+fn change(world: &Rc<World>, victim: &Rc<Server>, disks: Disks) {
     let sim = &world.sim;
     victim.stop();
     victim.machine.crash(sim, &world.net);
@@ -96,12 +101,12 @@ fn any_piece(world: &World, victim: &Server, entry: &Entry) -> Option<(PathBuf, 
     Some((piece, disk))
 }
 
-fn empty(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Vec<(PathBuf, Rc<SimFile>)> {
+fn empty(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Disks {
     let piece = any_piece(world, victim, entry);
     piece.into_iter().map(|(path, disk)| (path, disk.blank(&world.sim))).collect()
 }
 
-fn of_another(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Vec<(PathBuf, Rc<SimFile>)> {
+fn of_another(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Disks {
     let Some((path, _)) = any_piece(world, victim, entry) else { return Vec::new() };
     let others = world.servers.iter().flat_map(|server| server.machine.files.borrow().all());
     let others: Vec<_> = others.filter(|disk| disk.path != path).collect();
@@ -112,7 +117,7 @@ fn of_another(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Vec<(Pat
     vec![(path, other.copy(&world.sim))]
 }
 
-fn exchanged(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Vec<(PathBuf, Rc<SimFile>)> {
+fn exchanged(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Disks {
     let Some((path, disk)) = any_piece(world, victim, entry) else { return Vec::new() };
     let others: Vec<_> = victim.machine.files.borrow().all().into_iter().filter(|other| other.path != path).collect();
     if others.is_empty() {
@@ -123,7 +128,7 @@ fn exchanged(world: &Rc<World>, victim: &Rc<Server>, entry: &Entry) -> Vec<(Path
 }
 
 /// An older state of all pieces, or of one. Only if the manager has heard of a later opening: nobody could know better otherwise.
-fn older(world: &Rc<World>, entry: &Entry) -> Vec<(PathBuf, Rc<SimFile>)> {
+fn older(world: &Rc<World>, entry: &Entry) -> Disks {
     let known = world.manager.table(|table| table.areas.get(&entry.area).map(|row| (row.open, row.sequence))).flatten();
     let Some((Some(open), sequence)) = known else { return Vec::new() };
     let backups = world.slots.backups.borrow();
