@@ -1,4 +1,4 @@
-//! `cargo xtask demo | test | torture | figures | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
+//! `cargo xtask demo | test | soak | torture | figures | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
 
 mod packages;
 mod run;

@@ -325,7 +325,8 @@ impl<D: Doors> Area<D> {
             let missed = legs.iter().fold(0, |all, (leg, _)| all | inner.bits_in_memory(slice, *leg, region));
             // What lost its checksum page proves nothing against other legs, as after a crash (K2).
             let unproved = inner.regions.record(region).unproved;
-            let hot = inner.is_hot(region) || unproved;
+            // Its mark may be on the disk already: the next opening would find it hot.
+            let hot = inner.is_hot(region) || inner.regions.is_heating(region) || unproved;
             lost |= unproved || inner.regions.hot.borrow().get(&region).is_some_and(|hot| hot.lost);
             if hot || missed != 0 {
                 found.insert(region, (hot, missed));

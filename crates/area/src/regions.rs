@@ -204,6 +204,11 @@ impl Regions {
         (first, receiver)
     }
 
+    /// Whether a region is on its way to being hot.
+    pub fn is_heating(&self, region: usize) -> bool {
+        self.heating.borrow().contains_key(&region)
+    }
+
     /// Hears when a region that is on its way to being hot is that.
     pub fn heated(&self, region: usize) -> Option<oneshot::Receiver<Result<(), AreaError>>> {
         let (sender, receiver) = oneshot::channel();
