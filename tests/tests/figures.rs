@@ -91,13 +91,26 @@ fn received(nets: &Nets, server: usize) -> u64 {
     line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap()
 }
 
-#[test]
-#[ignore = "figures"]
-fn bytes_resynced_after_an_outage_of_ten_seconds() {
-    if !Nets::possible() {
-        println!("skipped: traffic is counted in network namespaces");
-        return;
+/// Random 4k writes at depth 8; how many, and how many units of the missed-write maps they touched.
+fn write_for(nbd: &mut Nbd, random: &mut Random, bytes: &[u8], time: Duration) -> (u64, u64) {
+    let (mut count, mut units, mut flying) = (0u64, BTreeSet::new(), 0u32);
+    let begun = Instant::now();
+    while begun.elapsed() < time || flying > 0 {
+        if begun.elapsed() < time && flying < 8 {
+            let offset = random.below(nbd.size / 4096) * 4096;
+            units.insert(offset / UNIT);
+            nbd.submit(&Op::Write(offset, bytes.to_vec(), 0)).unwrap();
+            flying += 1;
+            continue;
+        }
+        assert_eq!(nbd.complete().unwrap().error, 0);
+        (flying, count) = (flying - 1, count + 1);
     }
+    (count, units.len() as u64)
+}
+
+/// An outage of ten seconds, counted from when the leg is left out: of the lender's process, or of its network only.
+fn outage(what: &str, begin: impl Fn(&Site, &Nets), end: impl Fn(&Site, &Nets)) {
     let site = Site::bare(3);
     let (pool, nets) = (&site.pool, site.pool.nets().unwrap());
     lend(pool, 1, "b1", "5G");
@@ -107,47 +120,45 @@ fn bytes_resynced_after_an_outage_of_ten_seconds() {
     let mut nbd = pool.mount(0, "v", "");
     let mut random = Random::new(9);
     let bytes = random.bytes(4096);
-    // Before the outage, too: these need no copying, apart from what was not flushed when it began.
-    let write_for = |nbd: &mut Nbd, random: &mut Random, time: Duration| {
-        let (mut count, mut units, mut flying) = (0u64, BTreeSet::new(), 0u32);
-        let begun = Instant::now();
-        while begun.elapsed() < time || flying > 0 {
-            if begun.elapsed() < time && flying < 8 {
-                let offset = random.below(nbd.size / 4096) * 4096;
-                units.insert(offset / UNIT);
-                nbd.submit(&Op::Write(offset, bytes.clone(), 0)).unwrap();
-                flying += 1;
-                continue;
-            }
-            assert_eq!(nbd.complete().unwrap().error, 0);
-            (flying, count) = (flying - 1, count + 1);
-        }
-        (count, units.len() as u64)
-    };
-    write_for(&mut nbd, &mut random, Duration::from_secs(5));
+    // What was written and flushed before need not be copied.
+    write_for(&mut nbd, &mut random, &bytes, Duration::from_secs(5));
     nbd.flush().unwrap();
-    site.process(Daemon::Server(1)).unwrap().kill();
-    // The leg is left out first; the ten seconds are those without it.
-    let (waited, _) = (nbd.write(0, &bytes), wait_for("the stale leg", LIMIT, || pool.legs("v")[0] == "stale"));
-    waited.unwrap();
-    let (count, units) = write_for(&mut nbd, &mut random, Duration::from_secs(10));
+    begin(&site, nets);
+    nbd.write(0, &bytes).unwrap();
+    wait_for("the stale leg", LIMIT, || pool.legs("v")[0] == "stale");
+    let (count, units) = write_for(&mut nbd, &mut random, &bytes, Duration::from_secs(10));
     let before = received(nets, 1);
     let begun = Instant::now();
-    site.revive(Daemon::Server(1));
+    end(&site, nets);
     pool.wait_in_sync("v", LIMIT);
     let took = begun.elapsed();
     let copied = received(nets, 1) - before;
-    let (written, touched) = (count * 4096, units * UNIT);
-    println!("| 4k random writes in an outage of 10 s (4 GiB doubled, depth 8) | {count} writes, {} MiB |", written / MIB);
-    println!("| 64 KiB units that they touched | {units}, {} MiB |", touched / MIB);
-    println!(
-        "| bytes on the wire to the returning lender until in sync | {} MiB, {:.2} of the units |",
-        copied / MIB,
-        copied as f64 / touched as f64
-    );
-    println!("| from its start until in sync | {took:.1?} |");
+    let touched = units * UNIT;
+    let ratio = copied as f64 / touched as f64;
+    println!("| {what}: 4k random writes in 10 s without a leg (4 GiB, depth 8) | {count}, {} MiB |", count * 4096 / MIB);
+    println!("| {what}: 64 KiB units that they touched | {units}, {} MiB |", touched / MIB);
+    println!("| {what}: bytes on the wire to the returning lender | {} MiB, {ratio:.2} of the units |", copied / MIB);
+    println!("| {what}: from its return until in sync | {took:.1?} |");
     drop(nbd);
     pool.ok(0, "unmount v");
+}
+
+#[test]
+#[ignore = "figures"]
+fn bytes_resynced_after_an_outage_of_ten_seconds() {
+    if !Nets::possible() {
+        println!("skipped: traffic is counted in network namespaces");
+        return;
+    }
+    let away = Site::node(Daemon::Server(1));
+    let others = || (0..4).filter(move |node| *node != away);
+    outage(
+        "network outage",
+        |_, nets| others().for_each(|node| (nets.cut(away, node), nets.cut(node, away)).1),
+        |_, nets| others().for_each(|node| (nets.join(away, node), nets.join(node, away)).1),
+    );
+    let lender = Daemon::Server(1);
+    outage("`kill -9`", |site, _| site.process(lender).unwrap().kill(), |site, _| site.revive(lender));
 }
 
 #[test]

@@ -10,7 +10,6 @@ use sublet_doors::{DiskFile, Doors, Tick};
 use sublet_types::SliceId;
 use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::REGION_SIZE;
-use sublet_types::mutation::{self, Mutation};
 
 use crate::area::{Area, Inner, to_the_end};
 use crate::error::AreaError;
@@ -78,7 +77,7 @@ impl<D: Doors> Inner<D> {
             own.filter(|(region, hot)| quiet(*region, hot)).map(|(_, hot)| hot.written).max()
         };
         let Some(newest) = newest else { return Ok(()) };
-        if newest > self.regions.flushed.get() && !mutation::is(Mutation::CoolTooEarly) {
+        if newest > self.regions.flushed.get() {
             self.sync_all().await?;
         }
         let flushed = self.regions.flushed.get();
@@ -86,7 +85,7 @@ impl<D: Doors> Inner<D> {
         for region in batch {
             if let Some(hot) = self.regions.hot.borrow_mut().get_mut(region)
                 && quiet(*region, hot)
-                && (hot.written <= flushed || mutation::is(Mutation::CoolTooEarly))
+                && hot.written <= flushed
             {
                 hot.cooling = true;
                 chosen.push(*region);
@@ -154,9 +153,7 @@ impl<D: Doors> Inner<D> {
         });
         let saved: BTreeMap<usize, u32> = join_all(writes).await.into_iter().flatten().collect();
         let pieces: BTreeSet<usize> = saved.keys().map(|region| self.regions.place(*region).0).collect();
-        if !mutation::is(Mutation::CoolTooEarly) {
-            self.sync_pieces(&pieces).await?;
-        }
+        self.sync_pieces(&pieces).await?;
         Ok(saved)
     }
 

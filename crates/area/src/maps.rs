@@ -6,6 +6,7 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use sublet_doors::{Buffer, DiskFile, Doors};
 use sublet_types::limits::{BLOCK_SIZE, COPIES_MAX, REGION_SIZE};
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{Generation, SliceId};
 use sublet_wire::message::{MapEntry, MapReply, MapWhich, REGIONS_PER_MESSAGE_MAX, Seed, StaleMark};
 
@@ -327,6 +328,8 @@ impl<D: Doors> Area<D> {
             let unproved = inner.regions.record(region).unproved;
             // Its mark may be on the disk already: the next opening would find it hot.
             let hot = inner.is_hot(region) || inner.regions.is_heating(region) || unproved;
+            let is_quiet = || inner.regions.hot.borrow().get(&region).is_some_and(|hot| hot.writes == 0);
+            let hot = hot && !(mutation::is(Mutation::CoolTooEarly) && is_quiet());
             lost |= unproved || inner.regions.hot.borrow().get(&region).is_some_and(|hot| hot.lost);
             if hot || missed != 0 {
                 found.insert(region, (hot, missed));

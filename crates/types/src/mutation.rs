@@ -41,7 +41,7 @@ mutations! {
     ServeStaleLeg,
     /// H1: a write does not wait for its hot mark, which is never written.
     NoHotMark,
-    /// H2: regions cool, and their marks go, before what was written to them is durable.
+    /// H2: a region counts as cool as soon as no write to it is under way at its lender.
     CoolTooEarly,
     /// S3: a missed map counts for a leg whatever generation it starts from.
     MapOfAnyGeneration,

@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sublet_doors::{Doors, Tick};
 use sublet_types::drawn::{self, Drawn};
-use sublet_types::mutation::{self, Mutation};
 
 use crate::change::Change;
 use crate::error::VolumeError;
@@ -110,9 +109,8 @@ impl Hot {
 
     /// Regions without a write since then; and whether they must be flushed first.
     fn idle_since(&self, since: Tick) -> (Vec<u32>, bool) {
-        let is_early = mutation::is(Mutation::CoolTooEarly);
-        let idle = || self.regions.iter().filter(|(_, r)| r.in_flight == 0 && !r.cooling && (is_early || r.last <= since));
-        (idle().map(|(number, _)| *number).collect(), !is_early && idle().any(|(_, region)| region.ended.is_some()))
+        let idle = || self.regions.iter().filter(|(_, r)| r.in_flight == 0 && !r.cooling && r.last <= since);
+        (idle().map(|(number, _)| *number).collect(), idle().any(|(_, region)| region.ended.is_some()))
     }
 
     /// The regions that were written longest ago, as many as are to go, of those that may.
@@ -127,9 +125,7 @@ impl Hot {
     fn begin_cooling(&mut self, regions: &[u32]) -> Vec<u32> {
         let mut chosen = Vec::new();
         for number in regions {
-            let may =
-                |r: &&mut Region| r.in_flight == 0 && !r.cooling && (r.ended.is_none() || mutation::is(Mutation::CoolTooEarly));
-            if let Some(region) = self.regions.get_mut(number).filter(may) {
+            if let Some(region) = self.regions.get_mut(number).filter(|r| r.in_flight == 0 && r.ended.is_none() && !r.cooling) {
                 region.cooling = true;
                 chosen.push(*number);
             }
@@ -143,7 +139,7 @@ impl Hot {
             let Some(region) = self.regions.get_mut(number) else { continue };
             region.cooling = false;
             // Unless it was copied to meanwhile.
-            if cooled && (region.ended.is_none() || mutation::is(Mutation::CoolTooEarly)) {
+            if cooled && region.ended.is_none() {
                 self.regions.remove(number);
             }
         }
