@@ -112,6 +112,8 @@ pub struct Core<S: Store> {
     /// What running tasks wait for, and how many bytes are done.
     progress: BTreeMap<TaskId, (String, u64)>,
     task_waiters: Vec<TaskWaiter>,
+    /// Requests that wait until lenders have told of their labels, and who asked.
+    early: Vec<(u64, Request)>,
     table_waiters: Vec<TableWaiter>,
     /// Background work that did not go well, and is not begun again before some time.
     retreats: BTreeMap<VolumeId, work::Retreat>,
@@ -176,6 +178,7 @@ impl<S: Store> Core<S> {
             paths: BTreeMap::new(),
             progress: BTreeMap::new(),
             task_waiters: Vec::new(),
+            early: Vec::new(),
             table_waiters: Vec::new(),
             retreats: BTreeMap::new(),
             background_wake_ms: None,
@@ -235,6 +238,7 @@ impl<S: Store> Core<S> {
             Event::Tick => {}
         }
         self.pump(outside);
+        self.take_up(outside);
         std::mem::take(&mut self.actions)
     }
 
@@ -263,6 +267,7 @@ impl<S: Store> Core<S> {
 
     fn gone(&mut self, conn: u64) {
         self.task_waiters.retain(|waiter| waiter.conn != conn);
+        self.early.retain(|(waiting, _)| *waiting != conn);
         self.table_waiters.retain(|waiter| waiter.conn != conn);
         self.peers.gone(conn);
         let now_ms = self.now_ms;

@@ -27,6 +27,10 @@ impl<S: Store> Core<S> {
                 ));
             }
             Some(_) => {}
+            None if self.is_early(request) => {
+                self.early.push((conn, request.clone()));
+                return Ok(None);
+            }
             None => {
                 // Nobody waits for background work: whoever wants to asks again.
                 let is_background = matches!(request, Request::Scrub { .. } | Request::Replace { .. });
@@ -48,10 +52,7 @@ impl<S: Store> Core<S> {
         let table = &self.table;
         match request {
             Request::CreateVolume(command) => plan::create::plan(table, command, context),
-            Request::SetWay { volume, set_way } => {
-                self.check_told(volume)?;
-                plan::set_way::plan(table, volume, set_way, context)
-            }
+            Request::SetWay { volume, set_way } => plan::set_way::plan(table, volume, set_way, context),
             Request::Borrow(command) => plan::borrow::plan(table, command, context),
             Request::Mount { volume, mount } => plan::mount::plan(table, volume, mount, context),
             Request::Unmount { volume, unmount } => plan::unmount::plan(table, volume, unmount, context).map_err(|refusal| {
@@ -59,10 +60,7 @@ impl<S: Store> Core<S> {
                 let unknown = volume.parse().ok().filter(|_| refusal.kind == ErrorKind::NotFound);
                 unknown.map_or(refusal, |id| self.no_volume(id))
             }),
-            Request::Return { volume, give_back } => {
-                self.check_told(volume)?;
-                plan::give_back::plan(table, volume, give_back, context)
-            }
+            Request::Return { volume, give_back } => plan::give_back::plan(table, volume, give_back, context),
             Request::Transfer { volume, transfer } => plan::transfer::plan(table, volume, transfer, context),
             Request::Reclaim { area, reclaim } => plan::reclaim::plan(table, area, reclaim, context),
             Request::Replace { volume, replace } => plan::replace::plan(table, volume, replace, context),
@@ -71,22 +69,24 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Refuses what wipes a volume's bytes before its lenders have told of their labels once: the table may have been restored
-    /// from an older copy, and they may know that somebody else has it by now (L5). Nobody waits for a lender that is lost: what
-    /// it knows better is seen when it returns.
-    fn check_told(&self, volume: &str) -> Result<(), Refusal> {
-        let volume = self.table.volume(volume)?;
-        let lenders = volume.legs().filter_map(|(_, leg)| self.table.lender(leg.area));
-        let silent: Vec<String> = lenders.filter(|id| self.peers.may_tell(*id)).map(|id| self.table.server_name(id)).collect();
-        if silent.is_empty() {
-            return Ok(());
+    /// What wipes a volume's bytes waits until its lenders have told of their labels once: the table may have been restored from
+    /// an older copy, and they may know that somebody else has it by now (L5). Nobody waits for a lender that is lost: what it
+    /// knows better is seen when it returns.
+    fn is_early(&self, request: &Request) -> bool {
+        let (Request::SetWay { volume, .. } | Request::Return { volume, .. }) = request else { return false };
+        let Ok(volume) = self.table.volume(volume) else { return false };
+        let mut lenders = volume.legs().filter_map(|(_, leg)| self.table.lender(leg.area));
+        lenders.any(|id| self.peers.may_tell(id))
+    }
+
+    /// Takes up the requests that came too early, and are not that any more.
+    pub(super) fn take_up(&mut self, outside: &mut Outside<'_>) {
+        let (early, due) = std::mem::take(&mut self.early).into_iter().partition(|(_, request)| self.is_early(request));
+        self.early = early;
+        for (conn, request) in due {
+            self.request(outside, conn, request);
+            self.pump(outside);
         }
-        let text = format!(
-            "volume '{}' cannot be given up now: {} has not told of its areas since the manager started",
-            volume.name,
-            plan::listed(silent)
-        );
-        Err(plan::conflict(text, "try again in a few seconds"))
     }
 
     /// How the orders of a task's step stand.
