@@ -11,7 +11,7 @@ use crate::trace::Detail;
 use crate::world::Outcome;
 
 /// Seeds that are tried for each bug, unless more are asked for.
-pub const SEEDS: u64 = 400;
+pub const SEEDS: u64 = 800;
 
 /// The first seed, in the order of trying, that finds the bug; and how many were tried.
 pub fn hunt(mutation: Mutation, first: u64, count: u64, jobs: usize) -> (Option<Outcome>, u64) {

@@ -43,8 +43,6 @@ mutations! {
     NoHotMark,
     /// H2: a region counts as cool as soon as no write to it is under way at its lender.
     CoolTooEarly,
-    /// S3: a missed map counts for a leg whatever generation it starts from.
-    MapOfAnyGeneration,
     /// H3: after an unclean close the legs are not made equal.
     NotMadeEqual,
     /// K1: what is read is not compared with its checksum.

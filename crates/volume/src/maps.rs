@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use sublet_doors::Doors;
 use sublet_types::Generation;
 use sublet_types::limits::{BLOCK_SIZE, MISSED_UNIT, REGION_SIZE, REQUEST_SIZE_MAX};
-use sublet_types::mutation::{self, Mutation};
 use sublet_wire::message::{
     Clear, Cool, MapReply, MapRequest, MapWhich, Message, REGIONS_PER_MESSAGE_MAX, Seed, VERIFY_SIZE_MAX, VerifyBlock,
     VerifyReply,
@@ -67,7 +66,7 @@ impl LegMap {
 
     /// Is it the map of what the leg has missed that left with that generation (S3)? Another one says nothing of it.
     pub(crate) fn covers(&self, left_in: Option<Generation>) -> bool {
-        self.since.is_some() && (self.since == left_in || mutation::is(Mutation::MapOfAnyGeneration))
+        self.since.is_some() && self.since == left_in
     }
 }
 
