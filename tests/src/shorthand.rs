@@ -55,6 +55,15 @@ impl Pool {
         legs_of(&row).iter().map(|leg| number_of(&text(leg, "/server"))).collect()
     }
 
+    /// Whether the legs of all that a server has mounted are equal: none is copied to, or compared after an unclean close (H3).
+    pub fn legs_are_equal(&self, server: usize) -> bool {
+        let status = self.json(server, "status");
+        let is_equal = |mount: &Value| {
+            mount["resync"].is_null() && !mount["reason"].as_str().is_some_and(|reason| reason.contains("made equal"))
+        };
+        status["mounts"].as_array().is_some_and(|mounts| mounts.iter().all(is_equal))
+    }
+
     /// Waits until all legs are in sync again.
     #[track_caller]
     pub fn wait_in_sync(&self, volume: &str, limit: Duration) -> Duration {

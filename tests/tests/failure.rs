@@ -338,7 +338,7 @@ fn after_a_killed_client_the_volume_says_so_and_a_second_mount_goes_on() {
         if way == "doubled" {
             // Both legs read the same, whatever that is.
             pool.wait_in_sync("v", RESYNC);
-            wait_for("the legs to be made equal", RESYNC, || pool.json(0, "status")["mounts"][0]["resync"].is_null());
+            wait_for("the legs to be made equal", RESYNC, || pool.legs_are_equal(0));
             for lender in pool.lenders("v") {
                 let process = pool.kill(lender);
                 same(&nbd.read(20 * MIB, 65_536).unwrap(), &first, 20 * MIB, "one leg alone");

@@ -83,10 +83,7 @@ fn heal(site: &Site) {
         site.pool.wait_in_sync(volume, HEAL_LIMIT);
         wait_for("the path to be open", HEAL_LIMIT, || site.pool.volume(volume)["path"] == "open");
     }
-    wait_for("legs to be made equal", HEAL_LIMIT, || {
-        let status = site.pool.json(0, "status");
-        status["mounts"].as_array().unwrap().iter().all(|mount| mount["resync"].is_null())
-    });
+    wait_for("legs to be made equal", HEAL_LIMIT, || site.pool.legs_are_equal(0));
 }
 
 #[test]

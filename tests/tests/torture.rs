@@ -44,10 +44,7 @@ fn heal(site: &Site, timeline: &Timeline) {
         timeline.note(format!("{} is in sync, after {took:.1?}", plan.name));
     }
     for server in 0..2 {
-        wait_for("legs to be made equal", HEAL_LIMIT, || {
-            let status = site.pool.json(server, "status");
-            status["mounts"].as_array().unwrap().iter().all(|mount| mount["resync"].is_null())
-        });
+        wait_for("legs to be made equal", HEAL_LIMIT, || site.pool.legs_are_equal(server));
     }
 }
 
