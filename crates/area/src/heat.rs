@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use futures_util::future::{join, try_join_all};
+use sublet_api::order::SliceFacts;
 use sublet_doors::disk::Zero;
 use sublet_doors::{Buffer, DiskFile, Doors};
 use sublet_types::SliceId;
@@ -213,26 +214,27 @@ impl<D: Doors> Inner<D> {
         Ok(())
     }
 
-    /// The volume of this region has other legs.
-    fn has_other_legs(&self, region: usize) -> bool {
+    /// Whether the facts of the slice that a region lies in are like that.
+    fn is_lent_so(&self, region: usize, so: impl Fn(&SliceFacts) -> bool) -> bool {
         let at = region as u64 * REGION_SIZE;
         let label = self.label.borrow();
-        label.slices.iter().any(|record| record.facts.legs > 1 && (record.facts.offset..record.end()).contains(&at))
+        let own = label.slices.iter().find(|record| (record.facts.offset..record.end()).contains(&at));
+        own.is_some_and(|record| so(&record.facts))
+    }
+
+    /// The volume of this region has other legs.
+    fn has_other_legs(&self, region: usize) -> bool {
+        self.is_lent_so(region, |facts| facts.legs > 1)
     }
 
     /// The checksum page of a region was lost, and another leg in sync knows what its data should be: whoever reads here is to be
     /// sent there (K1).
     pub fn is_doubted(&self, region: usize) -> bool {
-        if !self.regions.record(region).unproved {
-            return false;
-        }
-        let at = region as u64 * REGION_SIZE;
-        let label = self.label.borrow();
-        let own = label.slices.iter().find(|record| (record.facts.offset..record.end()).contains(&at));
-        own.is_some_and(|record| {
-            let others = record.facts.in_sync.iter().enumerate().filter(|(leg, _)| *leg != record.facts.leg as usize);
-            others.into_iter().any(|(_, in_sync)| *in_sync)
-        })
+        let is_known_elsewhere = |facts: &SliceFacts| {
+            let mut legs = facts.in_sync.iter().enumerate();
+            legs.any(|(leg, in_sync)| *in_sync && leg != facts.leg as usize)
+        };
+        self.regions.record(region).unproved && self.is_lent_so(region, is_known_elsewhere)
     }
 
     /// The checksum page of a region that is to be written cannot be read. Where other legs know what the data is worth, the

@@ -219,16 +219,7 @@ fn register(
     let report = begin(daemon, wish, plan, pool, name).inspect_err(|_| remove_made(plan))?;
     let area = report.area;
     let before = daemon.entries().into_iter().find(|entry| entry.area == area);
-    let entry = AreaEntry {
-        area,
-        name: report.name.clone(),
-        pieces: plan.pieces.clone(),
-        created: plan.make.is_some(),
-        place: report.place.clone(),
-        capacity: report.capacity,
-        sparse: report.sparse,
-        offline: None,
-    };
+    let entry = entry_of(&report, plan);
     let told = daemon
         .change_entries(|entries| {
             entries.retain(|other| other.area != area);
@@ -339,6 +330,20 @@ fn undo(daemon: &Daemon, plan: &Plan, area: AreaId, before: Option<AreaEntry>) -
     Ok(undone)
 }
 
+/// The area as the server finds it again.
+fn entry_of(report: &AreaReport, plan: &Plan) -> AreaEntry {
+    AreaEntry {
+        area: report.area,
+        name: report.name.clone(),
+        pieces: plan.pieces.clone(),
+        created: plan.make.is_some(),
+        place: report.place.clone(),
+        capacity: report.capacity,
+        sparse: report.sparse,
+        offline: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use sublet_api::order::SliceFacts;
@@ -382,19 +387,6 @@ mod tests {
         }
     }
 
-    fn entry(report: &AreaReport, plan: &Plan) -> AreaEntry {
-        AreaEntry {
-            area: report.area,
-            name: report.name.clone(),
-            pieces: plan.pieces.clone(),
-            created: plan.make.is_some(),
-            place: report.place.clone(),
-            capacity: report.capacity,
-            sparse: report.sparse,
-            offline: None,
-        }
-    }
-
     #[test]
     fn l5_a_lend_that_the_manager_heard_of_too_late_is_not_undone_once_slices_lie_there() {
         with_daemon(|daemon, folder| {
@@ -405,7 +397,7 @@ mod tests {
                 let plan = Plan { pieces: vec![piece], make: Some(file.clone()), fill: false, known: None, warnings: Vec::new() };
                 let report = begin(daemon, &wish(&file), &plan, POOL, &"a".parse().unwrap()).unwrap();
                 let area = report.area;
-                daemon.change_entries(|entries| entries.push(entry(&report, &plan))).unwrap();
+                daemon.change_entries(|entries| entries.push(entry_of(&report, &plan))).unwrap();
                 if in_use {
                     let prepare = sublet_api::order::Order::PrepareSlice { slice: slice(area) };
                     let done = daemon.data.call(async move |agent| agent.execute(&prepare).await).unwrap();
@@ -433,7 +425,7 @@ mod tests {
             let area = report.area;
             daemon.data.call(async move |agent| agent.remove_area(area)).unwrap();
             // It has been looked for where it was before.
-            let mut before = entry(&report, &plan(None));
+            let mut before = entry_of(&report, &plan(None));
             before.pieces[0].path = folder.join("before.area");
             before.offline = Some("it is missing".to_owned());
             daemon.change_entries(|entries| entries.push(before.clone())).unwrap();

@@ -17,7 +17,7 @@ use sublet_types::{AreaId, Name, ServerId, SliceId, VolumeId};
 pub use tombs::{obey, spent, wanted as wanted_tombstones};
 
 use self::labels::{Held, Seen, Set};
-use super::{Context, listed};
+use super::{Context, listed, wipe};
 use crate::change::Change;
 use crate::records::{AbsentLeg, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, VolumeRow, WipeRow, WorkRow};
 use crate::table::Table;
@@ -116,22 +116,11 @@ fn put(next: &VolumeRow, text: String, before: Option<&VolumeRow>, change: &mut 
 fn begun_wipes(table: &Table, reports: &[(ServerId, &AreaReport)], change: &mut Change) {
     for (_, report) in reports {
         for slice in report.slices.iter().filter(|slice| slice.wiping && !table.wipes.contains_key(&slice.facts.slice)) {
-            let facts = &slice.facts;
-            change.event(facts.volume_name.as_str(), format!("its slice in area {} goes on being wiped", report.name));
-            change.put(Row::Wipe(WipeRow {
-                version: ROW_VERSION,
-                slice: facts.slice,
-                area: report.area,
-                offset: facts.offset,
-                length: facts.length,
-                volume: facts.volume,
-                name: facts.volume_name.clone(),
-                epoch: slice.epoch,
-                drop: slice.drop,
-                // What leaves its label may have been a copy that was replaced: its volume does not wait for it.
-                replaced: slice.drop,
-                held_by: None,
-            }));
+            let name = slice.facts.volume_name.as_str();
+            change.event(name, format!("its slice in area {} goes on being wiped", report.name));
+            // What leaves its label may have been a copy that was replaced: its volume does not wait for it.
+            let (drop, replaced) = (slice.drop, slice.drop);
+            change.put(Row::Wipe(WipeRow { drop, replaced, ..wipe::found(report, slice, slice.epoch) }));
         }
     }
 }
