@@ -138,6 +138,11 @@ impl Client {
         m.role == Role::InSync && m.equal && !self.legs[leg].lost && self.session(leg).is_some()
     }
 
+    /// As `Segment::is_survivor`.
+    pub(crate) fn is_survivor(&self, leg: usize) -> bool {
+        self.members.may_survive(leg) && !self.legs[leg].lost && self.session(leg).is_some()
+    }
+
     /// The session of a leg has ended.
     pub(crate) fn lose_session(&mut self, leg: usize) {
         self.legs[leg].session = None;

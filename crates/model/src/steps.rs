@@ -213,7 +213,7 @@ impl World {
 
     /// A leg answers a PING, in its unchanged identity.
     fn answers(&self, s: &State, c: usize, without: usize) -> bool {
-        (0..LEGS).any(|l| l != without && s.clients[c].is_sound(l) && self.is_connected(s, c, l))
+        (0..LEGS).any(|l| l != without && s.clients[c].is_survivor(l) && self.is_connected(s, c, l))
     }
 
     fn ask(&self, s: &mut State, c: usize, leg: usize, number: u8, what: What) {
@@ -456,7 +456,9 @@ impl World {
         let Some(leg) = s.clients[c].copying else { return false };
         let l = usize::from(leg);
         let role = s.clients[c].members.role(l);
-        if s.clients[c].legs[l].session.is_none() || !matches!(role, Role::InSync | Role::Copying) {
+        // The source has left, and this leg is the source now.
+        let is_source = role == Role::InSync && s.clients[c].members.legs[l].equal;
+        if is_source || s.clients[c].legs[l].session.is_none() || !matches!(role, Role::InSync | Role::Copying) {
             s.clients[c].copying = None;
             s.clients[c].members.give_up_copying(l);
             return true;

@@ -88,16 +88,16 @@ fn s1_s5_w1_any_three_faults_lose_nothing_and_it_settles() {
     assert!(outcome.broken.is_none() && !outcome.is_cut, "{:#?}", outcome.broken);
 }
 
-/// W5: the only leg that may be read has lost writes, the other one is not equal to it yet (H3): neither can it leave, nor is
-/// the other one a survivor; what was lost is written again.
+/// W5: the only leg that may be read has lost writes, the other one is not equal to it yet and has crashed too (H3): neither can
+/// it leave, nor is the other one a survivor; what was lost is written again.
 #[test]
 fn w5_h3_the_source_of_an_equalising_that_lost_writes_is_replayed() {
     let mut members = Members::new(Generation { number: 1, random: 1 }, [true, true]);
-    members.legs[1].equal = false;
+    (members.legs[1].equal, members.legs[1].whole) = (false, false);
     let lost = LegView { lost_writes: true, can_replay: true, ..LegView::default() };
     let unequal = LegView { sound: true, ..LegView::default() };
     assert_eq!(decide(&members, &[lost, unequal], Tick(1), Tick(0), false, false), Step::Replay);
-    members.legs[1].equal = true;
+    members.legs[1].whole = true;
     assert_eq!(decide(&members, &[lost, unequal], Tick(1), Tick(0), false, false), Step::Leave(0));
 }
 

@@ -28,11 +28,11 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         let now = self.shared.doors.now();
         let members = self.members.borrow().clone();
         let mut best = Survivor::Nobody;
-        for other in members.which(|m| m.role == Role::InSync && m.equal).into_iter().filter(|other| *other != index) {
+        for other in (0..members.legs.len()).filter(|other| *other != index && members.may_survive(*other)) {
             let Some(leg) = self.legs.get(other).filter(|leg| leg.broken.borrow().is_none()) else { continue };
             let is_replayed = leg.lost_writes.get() && leg.candidate().is_some();
             best = match (leg.leave_at.get(), best) {
-                _ if self.is_sound(other) => return Survivor::Here,
+                _ if self.is_survivor(other) => return Survivor::Here,
                 (_, Survivor::Soon) => Survivor::Soon,
                 _ if is_replayed => Survivor::Soon,
                 // Its session has just ended: its own task says in a moment since when it is lost.

@@ -157,12 +157,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             return;
         }
         let open = |leg: usize| self.legs.get(leg).filter(|leg| leg.session().is_some() && !leg.lost_writes.get());
-        let crashed = |leg: usize| open(leg).is_none_or(|leg| leg.map.borrow().as_ref().is_none_or(|map| map.lost));
-        let whole = in_sync.iter().copied().find(|leg| !crashed(*leg));
+        let whole = in_sync.iter().copied().find(|leg| open(*leg).is_some() && self.has_lost_nothing(*leg));
         let all_here = in_sync.iter().all(|leg| open(*leg).is_some());
         if let Some(source) = whole.or(in_sync.first().copied().filter(|_| all_here)) {
-            tracing::info!(segment = self.index, source, "this leg is the source");
-            self.set_equal(source, true);
+            self.members.borrow_mut().became_source(source);
         }
     }
 
@@ -196,10 +194,24 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         }
     }
 
+    /// By what its lender told when the leg was opened, it has not crashed while regions were hot.
+    fn has_lost_nothing(&self, leg: usize) -> bool {
+        self.legs.get(leg).is_some_and(|leg| leg.map.borrow().as_ref().is_some_and(|map| !map.lost))
+    }
+
     /// Marks a leg as equal to the others, or not.
     pub(crate) fn set_equal(&self, leg: usize, equal: bool) {
+        let whole = equal || self.has_lost_nothing(leg);
         if let Some(m) = self.members.borrow_mut().legs.get_mut(leg) {
-            m.equal = equal;
+            (m.equal, m.whole) = (equal, whole);
+        }
+    }
+
+    /// The lender of a leg has told of its regions anew: one that may differ and has crashed has not every acknowledged write.
+    pub(crate) fn weigh(&self, leg: usize) {
+        let has_lost_nothing = self.has_lost_nothing(leg);
+        if let Some(m) = self.members.borrow_mut().legs.get_mut(leg) {
+            m.whole &= m.equal || has_lost_nothing;
         }
     }
 

@@ -268,6 +268,7 @@ pub(crate) async fn run<D: Doors, M: ManagerDoor>(segment: Rc<Segment<D, M>>, in
                         }
                     };
                     leg.map.replace(marks);
+                    segment.weigh(index);
                 }
                 if is_replaced()
                     || session.is_dead()

@@ -46,6 +46,9 @@ pub struct Member {
     pub role: Role,
     /// False while it may differ from the others after an unclean close: it is written, but not read.
     pub equal: bool,
+    /// It has every write that was acknowledged, also by an earlier client. False only for one that may differ and whose lender
+    /// has crashed.
+    pub whole: bool,
     /// Its label says the present generation.
     pub labelled: bool,
 }
@@ -80,7 +83,8 @@ pub struct Members {
 impl Members {
     /// As the mounting information has it.
     pub fn new(generation: Generation, in_sync: impl IntoIterator<Item = bool>) -> Self {
-        let member = |in_sync| Member { role: if in_sync { Role::InSync } else { Role::Stale }, equal: true, labelled: true };
+        let member =
+            |in_sync| Member { role: if in_sync { Role::InSync } else { Role::Stale }, equal: true, whole: true, labelled: true };
         let legs = in_sync.into_iter().map(member).collect();
         Self { generation, previous: None, legs, labels_due: false, asked: false, doubt: None }
     }
@@ -100,10 +104,16 @@ impl Members {
         self.labels_due || self.legs.iter().any(|m| matches!(m.role, Role::Leaving | Role::Left))
     }
 
-    /// Could this leg leave? Another one that may be read must be in sync (S1: the last one never leaves).
+    /// Could this leg leave? Another one with every acknowledged write must be in sync (S1: the last one never leaves).
     pub fn may_leave(&self, leg: usize) -> bool {
         matches!(self.role(leg), Role::InSync | Role::Leaving)
-            && self.legs.iter().enumerate().any(|(other, m)| other != leg && m.role == Role::InSync && m.equal)
+            && (0..self.legs.len()).any(|other| other != leg && self.may_survive(other))
+    }
+
+    /// This leg is in sync and has every acknowledged write. One that may differ has them too if it has lost nothing: what only
+    /// the others have was never acknowledged, and never read (H3).
+    pub fn may_survive(&self, leg: usize) -> bool {
+        self.legs.get(leg).is_some_and(|m| m.role == Role::InSync && m.whole)
     }
 
     /// Nothing of S1 or S5 is under way.
@@ -162,6 +172,23 @@ impl Members {
         self.asked = false;
         self.doubt = None;
         self.adopt(answer.generation);
+        // The source has left before the others were made equal to it: one that has lost nothing is as good (H3).
+        if !self.legs.iter().any(|m| m.role == Role::InSync && m.equal)
+            && let Some(source) = (0..self.legs.len()).find(|leg| self.may_survive(*leg))
+        {
+            self.became_source(source);
+            if let Some(m) = self.legs.get_mut(leg) {
+                m.equal = false;
+            }
+        }
+    }
+
+    /// Where legs may differ, this one is right (H3).
+    pub fn became_source(&mut self, leg: usize) {
+        tracing::info!(leg, "this leg is the source");
+        if let Some(m) = self.legs.get_mut(leg) {
+            (m.equal, m.whole) = (true, true);
+        }
     }
 
     /// The leaving of a leg was withdrawn: it never left.
@@ -226,7 +253,7 @@ impl Members {
         self.set(leg, Role::InSync);
         self.adopt(answer.generation);
         if let Some(m) = self.legs.get_mut(leg) {
-            (m.labelled, m.equal) = (true, true);
+            (m.labelled, m.equal, m.whole) = (true, true, true);
         }
     }
 
@@ -280,7 +307,23 @@ mod tests {
         m = Members::new(generation(1), [true, true]);
         assert!(m.may_leave(0) && m.may_leave(1));
         m.legs[1].equal = false;
-        assert!(!m.may_leave(0) && m.may_leave(1), "a leg that may differ is no survivor");
+        assert!(m.may_leave(0) && m.may_leave(1), "what only the other one has was never acknowledged");
+        m.legs[1].whole = false;
+        assert!(!m.may_leave(0) && m.may_leave(1), "a leg that may differ and has crashed is no survivor");
+    }
+
+    #[test]
+    fn s1_h3_when_the_source_has_left_one_that_has_lost_nothing_is_the_source() {
+        let mut m = Members::new(generation(1), [true, true, true]);
+        for leg in [1, 2] {
+            m.legs[leg].equal = false;
+        }
+        m.legs[1].whole = false;
+        m.begin_leaving(0);
+        assert!(!m.legs[2].equal, "it may still stay");
+        m.has_left(0, &answer(2, &[false, true, true]));
+        assert!(m.legs[2].equal && !m.legs[1].equal && !m.all_equal());
+        assert!(!m.legs[0].equal, "it may differ from the new source");
     }
 
     #[test]

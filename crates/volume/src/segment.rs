@@ -161,14 +161,19 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         members.may_leave(leg) || !members.role(leg).is_required()
     }
 
-    /// An in-sync leg that can be the survivor of another one: open, and with every acknowledged write.
+    /// An in-sync leg that can be read: open, equal to the others, and with every acknowledged write.
     pub(crate) fn is_sound(&self, leg: usize) -> bool {
-        let readable = self.members.borrow().legs.get(leg).is_some_and(|m| m.role == Role::InSync && m.equal);
-        readable
-            && self
-                .legs
-                .get(leg)
-                .is_some_and(|leg| !leg.lost_writes.get() && leg.broken.borrow().is_none() && leg.session().is_some())
+        self.members.borrow().legs.get(leg).is_some_and(|m| m.role == Role::InSync && m.equal) && self.is_working(leg)
+    }
+
+    /// An in-sync leg that can be the survivor of another one: open, and with every acknowledged write.
+    pub(crate) fn is_survivor(&self, leg: usize) -> bool {
+        self.members.borrow().may_survive(leg) && self.is_working(leg)
+    }
+
+    fn is_working(&self, leg: usize) -> bool {
+        let leg = self.legs.get(leg);
+        leg.is_some_and(|leg| !leg.lost_writes.get() && leg.broken.borrow().is_none() && leg.session().is_some())
     }
 
     pub(crate) fn check(&self) -> Result<(), VolumeError> {

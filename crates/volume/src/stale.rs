@@ -60,7 +60,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 
     /// One survivor has answered a PING, in its unchanged identity, sent now: after the fault was seen.
     async fn survivor_answers(&self, without: usize) -> bool {
-        for other in (0..self.legs.len()).filter(|other| *other != without && self.is_sound(*other)) {
+        for other in (0..self.legs.len()).filter(|other| *other != without && self.is_survivor(*other)) {
             let Some(session) = self.legs.get(other).and_then(|leg| leg.session()) else { continue };
             if matches!(self.shared.doors.timeout(PING_LIMIT, session.ping()).await, Ok(Ok(()))) {
                 return true;

@@ -76,19 +76,18 @@ pub struct LegView {
 pub fn decide(m: &Members, legs: &[LegView], now: Tick, retry_at: Tick, equalise_due: bool, copying: bool) -> Step {
     let view = |leg: usize| legs.get(leg).copied().unwrap_or_default();
     let survivor = |leg: usize| {
-        let sound = (0..legs.len()).filter(|other| *other != leg && view(*other).sound && m.role(*other) == Role::InSync);
-        sound.filter(|other| m.legs.get(*other).is_some_and(|m| m.equal)).map(|other| view(other).open_since).min()
+        let sound = (0..legs.len()).filter(|other| *other != leg && view(*other).sound);
+        sound.filter(|other| m.may_survive(*other)).map(|other| view(other).open_since).min()
     };
     let mut soonest: Option<Tick> = None;
     let mut at = |tick: Tick| soonest = Some(soonest.map_or(tick, |t: Tick| t.min(tick)));
     let in_sync = m.which(|m| matches!(m.role, Role::InSync | Role::Leaving));
     let lost = in_sync.iter().copied().find(|leg| view(*leg).lost_writes);
-    // A leg that may differ is no survivor: it lacks what only the source had.
-    let is_survivor = |leg: &usize| view(*leg).sound && m.legs.get(*leg).is_some_and(|m| m.equal);
+    let is_survivor = |leg: &usize| view(*leg).sound && m.legs.get(*leg).is_some_and(|m| m.whole);
     if let Some(leg) = lost.filter(|_| !in_sync.iter().any(is_survivor)) {
-        // W5: no proven survivor. One that is away may be one: it has its time to come back. One that may differ is none (H3),
-        // not even when it has the kept writes again.
-        let is_hope = |leg: &usize| !view(*leg).broken && (view(*leg).can_replay || m.legs.get(*leg).is_some_and(|m| m.equal));
+        // W5: no proven survivor. One that is away may be one: it has its time to come back. One that may differ and has crashed
+        // is none (H3), not even when it has the kept writes again.
+        let is_hope = |leg: &usize| !view(*leg).broken && (view(*leg).can_replay || m.legs.get(*leg).is_some_and(|m| m.whole));
         if !in_sync.iter().any(is_hope) {
             return Step::Fail(leg);
         }
@@ -296,6 +295,8 @@ mod tests {
         assert_eq!(decide(&m, [broken, sound]), Step::Leave(0));
         assert_eq!(decide(&m, [broken, LegView::default()]), Step::Wait, "it may come back with everything");
         m.legs[1].equal = false;
+        assert_eq!(decide(&m, [broken, sound]), Step::Leave(0), "it has every acknowledged write");
+        m.legs[1].whole = false;
         assert_eq!(decide(&m, [broken, back]), Step::Replay);
         assert_eq!(decide(&m, [broken, sound]), Step::Fail(0), "it lacks what only the source had");
         assert_eq!(decide(&m, [broken, LegView::default()]), Step::Fail(0));

@@ -262,3 +262,58 @@ fn h3_what_may_differ_is_told_as_data_whatever_one_leg_says() {
         assert!(volume.extents(65536, 65536).await.unwrap().iter().all(|extent| !extent.data));
     });
 }
+
+/// H3, S1: a leg that may differ from the source and has lost nothing has every acknowledged write: it goes on without the source.
+/// One that has crashed since does not, and waits for it.
+#[test]
+fn s1_h3_the_source_dies_before_the_legs_are_equal_and_one_that_has_lost_nothing_goes_on() {
+    for (seed, crashed) in [(60, false), (61, true), (62, false)] {
+        MemDoors::run(seed, move |doors| async move {
+            let mut world = World::new(&doors, &[20 * MIB], 2);
+            let volume = world.open().await;
+            write(&volume, 0, &[7; 4096]).await.unwrap();
+            volume.flush().await.unwrap();
+            write(&volume, 5 * MIB, &[80; 4096]).await.unwrap();
+            drop(volume);
+            world.sleep(1.0).await;
+            // A write that was under way reached the legs with different bytes behind it.
+            let at = 5 * MIB as usize + 65536;
+            for (leg, lender) in world.lenders.iter().enumerate() {
+                let mut slices = lender.slices.borrow_mut();
+                let slice = slices.values_mut().next().unwrap();
+                slice.bytes[at..at + 4096].fill(90 + leg as u8);
+                slice.regions.written(at, &[90 + leg as u8; 4096]);
+            }
+            if crashed {
+                world.lenders[1].lose_power();
+                world.lenders[1].start();
+            }
+            world.info.epoch.number = 2;
+            world.lenders.iter().for_each(|l| l.delay.set(Duration::from_millis(200)));
+            let volume = world.open().await;
+            assert!(!volume.status().reason.is_empty(), "they may differ");
+            world.lenders[0].stop();
+            let (user, done) = (Rc::clone(&volume), Rc::new(Cell::new(false)));
+            let told = Rc::clone(&done);
+            doors.spawn(async move {
+                write(&user, 9 * MIB, &[81; 4096]).await.unwrap();
+                assert_eq!(read(&user, 5 * MIB, 1).await.unwrap(), [80], "what was acknowledged is there");
+                let seen = read(&user, 5 * MIB + 65536, 1).await.unwrap()[0];
+                assert_eq!(seen, if crashed { 90 } else { 91 });
+                told.set(true);
+            });
+            if crashed {
+                world.sleep(60.0).await;
+                assert!(!done.get(), "what it lost the source has");
+            } else {
+                world.until(30, "it goes on without the source", || done.get()).await;
+            }
+            world.lenders[0].start();
+            let settled = || world.manager.0.segments.borrow()[0].in_sync == [true, true] && volume.status().reason.is_empty();
+            world.until(90, "the copies are equal", settled).await;
+            assert!(done.get());
+            world.assert_same(0, 1);
+            assert_eq!(world.lenders[0].bytes()[at], if crashed { 90 } else { 91 });
+        });
+    }
+}

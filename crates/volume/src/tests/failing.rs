@@ -124,6 +124,8 @@ fn h3_a_write_that_the_source_has_failed_makes_the_block_differ_again() {
             let mut slices = world.lenders[1].slices.borrow_mut();
             let slice = slices.values_mut().next().unwrap();
             slice.regions.written(2 * SIZE as usize, &vec![0; 4096]);
+            // It has crashed, so it is no survivor.
+            slice.regions.lost = true;
         }
         world.lenders.iter().for_each(|l| l.delay.set(Duration::from_millis(300)));
         let volume = world.open().await;
