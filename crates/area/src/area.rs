@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_util::future::join_all;
@@ -15,8 +14,9 @@ use sublet_types::mutation::{self, Mutation};
 use sublet_types::{AreaId, Generation, Name, SliceId};
 use sublet_wire::message::DiskIdentity;
 
-use crate::copies::{write_both, write_copies};
+use crate::copies::write_both;
 use crate::error::{AreaError, AreaErrorKind};
+use crate::failure::Witness;
 use crate::files::Held;
 use crate::label::AreaLabel;
 use crate::layout::{AREA_LABEL_AT, PieceMap};
@@ -41,9 +41,6 @@ pub(crate) struct OpenPiece<D: Doors> {
     pub tracked: bool,
 }
 
-/// How often a failure that the disk does not take into its label is tried again to be noted there.
-const NOTE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What tasks share with the area.
 pub(crate) struct Inner<D: Doors> {
     pub doors: D,
@@ -60,8 +57,10 @@ pub(crate) struct Inner<D: Doors> {
     /// The failure is counted in `label`, and there it is on the disk, too.
     pub failure_counted: Cell<bool>,
     pub failure_noted: Cell<bool>,
-    /// That the disk does not take it was logged.
+    /// That the disk does not take it was logged, and is noted elsewhere.
     pub failure_told: Cell<bool>,
+    pub failure_witnessed: Cell<bool>,
+    pub witness: Rc<dyn Witness>,
     /// The copy of the label that a failed write may have damaged.
     pub doubtful: Cell<usize>,
     pub own: Weak<Inner<D>>,
@@ -94,7 +93,7 @@ impl<D: Doors> Inner<D> {
     }
 
     /// The file of piece 0, where the area label lies, and where in it.
-    fn label_place(&self) -> Option<(&OpenPiece<D>, [u64; 2])> {
+    pub fn label_place(&self) -> Option<(&OpenPiece<D>, [u64; 2])> {
         let piece = self.pieces.first()?;
         Some((piece, AREA_LABEL_AT.map(|at| at + piece.spec.offset)))
     }
@@ -117,75 +116,6 @@ impl<D: Doors> Inner<D> {
             return Err(AreaError::new(AreaErrorKind::Offline, format!("area {} has been given back", self.label().name)));
         }
         Ok(())
-    }
-
-    /// Remembers a failure of the disk for ever (of this opening): the kernel reports it only once (W7). It is noted in the
-    /// label, too ([`Inner::note_failure`]), now or as soon as the disk takes that.
-    pub fn fail(&self, what: &str, error: &std::io::Error) -> AreaError {
-        let failure = AreaError::io(what, error);
-        tracing::error!("area {}: {failure}", self.label().name);
-        let first = self.failed.borrow().is_none();
-        if first {
-            self.failed.replace(Some(failure.to_string()));
-            let (own, timer) = (Weak::clone(&self.own), self.doors.clone());
-            self.doors.spawn(async move {
-                loop {
-                    let Some(inner) = own.upgrade() else { return };
-                    if inner.note_failure().await {
-                        return;
-                    }
-                    // Only while it writes does it keep the area, and its lock.
-                    drop(inner);
-                    timer.sleep(NOTE_INTERVAL).await;
-                }
-            });
-        }
-        failure
-    }
-
-    /// Notes a failure in the label, so that the identity changes: whoever has unflushed writes here learns that they may be
-    /// lost, although the next opening begins without the failure (W7). The answer is true once the disk has it.
-    pub async fn note_failure(&self) -> bool {
-        let _one_at_a_time = self.changing.lock().await;
-        self.write_failure().await
-    }
-
-    /// The caller holds `changing`.
-    async fn write_failure(&self) -> bool {
-        if self.failure_noted.get() || self.released.get() {
-            return true;
-        }
-        if !self.failure_counted.replace(true) {
-            let mut label = AreaLabel::clone(&self.label());
-            label.failures = label.failures.wrapping_add(1);
-            // A label change that failed may have left its own sequence number, one ahead, in one copy.
-            label.sequence += 2;
-            self.label.replace(Rc::new(label));
-        }
-        let Some((piece, at)) = self.label_place() else { return true };
-        // Not with a sync that fails because of what was lost before: nothing else of this opening counts as durable any more.
-        // The copy that may be damaged goes first, and the other one only when that is whole: one of them always is.
-        let file = piece.file.noting();
-        let write = async |at, copy| {
-            file.write_at(at, copy).await?;
-            file.sync().await
-        };
-        match write_copies(write, at, &self.label().encode(), self.doubtful.get()).await {
-            Ok(()) => self.failure_noted.set(true),
-            Err(failed) => {
-                // Once: it is tried again and again.
-                if !self.failure_told.replace(true) {
-                    tracing::error!("area {}: its failure cannot be noted in its label yet: {}", self.label().name, failed.error);
-                }
-                // With one copy it is noted: that one is ahead of the other.
-                self.failure_noted.set(failed.copy != self.doubtful.get());
-            }
-        }
-        if self.failure_noted.get() {
-            let area = self.label.borrow().area;
-            self.pieces.iter().for_each(|piece| piece.file.set_counted(area, piece.file.losses()));
-        }
-        self.failure_noted.get()
     }
 
     /// Makes a label change: edits a copy, writes it with the next sequence (L1), and only then takes it over. Nothing is

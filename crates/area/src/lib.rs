@@ -15,6 +15,7 @@ mod copies;
 mod data;
 mod envelope;
 mod error;
+mod failure;
 mod files;
 mod format;
 mod heat;
@@ -42,6 +43,7 @@ mod wipe;
 
 pub use area::Area;
 pub use error::{AreaError, AreaErrorKind};
+pub use failure::Witness;
 pub use kept::ReadInfo;
 pub use layout::file_size_for;
 pub use spec::{FormatSpec, PieceIdentity, PieceSpec};

@@ -12,6 +12,7 @@ use crate::area::{Area, Inner, OpenPiece};
 use crate::copies::{Winner, read_both, write_both};
 use crate::envelope::{AREA, PIECE, version_of};
 use crate::error::{AreaError, AreaErrorKind};
+use crate::failure::{Nobody, Witness};
 use crate::files::{Held, hold};
 use crate::join::{check_area, check_opening, check_pieces, name_of, offline};
 use crate::label::{AreaLabel, HISTORY_MAX, Opening, PieceLabel};
@@ -97,6 +98,20 @@ impl<D: Doors> Area<D> {
     /// # Errors
     /// Why it cannot be served, naming the piece. Nothing was changed then, except perhaps by an interrupted opening.
     pub async fn open(doors: &D, pieces: &[PieceSpec], pool: Option<PoolId>, boot: u128) -> Result<Rc<Self>, AreaError> {
+        Self::open_with(doors, pieces, pool, boot, Rc::new(Nobody)).await
+    }
+
+    /// As [`Area::open`], with somebody who remembers failures that the disk does not take into its label (W7).
+    ///
+    /// # Errors
+    /// As [`Area::open`]; also if the witness cannot be asked.
+    pub async fn open_with(
+        doors: &D,
+        pieces: &[PieceSpec],
+        pool: Option<PoolId>,
+        boot: u128,
+        witness: Rc<dyn Witness>,
+    ) -> Result<Rc<Self>, AreaError> {
         refuse_twice(doors, pieces).await?;
         let mut found = Vec::with_capacity(pieces.len());
         for index in 0..pieces.len() {
@@ -114,7 +129,9 @@ impl<D: Doors> Area<D> {
 
         // W7: an earlier opening in this process was told of lost writes and came to nothing. Nobody is told again.
         let losses: Vec<u64> = found.iter().map(|found| found.file.losses()).collect();
-        if found.iter().zip(&losses).any(|(found, losses)| *losses > found.file.counted(area.area)) {
+        let is_noted = witness.is_noted(area.area).await;
+        let is_noted = is_noted.map_err(|error| AreaError::io("reading the note of an earlier failure", &error))?;
+        if is_noted || found.iter().zip(&losses).any(|(found, losses)| *losses > found.file.counted(area.area)) {
             area.failures = area.failures.wrapping_add(1);
             tracing::warn!("area {}: writes to its disk have failed: whoever did not flush may have lost some", area.name);
         }
@@ -128,6 +145,9 @@ impl<D: Doors> Area<D> {
         area.sequence += 1;
         mark_opened(&mut found, pieces, &area, &winner).await?;
         found.iter().zip(losses).for_each(|(found, losses)| found.file.set_counted(area.area, losses));
+        if is_noted && let Err(error) = witness.forget(area.area).await {
+            tracing::error!("area {}: the note of its failure stays: {error}", area.name);
+        }
 
         let open_pieces = found.into_iter().zip(pieces).map(|(found, piece)| OpenPiece {
             spec: piece.clone(),
@@ -147,6 +167,8 @@ impl<D: Doors> Area<D> {
             failure_counted: Cell::new(false),
             failure_noted: Cell::new(false),
             failure_told: Cell::new(false),
+            failure_witnessed: Cell::new(false),
+            witness,
             doubtful: Cell::new(0),
             own: Weak::clone(own),
             released: Cell::new(false),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sublet_api::control::Identity;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_types::Name;
+use sublet_types::{AreaId, Name};
 
 use crate::private::read_json;
 
@@ -37,6 +37,11 @@ impl Home {
     /// The areas that the server lends (0600).
     pub fn areas_path(&self) -> PathBuf {
         self.root.join("areas.json")
+    }
+
+    /// That an area has failed whose disk does not take that into its label (0600).
+    pub fn failure_path(&self, area: AreaId) -> PathBuf {
+        self.root.join(format!("failed-{area}"))
     }
 
     /// The server's control socket (0600).

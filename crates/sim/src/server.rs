@@ -1,14 +1,15 @@
 //! A server: the agent with its areas, and the shell around it as tasks instead of threads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_channel::mpsc;
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, ready};
 use sublet_agent::Agent;
 use sublet_agent::limits::{AREA_RETRY_INTERVAL, AREAS_PATIENCE, POLL_RETRY_PAUSE, PROGRESS_INTERVAL};
 use sublet_agent::poller::{Next, Poller};
@@ -18,7 +19,7 @@ use sublet_api::request::{Request, Response};
 use sublet_api::server::{AreaReport, Poll, PollAnswer, Register};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_area::{Area, FormatSpec, PieceSpec, file_size_for, layout};
+use sublet_area::{Area, FormatSpec, PieceSpec, Witness, file_size_for, layout};
 use sublet_coordinator::{Flag, Reports, coordinate};
 use sublet_doors::local::Signal;
 use sublet_doors::{Clock, Doors, Endpoint, Listener, Net as _, Rng};
@@ -67,6 +68,27 @@ struct Kept {
     name: Name,
     pool: Option<PoolId>,
     entries: Vec<Entry>,
+    failed: Rc<FailureNotes>,
+}
+
+/// As the files that a server keeps of areas whose disks have failed (W7).
+#[derive(Default)]
+struct FailureNotes(RefCell<BTreeSet<AreaId>>);
+
+impl Witness for FailureNotes {
+    fn note(&self, area: AreaId) -> LocalBoxFuture<'static, io::Result<()>> {
+        self.0.borrow_mut().insert(area);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn is_noted(&self, area: AreaId) -> LocalBoxFuture<'static, io::Result<bool>> {
+        Box::pin(ready(Ok(self.0.borrow().contains(&area))))
+    }
+
+    fn forget(&self, area: AreaId) -> LocalBoxFuture<'static, io::Result<()>> {
+        self.0.borrow_mut().remove(&area);
+        Box::pin(ready(Ok(())))
+    }
 }
 
 /// One life of the process.
@@ -99,7 +121,7 @@ pub struct Server {
 impl Server {
     /// A server that is not started yet.
     pub fn new(sim: &Sim, net: &Net, manager: &Rc<Manager>, name: Name) -> Rc<Self> {
-        let kept = Kept { name, pool: None, entries: Vec::new() };
+        let kept = Kept { name, pool: None, entries: Vec::new(), failed: Rc::default() };
         Rc::new(Self {
             sim: sim.clone(),
             net: net.clone(),
@@ -284,7 +306,7 @@ impl Server {
     async fn open_area(&self, running: &Rc<Running>, area: AreaId) {
         let entry = self.kept.borrow().entries.iter().find(|entry| entry.area == area).cloned();
         let Some(entry) = entry else { return };
-        let pool = self.kept.borrow().pool;
+        let (pool, notes) = (self.kept.borrow().pool, Rc::clone(&self.kept.borrow().failed));
         let boot = self.machine.boot.get();
         // An opening changes the labels: what is another area's is left alone.
         let mut stranger = None;
@@ -294,7 +316,7 @@ impl Server {
         }
         let offline = match stranger {
             Some(label) => Some(format!("it is missing: another area ({}) lies there now", label.name)),
-            None => match Area::open(&running.doors, &entry.pieces, pool, boot).await {
+            None => match Area::open_with(&running.doors, &entry.pieces, pool, boot, notes).await {
                 Ok(open) if open.id() == area => {
                     running.areas.borrow_mut().insert(area, Rc::clone(&open));
                     running.agent.add_area(open, &entry.place());

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use sublet_api::server::AreaReport;
 use sublet_area::{Area, PieceSpec, lendable};
 use sublet_types::AreaId;
 
+use super::failures::FailureNotes;
 use super::state::{AreaEntry, Daemon};
 use crate::limits::AREA_RETRY_INTERVAL;
 
@@ -111,7 +113,7 @@ fn finish(daemon: &Daemon, area: AreaId, result: Result<(AreaReport, Vec<PieceSp
 /// Starts to open an area; the result comes through the channel. F2: this waits as long as another process has the lock,
 /// and meanwhile the other areas are served.
 fn open(daemon: &Daemon, entry: AreaEntry, search: bool, done: Sender<Opened>) -> Result<(), sublet_api::Refusal> {
-    let (pool, boot) = (daemon.pool(), daemon.facts.boot);
+    let (pool, boot, home) = (daemon.pool(), daemon.facts.boot, daemon.home.clone());
     let elsewhere = if search { candidates(&entry.pieces) } else { Vec::new() };
     let area = entry.area;
     daemon.data.start(
@@ -128,7 +130,8 @@ fn open(daemon: &Daemon, entry: AreaEntry, search: bool, done: Sender<Opened>) -
             {
                 return Err(format!("it is missing: another area ({}) lies at {first} now; attach its disk", label.name));
             }
-            let open = Area::open(&doors, &pieces, pool, boot).await.map_err(|e| e.to_string())?;
+            let notes = Rc::new(FailureNotes(home));
+            let open = Area::open_with(&doors, &pieces, pool, boot, notes).await.map_err(|e| e.to_string())?;
             if open.id() != area {
                 return Err(format!("another area ({}) lies there now", open.name()));
             }

@@ -1,6 +1,7 @@
 //! `sublet lend`: an area is registered completely or not at all.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use sublet_types::limits::{AREA_SIZE_MIN, BLOCK_SIZE, PIECES_MAX, REGION_SIZE};
 use sublet_types::{AreaId, Name, PoolId};
 
 use super::areas::place_of;
+use super::failures::FailureNotes;
 use super::make::{self, Tell, check_size};
 use super::state::{AreaEntry, Daemon, lock};
 
@@ -255,7 +257,7 @@ fn remove_made(plan: &Plan) {
 fn begin(daemon: &Daemon, wish: &Lend, plan: &Plan, pool: PoolId, name: &Name) -> Result<AreaReport, Refusal> {
     let (pieces, name, sparse, force) = (plan.pieces.clone(), name.clone(), wish.sparse, wish.force);
     let (known, made) = (plan.known.is_some(), plan.make.is_some());
-    let (server, boot) = (daemon.server, daemon.facts.boot);
+    let (server, boot, home) = (daemon.server, daemon.facts.boot, daemon.home.clone());
     let work = daemon.data.call(async move |agent| {
         let doors = agent.doors().clone();
         if !known {
@@ -269,7 +271,7 @@ fn begin(daemon: &Daemon, wish: &Lend, plan: &Plan, pool: PoolId, name: &Name) -
             let spec = FormatSpec { pool, area, server, name: name.clone(), pieces: pieces.clone(), sparse };
             Area::format(&doors, &spec).await?;
         }
-        let opened = Area::open(&doors, &pieces, Some(pool), boot).await;
+        let opened = Area::open_with(&doors, &pieces, Some(pool), boot, Rc::new(FailureNotes(home))).await;
         if opened.is_err() && !known {
             for piece in &pieces {
                 // The first error is the one that counts.

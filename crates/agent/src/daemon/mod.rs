@@ -14,6 +14,7 @@ mod announced;
 mod areas;
 mod control;
 mod data;
+mod failures;
 mod lend;
 mod make;
 mod manager;

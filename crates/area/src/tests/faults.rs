@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use sublet_doors::Clock;
+use sublet_types::AreaId;
 use sublet_wire::message::{MapWhich, Seed, SetState, StaleMark};
 
 use super::memory::{MemoryDoors, crashes, let_others_run, with_files};
 use super::*;
 use crate::AreaErrorKind as Kind;
+use crate::Witness;
 use crate::copies::read_both;
 use crate::envelope::{AREA, COUNT_MAX, PIECE};
 use crate::label::{AreaLabel, PieceLabel};
@@ -89,6 +92,72 @@ fn w7_a_failure_that_the_disk_does_not_take_is_noted_as_soon_as_it_does() {
         drop(area);
         let area = open(&doors.restarted(doors.images()), &one()).await;
         assert!(!area.identity().kept_writes_of(&before), "and so does the next one");
+    });
+}
+
+/// A witness as a server's state directory is one.
+#[derive(Default)]
+struct Notes(std::cell::RefCell<std::collections::BTreeSet<AreaId>>);
+
+impl Witness for Notes {
+    fn note(&self, area: AreaId) -> LocalBoxFuture<'static, std::io::Result<()>> {
+        self.0.borrow_mut().insert(area);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn is_noted(&self, area: AreaId) -> LocalBoxFuture<'static, std::io::Result<bool>> {
+        let is_noted = self.0.borrow().contains(&area);
+        Box::pin(async move { Ok(is_noted) })
+    }
+
+    fn forget(&self, area: AreaId) -> LocalBoxFuture<'static, std::io::Result<()>> {
+        self.0.borrow_mut().remove(&area);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[test]
+fn w7_a_failure_that_the_disk_never_takes_outlives_the_process_with_a_witness() {
+    let length = file_size_for(SIZE);
+    with_files(&[("/disk", length)], false, async |doors| {
+        let notes = Rc::new(Notes::default());
+        let begin = async |doors: &MemoryDoors| Area::open_with(doors, &one(), None, 1, notes.clone()).await.unwrap();
+        drop(made(&doors, &one()).await);
+        let area = begin(&doors).await;
+        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        let before = area.identity();
+        doors.machine.fail_after.set(Some(0));
+        area.flush().await.unwrap_err();
+        assert!(notes.0.borrow().contains(&area.id()), "noted before it is answered");
+        drop(area);
+        // The process ends before the disk works again.
+        let doors = doors.restarted(doors.images());
+        let area = begin(&doors).await;
+        assert!(!area.identity().kept_writes_of(&before));
+        assert!(notes.0.borrow().is_empty(), "the label has it now");
+        let identity = area.identity();
+        drop(area);
+        let area = begin(&doors.restarted(doors.images())).await;
+        assert!(area.identity().kept_writes_of(&identity), "once");
+    });
+}
+
+#[test]
+fn w7_a_note_of_a_failure_is_taken_back_once_the_label_has_it() {
+    let length = file_size_for(SIZE);
+    with_files(&[("/disk", length)], false, async |doors| {
+        let notes = Rc::new(Notes::default());
+        drop(made(&doors, &one()).await);
+        let area = Area::open_with(&doors, &one(), None, 1, notes.clone()).await.unwrap();
+        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        doors.machine.fail_after.set(Some(0));
+        area.flush().await.unwrap_err();
+        assert!(!notes.0.borrow().is_empty());
+        doors.machine.fail_after.set(None);
+        doors.sleep(Duration::from_millis(1500)).await;
+        assert!(notes.0.borrow().is_empty());
     });
 }
 
