@@ -293,6 +293,7 @@ mod tests {
         assert_eq!(decide(&m, [broken, broken]), Step::Fail(0));
         assert_eq!(decide(&m, [broken, back]), Step::Replay);
         assert_eq!(decide(&m, [broken, sound]), Step::Leave(0));
+        assert_eq!(decide(&m, [back, sound]), Step::Leave(0), "a proven survivor has what it lost");
         assert_eq!(decide(&m, [broken, LegView::default()]), Step::Wait, "it may come back with everything");
         m.legs[1].equal = false;
         assert_eq!(decide(&m, [broken, sound]), Step::Leave(0), "it has every acknowledged write");

@@ -1,7 +1,7 @@
 //! What becomes of scrubs whose volume or lender goes away.
 
 use sublet_api::request::{ControlTask, Request, Response};
-use sublet_api::view::TaskView;
+use sublet_api::view::{PathState, TaskView};
 use sublet_types::Way;
 use sublet_types::limits::SCRUB_EVERY;
 
@@ -66,7 +66,7 @@ fn k1_a_volume_whose_lender_is_away_does_not_hold_up_the_scheduled_scrubs_of_all
 
 #[test]
 fn k1_a_scheduled_scrub_that_cannot_go_on_does_not_hold_up_all_others() {
-    for what in ["paused", "frozen", "without a client", "without a coordinator"] {
+    for what in ["paused", "frozen", "without its lender", "without a client", "without a coordinator"] {
         let mut pool = Pool::new(&[16, 16, 0]);
         let borrower = pool.id(C);
         for (id, volume, area) in [(1, "first", "a1"), (2, "second", "b1")] {
@@ -74,18 +74,31 @@ fn k1_a_scheduled_scrub_that_cannot_go_on_does_not_hold_up_all_others() {
             pool.done(borrow(id + 10, borrower, Some(volume), None, None));
             pool.pass(1000);
         }
-        if what == "without a client" {
-            pool.done(mount(20, borrower, "first"));
-            pool.pass(20_000);
-        }
-        pool.servers[0].coordinates_nothing = what != "without a client";
+        let is_mounted = what != "without a coordinator";
+        let mounting = is_mounted.then(|| pool.mounted(mount(20, borrower, "first")));
+        // Its client tells now and then that all is well, and does not get on with the scrub.
+        let client = mounting.filter(|_| what != "without a client");
+        let mut pass = |pool: &mut Pool, seconds: u64| {
+            for _ in 0..seconds.div_ceil(5) {
+                if let Some(mounting) = &client {
+                    pool.report(mounting, PathState::Open, false);
+                }
+                pool.pass(5000);
+            }
+        };
+        pass(&mut pool, 20);
+        pool.servers[0].coordinates_nothing = true;
         pool.now_ms += 2 * u64::try_from(SCRUB_EVERY.as_millis()).unwrap();
+        if let Some(mounting) = &client {
+            pool.report(mounting, PathState::Open, false);
+        }
         pool.apply(Event::Tick);
         pool.pass(100);
         let begun = scrubs(&mut pool).into_iter().map(|task| (task.id, task.subject)).collect::<Vec<_>>();
         assert_eq!(begun[0].1, "first", "{what}");
         match what {
             "paused" => drop(pool.ask(control(begun[0].0, ControlTask::Pause))),
+            "without its lender" => pool.kill(0),
             "frozen" => {
                 for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
                     slice.epoch.number += 1000;
@@ -94,7 +107,7 @@ fn k1_a_scheduled_scrub_that_cannot_go_on_does_not_hold_up_all_others() {
             }
             _ => {}
         }
-        pool.pass(300_000);
+        pass(&mut pool, 300);
         let done: Vec<_> = scrubs(&mut pool).into_iter().filter(|task| task.state == "done").map(|task| task.subject).collect();
         assert_eq!(done, ["second"], "{what}");
     }
