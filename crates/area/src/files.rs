@@ -44,6 +44,15 @@ thread_local! {
     static OPEN: RefCell<Table> = RefCell::default();
 }
 
+/// The process ends, and knows nothing of failures any more.
+#[cfg(test)]
+pub(crate) fn forget_losses() {
+    OPEN.with_borrow_mut(|table| {
+        table.losses.clear();
+        table.counted.clear();
+    });
+}
+
 /// An open file with its syncs: one at a time, because the kernel tells of a lost write only once, to one of those who ask
 /// (W7); whoever waits for his turn is told as well.
 struct Shared<F> {
