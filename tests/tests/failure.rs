@@ -350,6 +350,40 @@ fn after_a_killed_client_the_volume_says_so_and_a_second_mount_goes_on() {
     }
 }
 
+/// S1, H3: the source dies while the legs may still differ. The other one has lost nothing, and goes on.
+#[test]
+fn after_a_killed_client_either_lender_may_die_before_the_legs_are_equal() {
+    for which in 0..2 {
+        let pool = pool(3);
+        let mut nbd = pool.carve(0, "v", "--size 128M --way doubled");
+        let bytes = Random::new(6).bytes(4 << 20);
+        nbd.write(3 * MIB + 5, &bytes).unwrap();
+        // Not flushed: in the memory of both lenders' machines, which go on.
+        for n in 0..28u64 {
+            nbd.write(8 * MIB + n * 4 * MIB, &[n as u8 + 1; 4096]).unwrap();
+        }
+        pool.client(0, "v").kill();
+        drop(nbd);
+        let mut nbd = pool.mount(0, "v", "");
+        let lender = pool.lenders("v")[which];
+        let process = pool.kill(lender);
+        eprintln!("equal when its lender was killed: {}", pool.legs_are_equal(0));
+        nbd.write(0, &[9; 4096]).unwrap();
+        same(&nbd.read(3 * MIB + 5, 4 << 20).unwrap(), &bytes, 3 * MIB + 5, "acknowledged before the crash");
+        for n in 0..28u64 {
+            same(&nbd.read(8 * MIB + n * 4 * MIB, 4096).unwrap(), &[n as u8 + 1; 4096], 8 * MIB + n * 4 * MIB, "acknowledged");
+        }
+        pool.revive(lender, &process);
+        pool.wait_in_sync("v", RESYNC);
+        wait_for("the legs to be made equal", RESYNC, || pool.legs_are_equal(0));
+        let other = pool.lenders("v")[1 - which];
+        let process = pool.kill(other);
+        same(&nbd.read(0, 4096).unwrap(), &[9; 4096], 0, "what was written without it");
+        same(&nbd.read(3 * MIB + 5, 4 << 20).unwrap(), &bytes, 3 * MIB + 5, "from the one that had died");
+        pool.revive(other, &process);
+    }
+}
+
 #[test]
 fn unmount_after_a_killed_client_leaves_nothing_behind() {
     if !has_devices() {
