@@ -293,15 +293,18 @@ impl Pool {
         let mut next = || draw(&mut random);
         let actions = self.core.apply(&mut Outside { now_ms: self.now_ms, random: &mut next }, event);
         self.random = random;
-        if let Some(left) = &mut self.crash_after {
+        let is_last = self.crash_after.as_mut().is_some_and(|left| {
             *left -= 1;
-            if *left == 0 {
-                self.crash_after = None;
-                self.crashes += 1;
-                // What was to be answered never left.
-                self.restart_manager();
-                return;
-            }
+            *left == 0
+        });
+        // Killed between two commits: no later one came.
+        if is_last || self.store.is_spent() {
+            self.crash_after = None;
+            self.store.set_commits_left(None);
+            self.crashes += 1;
+            // What was to be answered never left.
+            self.restart_manager();
+            return;
         }
         for Action::Reply { conn, response } in actions {
             let previous = self.replies.insert(conn, response);

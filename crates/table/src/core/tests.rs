@@ -6,6 +6,7 @@ mod behind_borrowers;
 mod behind_generations;
 mod behind_wipes;
 mod crash;
+mod crash_labels;
 mod deleted;
 mod faults;
 mod forgotten;

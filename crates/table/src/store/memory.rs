@@ -10,6 +10,9 @@ struct Inner {
     revision: u64,
     rows: BTreeMap<String, Vec<u8>>,
     fail: bool,
+    /// So many more commits succeed, and none after them.
+    left: Option<usize>,
+    is_spent: bool,
 }
 
 /// See the module.
@@ -25,6 +28,17 @@ impl MemoryStore {
     /// From now on every commit fails (or no longer).
     pub fn set_failing(&self, fail: bool) {
         self.lock().fail = fail;
+    }
+
+    /// So many more commits succeed, and none after them; `None`: all do.
+    pub fn set_commits_left(&self, left: Option<usize>) {
+        let mut inner = self.lock();
+        (inner.left, inner.is_spent) = (left, false);
+    }
+
+    /// Whether a commit has failed because none was left.
+    pub fn is_spent(&self) -> bool {
+        self.lock().is_spent
     }
 
     /// Replaces a row behind the manager's back (damage, for tests).
@@ -50,6 +64,10 @@ impl Store for MemoryStore {
         if inner.fail {
             return Err(StoreError::Failed("told to fail".to_owned()));
         }
+        if inner.left == Some(0) {
+            inner.is_spent = true;
+            return Err(StoreError::Failed("no commit is left".to_owned()));
+        }
         if inner.revision != planned_on {
             return Err(StoreError::Moved { planned_on, present: inner.revision });
         }
@@ -63,6 +81,7 @@ impl Store for MemoryStore {
                 }
             }
         }
+        inner.left = inner.left.map(|left| left - 1);
         inner.revision = revision;
         Ok(revision)
     }

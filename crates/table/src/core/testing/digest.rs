@@ -21,7 +21,7 @@ impl Pool {
                 holder,
                 volume.status(),
                 volume.task.is_some(),
-                volume.frozen
+                volume.frozen.as_deref().map(reason)
             ));
         }
         for task in table.tasks.values() {
@@ -30,6 +30,16 @@ impl Pool {
             lines.push(format!("task {} {:?} {outcome} {}", task.command.word(), task.state, task.reason));
         }
         lines.push(format!("wipes {}", table.wipes.len()));
+        for row in table.areas.values() {
+            let quarantined = &row.quarantined;
+            let (server, strangers) = (table.server_name(row.server), row.strangers.len());
+            lines.push(format!(
+                "area {} of {server} {:?} quarantined {quarantined:?} strangers {strangers}",
+                row.name, row.offline
+            ));
+        }
+        lines.extend(table.members().map(|row| format!("member {}", row.name)));
+        lines.push(format!("rebuild {}", table.pool.as_ref().is_some_and(|row| row.rebuild.is_some())));
         for server in &self.servers {
             for area in server.areas.values() {
                 let slices: Vec<_> = area
@@ -46,9 +56,17 @@ impl Pool {
                     })
                     .collect();
                 lines.push(format!("label {} {} {slices:?} dirty {:?}", server.name, area.name, area.dirty));
+                let (quarantined, stones) = (&area.quarantined, area.tombstones.len());
+                lines.push(format!("label {} {} quarantined {quarantined:?} tombstones {stones}", server.name, area.name));
             }
         }
         lines.sort();
         lines
     }
+}
+
+/// Why a volume is frozen. Which of several labels was the first to say so depends on which lender came first.
+fn reason(text: &str) -> &str {
+    let is_of_a_label = text.starts_with("the label of area");
+    text.split_once("; ").filter(|_| is_of_a_label).map_or(text, |(_, rest)| rest)
 }
