@@ -218,6 +218,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     /// Makes the legs equal in all regions in which they may differ, in the background.
     pub(crate) fn start_equalising(self: &Rc<Self>) -> bool {
         self.equalising.set(Some((0, 0)));
+        self.shared.equalising.begin();
         let segment = Rc::clone(self);
         self.shared.doors.spawn(async move {
             let outcome = segment.equalise_all().await;

@@ -42,6 +42,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         self.members.borrow_mut().begin_copying(leg);
         self.copying.set(Some(Copying { leg, done: 0, total: 0 }));
         self.touched.replace(Some(Units::new()));
+        self.shared.throttle.begin();
         let segment = Rc::clone(self);
         self.shared.doors.spawn(async move {
             let began = segment.shared.doors.now();

@@ -25,11 +25,16 @@ pub(crate) struct Throttle {
     paused: Cell<bool>,
     /// The next bytes may go then.
     next: Cell<Tick>,
-    /// Bytes since when, and the rate before.
-    measured: Cell<(Tick, u64, u64)>,
+    /// Bytes since when, and the rate before; nothing before the first bytes of a work.
+    measured: Cell<Option<(Tick, u64, u64)>>,
 }
 
 impl Throttle {
+    /// Another work begins: how fast the last one was says nothing of it.
+    pub(crate) fn begin(&self) {
+        self.measured.set(None);
+    }
+
     /// Chooses the rate, in bytes a second (0: the default), and whether it rests.
     pub(crate) fn set(&self, rate_max: u64, paused: bool) {
         self.rate_max.set(rate_max);
@@ -54,11 +59,12 @@ impl Throttle {
         let from = self.next.get().max(now);
         let cost = rate.map_or(0, |rate| u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX));
         self.next.set(Tick(from.0.saturating_add(cost)));
-        self.count(now, bytes);
         if from > now {
             shared.pause(from.since(now)).await;
             self.rest(shared).await;
         }
+        // Not before they may go: several wait here at a time, and would be told as faster than the limit.
+        self.count(shared.doors.now(), bytes);
     }
 
     async fn rest<D: Doors, M: ManagerDoor>(&self, shared: &Shared<D, M>) {
@@ -68,18 +74,18 @@ impl Throttle {
     }
 
     fn count(&self, now: Tick, bytes: u64) {
-        let (since, sum, rate) = self.measured.get();
+        let (since, sum, rate) = self.measured.get().unwrap_or((now, 0, 0));
         let took = now.since(since);
-        self.measured.set(if took >= MEASURED_OVER {
+        self.measured.set(Some(if took >= MEASURED_OVER {
             let per_s = u128::from(sum) * 1_000_000_000 / took.as_nanos().max(1);
             (now, bytes, u64::try_from(per_s).unwrap_or(u64::MAX))
         } else {
             (since, sum + bytes, rate)
-        });
+        }));
     }
 
-    /// How fast it was lately, in bytes a second.
+    /// How fast it was lately, in bytes a second; 0 if that is not known, or while it rests.
     pub(crate) fn rate(&self) -> u64 {
-        self.measured.get().2
+        self.measured.get().filter(|_| !self.paused.get()).map_or(0, |(.., rate)| rate)
     }
 }

@@ -312,6 +312,43 @@ fn a_resync_leaves_room_for_a_volume_that_is_in_use_and_can_be_made_to_rest() {
 }
 
 #[test]
+fn the_rate_that_is_told_is_that_of_the_present_resync_and_never_above_its_limit() {
+    MemDoors::run(6, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = world.open().await;
+        volume.set_resync(MIB, false);
+        for round in 1..3 {
+            world.lenders[0].stop();
+            for at in 0..6 {
+                write(&volume, at * MIB, &vec![round; MIB as usize]).await.unwrap();
+            }
+            volume.flush().await.unwrap();
+            world.lenders[0].start();
+            world.until(20, "it has begun", || volume.status().work.iter().any(|w| w.done > 0)).await;
+            let mut told = Vec::new();
+            while let Some(work) = volume.status().work.first() {
+                told.push(work.rate_bytes_per_s);
+                world.sleep(0.25).await;
+            }
+            assert_eq!(told[..4], [0; 4], "nothing is known of its first second");
+            assert!(told.iter().all(|rate| *rate <= MIB + MIB / 20), "{told:?}");
+            assert!(*told.last().unwrap() > MIB / 2, "{told:?}");
+            world.sleep(60.0).await;
+        }
+        // Who rests has no rate.
+        world.lenders[0].stop();
+        for at in 0..6 {
+            write(&volume, at * MIB, &vec![9; MIB as usize]).await.unwrap();
+        }
+        world.lenders[0].start();
+        let rate = || volume.status().work.first().map_or(0, |work| work.rate_bytes_per_s);
+        world.until(20, "it has a rate", || rate() > 0).await;
+        volume.set_resync(MIB, true);
+        assert_eq!(rate(), 0);
+    });
+}
+
+#[test]
 fn s3_a_leg_in_whose_place_there_is_another_slice_is_copied_as_a_whole_while_the_volume_is_used() {
     MemDoors::run(7, |doors| async move {
         let world = World::new(&doors, &[SIZE], 2);
