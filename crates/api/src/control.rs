@@ -88,6 +88,9 @@ pub enum ServerAnswer {
         areas: Vec<AreaReport>,
         /// Whether the manager was reached at the last try.
         manager_reached: bool,
+        /// Why the manager has refused this server, and what to do; empty if it has not.
+        #[serde(default)]
+        manager_refusal: String,
         /// The manager's address in use.
         manager: String,
         /// Where it listens.

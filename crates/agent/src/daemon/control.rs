@@ -102,6 +102,7 @@ fn status(daemon: &Daemon) -> Result<ServerAnswer, Refusal> {
         identity: daemon.identity(),
         areas,
         manager_reached: daemon.outgoing.manager_reached(),
+        manager_refusal: daemon.outgoing.manager_refusal(),
         manager: daemon.link.urls().into_iter().next().unwrap_or_default(),
         listen: daemon.facts.listen.iter().map(ToString::to_string).collect(),
         sessions: daemon.data.call(async |agent| agent.sessions())?,

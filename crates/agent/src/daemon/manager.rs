@@ -15,6 +15,9 @@ use super::state::{Daemon, lock};
 use crate::limits::{AREAS_PATIENCE, POLL_RETRY_PAUSE, PROGRESS_INTERVAL};
 use crate::poller::{Batch, Next, Poller};
 
+/// What is said of every poll that did not arrive.
+const UNREACHABLE: &str = "unreachable";
+
 /// What has to be brought to the manager, and the threads that wait for it.
 #[derive(Default)]
 pub(crate) struct Outgoing {
@@ -54,6 +57,12 @@ impl Outgoing {
     /// Whether the manager was reached at the last try.
     pub(crate) fn manager_reached(&self) -> bool {
         self.reached.load(Ordering::Relaxed)
+    }
+
+    /// Why the manager, which was reached, has refused this server; empty if it has not.
+    pub(crate) fn manager_refusal(&self) -> String {
+        let said = lock(&self.said);
+        if self.manager_reached() && *said != UNREACHABLE { said.clone() } else { String::new() }
     }
 
     /// Waits for something to bring, at most [`PROGRESS_INTERVAL`].
@@ -140,7 +149,7 @@ fn exchange(daemon: &Arc<Daemon>, poll: Poll) -> Result<(), Refusal> {
         Err(refusal) => {
             daemon.outgoing.reached.store(refusal.kind != ErrorKind::Unreachable, Ordering::Relaxed);
             // While it is away, the reason may change from try to try (no route, refused, timed out): that is no news.
-            let text = if refusal.kind == ErrorKind::Unreachable { "unreachable".to_owned() } else { refusal.to_string() };
+            let text = if refusal.kind == ErrorKind::Unreachable { UNREACHABLE.to_owned() } else { refusal.to_string() };
             if std::mem::replace(&mut *lock(&daemon.outgoing.said), text.clone()) != text {
                 tracing::warn!(%refusal, "the manager could not be polled; served volumes go on");
             }

@@ -30,6 +30,8 @@ struct Server {
     identity: Identity,
     areas: Vec<AreaReport>,
     manager_reached: bool,
+    /// Why the manager refuses this server; empty if it does not.
+    manager_refusal: String,
     manager: String,
     listen: Vec<String>,
     sessions: usize,
@@ -106,8 +108,8 @@ fn table(c: &Context, server: &Server) -> Vec<String> {
 
 pub(super) fn run(c: &Context) -> Result<(), Refusal> {
     let (server, server_reason) = match ask_server(c, &ServerRequest::Status) {
-        Ok(ServerAnswer::Status { identity, areas, manager_reached, manager, listen, sessions }) => {
-            (Some(Server { identity, areas, manager_reached, manager, listen, sessions }), String::new())
+        Ok(ServerAnswer::Status { identity, areas, manager_reached, manager_refusal, manager, listen, sessions }) => {
+            (Some(Server { identity, areas, manager_reached, manager_refusal, manager, listen, sessions }), String::new())
         }
         Ok(other) => (None, format!("it answered strangely: {other:?}")),
         Err(refusal) => (None, refusal.to_string()),
@@ -127,7 +129,11 @@ fn text(status: &Status) -> String {
     match &status.server {
         None => out += &format!("server: not running here ({})\n", status.server_reason),
         Some(server) => {
-            let reached = if server.manager_reached { "reached" } else { "NOT reached" };
+            let reached = match server.manager_refusal.as_str() {
+                "" if server.manager_reached => "reached".to_owned(),
+                "" => "NOT reached".to_owned(),
+                refusal => format!("reached, but it REFUSES this server: {refusal}"),
+            };
             out += &format!("server   {} ({})\n", server.identity.name, server.identity.server);
             out += &format!("manager  {} ({reached})\n", server.manager);
             out += &format!("listens  {} ({} sessions of borrowers)\n", server.listen.join(", "), server.sessions);

@@ -29,6 +29,13 @@ impl<S: Store> Core<S> {
             }
         }
         self.knock(register)?;
+        if let Err(refusal) = plan::check_left(&self.table, register.server) {
+            // Whoever has started it again may not look at its log.
+            let mut change = Change::new();
+            change.warning(self.table.server_name(register.server), format!("it is here again, and is refused: {refusal}"));
+            self.commit_request(change)?;
+            return Err(refusal);
+        }
         let mut change = plan::register::plan(&self.table, register)?;
         // A registration that changes what the views show always commits something, so that watchers see a new revision.
         let is_known = |peer: &crate::core::peers::Peer| peer.state == PeerState::Up && peer.run == Some(register.run);

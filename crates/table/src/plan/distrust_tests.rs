@@ -269,6 +269,10 @@ fn p2_a_lender_that_is_forgotten_is_never_believed_again() {
         area(&mut pool, 0).slices.values().all(|slice| slice.admitted || slice.epoch.number == 0),
         "nobody was told anything"
     );
+    let is_told = |event: &&String| event.starts_with("server-a: it is here again") && event.contains("an empty data folder");
+    assert_eq!(pool.events().iter().filter(is_told).count(), 1, "but the administrator, once");
+    let id = pool.id(0);
+    assert!(pool.refused(borrow(14, id, None, Some(R), None)).hint.contains("an empty data folder"));
     let disk = std::mem::take(&mut pool.server(0).areas);
     pool.kill(0);
     pool.server(1).areas.extend(disk);

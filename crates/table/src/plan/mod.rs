@@ -320,10 +320,21 @@ pub fn check_borrower(table: &Table, volume: &VolumeRow, server: ServerId) -> Re
 /// Refuses a server that is no member.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`].
+/// [`ErrorKind::NotFound`], or [`ErrorKind::Conflict`] if it was one.
 pub fn check_member(table: &Table, server: ServerId) -> Result<(), Refusal> {
+    check_left(table, server)?;
     let missing = || Refusal::new(ErrorKind::NotFound, format!("server {} is not registered in this pool", server.short()));
     table.member(server).map(|_| ()).ok_or_else(|| missing().hint("is `sublet server` running with this manager's address?"))
+}
+
+/// Refuses a server that has left, or was forgotten.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`].
+pub fn check_left(table: &Table, server: ServerId) -> Result<(), Refusal> {
+    let Some(row) = table.servers.get(&server).filter(|row| row.left) else { return Ok(()) };
+    let text = format!("server '{}' has left this pool for good", row.name);
+    Err(conflict(text, "start it with an empty data folder to join anew"))
 }
 
 /// Refuses a mounted volume.

@@ -5,7 +5,7 @@ use sublet_api::server::Register;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::{Name, ServerId};
 
-use super::{check_member, conflict};
+use super::{check_left, check_member, conflict};
 use crate::change::Change;
 use crate::records::{ROW_VERSION, Row, ServerRow};
 use crate::table::Table;
@@ -20,15 +20,10 @@ pub fn plan(table: &Table, register: &Register) -> Result<Change, Refusal> {
         let text = format!("server '{}' belongs to pool {}, this manager keeps another one", register.name, theirs.short());
         return Err(conflict(text, "give it its own manager's address, or start it with an empty data folder"));
     }
+    check_left(table, register.server)?;
     let mut change = Change::new();
     let known = table.servers.get(&register.server);
     let row = match known {
-        Some(row) if row.left => {
-            return Err(conflict(
-                format!("server '{}' has left this pool for good", row.name),
-                "start it with an empty data folder to join anew",
-            ));
-        }
         Some(row) => ServerRow {
             zone: register.zone.clone(),
             addresses: register.addresses.clone(),
