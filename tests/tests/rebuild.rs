@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sublet_tests::disks;
 use sublet_tests::process::Process;
 use sublet_tests::shorthand::text;
 use sublet_tests::{MIB, Pool, Wish, exit, wait_for};
@@ -259,21 +260,91 @@ fn p2_a_lost_lender_is_forgotten_after_it_was_said_what_goes_with_it() {
     let pool = pool(3);
     pool.ok(0, "volume create both --way doubled --on a1:16M,b1:16M");
     pool.ok(0, "volume create gone --way divided --on b1:16M");
+    pool.ok(2, "borrow both");
+    let mut nbd = pool.mount(2, "both", "");
+    nbd.write(0, OLD).unwrap();
+    nbd.flush().unwrap();
     pool.refused(0, "server forget server-b --lost", exit::CONFLICT);
     let lender = pool.kill(1);
+    // What the lost copy has is old from now on.
+    nbd.write(0, NEW).unwrap();
+    drop(nbd);
+    pool.ok(2, "unmount both");
     wait_lost(&pool, "server-b");
     let told = pool.refused(0, "server forget server-b --lost", exit::CONFLICT);
     assert!(told.out.contains("gone") && told.out.contains("16 MiB"), "{told}");
     assert_eq!(pool.json(0, "area ls").as_array().unwrap().len(), 3, "nothing was changed");
     pool.ok(0, "server forget server-b --lost --yes");
-    assert_eq!(pool.json(0, "area ls").as_array().unwrap().len(), 2);
     assert!(text(&pool.volume("gone"), "/state").contains("lost with server-b"));
-    pool.ok(2, "borrow both");
-    pool.ok(2, "mount both --as socket");
-    pool.ok(2, "unmount both");
     pool.ok(0, "return gone --dissolve");
-    // It may come back as often as it likes.
+
+    // It comes back with its disk: it is refused, and everybody is told what to do.
+    let file = pool.area_files(1).remove(0);
+    assert!(disks::holds(&file, OLD), "its disk still has what it had");
     lender.restart();
-    std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(pool.json(0, "server ls").as_array().unwrap().len(), 2);
+    let refusals = || {
+        let events = pool.json(0, "events --limit 1000");
+        let is_told = |event: &&Value| event["subject"] == "server-b" && text(event, "/text").contains(WHAT_TO_DO);
+        events.as_array().unwrap().iter().filter(is_told).count()
+    };
+    wait_for("the refusal", SOON, || refusals() == 1);
+    let status = || pool.ok(1, "status").out;
+    wait_for("its status", SOON, || status().contains(WHAT_TO_DO));
+    let refused = pool.refused(1, "borrow more --size 16M", exit::CONFLICT);
+    assert!(refused.err.contains(WHAT_TO_DO), "{refused}");
+    is_not_believed(&pool);
+    // Nor is it by a manager that has started anew.
+    pool.bounce_manager();
+    wait_for("the next refusal", SOON, || refusals() == 2);
+    is_not_believed(&pool);
+    // Nothing of the volume is there without the copy that it has: what the other one has is no copy of it.
+    let kept = pool.kill(0);
+    wait_lost(&pool, "server-a");
+    let refused = pool.refused(2, "mount both --as socket", exit::UNREACHABLE);
+    assert!(refused.err.contains("server-a") && !refused.err.contains("server-b"), "{refused}");
+    pool.revive(0, &kept);
+
+    // It joins anew, with an empty data folder. What its disk had is wiped when it is lent again.
+    pool.kill(1);
+    let away = pool.dir().join("b1.area");
+    std::fs::rename(&file, &away).unwrap();
+    std::fs::remove_dir_all(pool.home(1)).unwrap();
+    lender.restart();
+    wait_for("the new server", SOON, || pool.is_up(1));
+    assert_eq!(pool.json(0, "server ls").as_array().unwrap().len(), 3);
+    pool.ok(1, &format!("lend {}", away.display()));
+    wait_for("the wipe", SOON, || !disks::holds(&away, OLD));
+    let is_free = |area: &Value| area["server"] == "server-b" && area["free"] == area["capacity"];
+    wait_for("its space", SOON, || pool.json(0, "area ls").as_array().unwrap().iter().any(is_free));
+    let mut nbd = pool.mount(2, "both", "");
+    assert!(nbd.read(0, NEW.len() as u32).unwrap() == NEW);
+    drop(nbd);
+    assert_eq!(pool.lenders("both"), [0]);
+    pool.finish(2, "both");
+}
+
+const OLD: &[u8] = &[0x4f; 65536];
+const NEW: &[u8] = &[0x4e; 65536];
+/// What whoever sees a server that was forgotten is told.
+const WHAT_TO_DO: &str = "has left this pool for good; start it with an empty data folder to join anew";
+
+/// A forgotten server runs with its old disk, and has no part in anything.
+fn is_not_believed(pool: &Pool) {
+    let names = |line: &str| -> Vec<String> {
+        let rows = pool.json(0, line);
+        rows.as_array().unwrap().iter().map(|row| text(row, "/name")).collect()
+    };
+    assert_eq!(
+        (names("server ls"), names("area ls")),
+        (vec!["server-a".into(), "server-c".into()], vec!["a1".into(), "c1".into()])
+    );
+    assert_eq!(pool.lenders("both"), [0]);
+    let mut nbd = pool.mount(2, "both", "");
+    for _ in 0..8 {
+        assert!(nbd.read(0, NEW.len() as u32).unwrap() == NEW, "what the forgotten copy has is read");
+    }
+    drop(nbd);
+    pool.ok(2, "unmount both");
+    // With its disk there would be room enough.
+    pool.refused(2, "borrow big --size 300M --way integrated", exit::NO_SPACE);
 }
