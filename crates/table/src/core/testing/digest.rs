@@ -23,6 +23,9 @@ impl Pool {
                 volume.task.is_some(),
                 volume.frozen.as_deref().map(reason)
             ));
+            // S3: whether anything is known of what a copy missed; otherwise it is copied whole.
+            let maps: Vec<bool> = volume.legs().map(|(_, leg)| leg.stale_since.is_some()).collect();
+            lines.push(format!("maps {} {maps:?}", volume.name));
         }
         for task in table.tasks.values() {
             let outcome = format!("{:?}", task.outcome);
