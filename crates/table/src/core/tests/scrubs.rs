@@ -78,7 +78,7 @@ fn k1_a_scheduled_scrub_that_cannot_go_on_does_not_hold_up_all_others() {
         let mounting = is_mounted.then(|| pool.mounted(mount(20, borrower, "first")));
         // Its client tells now and then that all is well, and does not get on with the scrub.
         let client = mounting.filter(|_| what != "without a client");
-        let mut pass = |pool: &mut Pool, seconds: u64| {
+        let pass = |pool: &mut Pool, seconds: u64| {
             for _ in 0..seconds.div_ceil(5) {
                 if let Some(mounting) = &client {
                     pool.report(mounting, PathState::Open, false);
