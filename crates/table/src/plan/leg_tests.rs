@@ -148,12 +148,13 @@ fn s2_only_the_present_epoch_may_propose_anything() {
     let mut random = || 1;
     let reachable = BTreeSet::new();
     let mut context = Context { now_ms: 1, random: &mut random, reachable: &reachable };
-    let ahead = Epoch { number: 6, random: 1 };
-    for epoch in [Epoch { number: 4, random: 55 }, Epoch { number: 5, random: 54 }, ahead] {
+    let (older, split, ahead) =
+        (Epoch { number: 4, random: 55 }, Epoch { number: 5, random: 54 }, Epoch { number: 6, random: 1 });
+    for epoch in [older, split, ahead] {
         let change =
             ChangeLeg { epoch, segment: 0, slice: SliceId::from_u128(2), generation: generation(1), change: LegChange::Stale };
         let refusal = plan(&table, VolumeId::from_u128(9), &change, &mut context).unwrap_err();
-        // A table that is behind its clients tells none of them to stop (L5).
-        assert_eq!(refusal.kind, if epoch == ahead { ErrorKind::Conflict } else { ErrorKind::StaleEpoch });
+        // A table that is behind its clients tells none of them to stop, nor one whose number it has given out itself (L5).
+        assert_eq!(refusal.kind, if epoch == older { ErrorKind::StaleEpoch } else { ErrorKind::Conflict });
     }
 }

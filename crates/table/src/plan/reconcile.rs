@@ -240,8 +240,7 @@ fn leftovers<'a>(
     area: AreaId,
     slices: &'a BTreeMap<SliceId, &SliceReport>,
 ) -> impl Iterator<Item = Order> + 'a {
-    let is_behind = volume.unsettled || volume.frozen.as_ref().is_some_and(|reason| reason.contains("reconcile"));
-    let is_closed = volume.lease.is_none() && volume.work.background.is_none() && !is_behind;
+    let is_closed = volume.lease.is_none() && volume.work.background.is_none() && !volume.is_behind();
     let legs = volume.legs().map(|(_, leg)| leg).filter(move |leg| is_closed && leg.area == area && !leg.fresh);
     let epoch = volume.epoch;
     let is_left = move |slice: SliceId| {

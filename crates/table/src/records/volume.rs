@@ -107,6 +107,11 @@ impl VolumeRow {
         self.lease_of(epoch).is_some() || background.is_some_and(coordinates)
     }
 
+    /// Whether its labels know better than the table: it is not settled, or frozen until it is reconciled with them (L5, R1).
+    pub fn is_behind(&self) -> bool {
+        self.unsettled || self.frozen.as_ref().is_some_and(|reason| reason.contains("reconcile"))
+    }
+
     /// Segments of which no in-sync leg has confirmed the newest epoch: an older client might still write there (F3).
     pub fn unfenced_segments(&self) -> impl Iterator<Item = &SegmentRow> {
         let newest = self.epoch.number;

@@ -1,8 +1,10 @@
 //! Who has a volume is never decided by a table that is older than the labels (L5, R1).
 
+use sublet_api::ErrorKind;
 use sublet_api::order::Order;
 use sublet_api::rebuild::Rebuild;
-use sublet_api::request::Request;
+use sublet_api::request::{Request, Response};
+use sublet_api::view::PathState;
 use sublet_types::{ServerId, Way};
 
 use crate::core::testing::{Pool, R, borrow, create, mount, transfer, unmount};
@@ -103,4 +105,32 @@ fn f1_a_lender_that_was_away_while_a_volume_was_borrowed_is_fenced_and_told_when
     let told: Vec<&Order> = pool.servers[1].log.iter().collect();
     assert!(matches!(told[0], Order::Fence { epoch, .. } if *epoch == row.epoch), "{told:?}");
     assert!(volume(&pool).frozen.is_none());
+}
+
+#[test]
+fn l5_f4_a_client_is_not_stopped_by_a_table_that_is_behind_and_has_given_its_epoch_to_another_mount() {
+    let mut pool = free();
+    let borrower = pool.id(2);
+    pool.done(borrow(2, borrower, Some("v"), None, None));
+    let backup = pool.backup();
+    let mounting = pool.mounted(mount(3, borrower, "v"));
+    (0..2).for_each(|server| pool.kill(server));
+    pool.restore(&backup);
+    pool.send(mount(4, borrower, "v"));
+    pool.pass(100);
+    assert!(volume(&pool).epoch.is_split_from(mounting.epoch));
+    let told = |pool: &mut Pool| {
+        let conn = pool.report(&mounting, PathState::Open, false);
+        pool.replies.remove(&conn)
+    };
+    let is_stopped =
+        |told: &Option<Response>| matches!(told, Some(Response::Refused(refusal)) if refusal.kind == ErrorKind::StaleEpoch);
+    let first = told(&mut pool);
+    assert!(!is_stopped(&first), "{first:?}");
+    // That mount fails, and what it may have left behind is fenced: the table's epoch is above the client's then.
+    (0..2).for_each(|server| pool.revive(server));
+    pool.pass(6000);
+    assert!(volume(&pool).frozen.is_some() && volume(&pool).epoch.number > mounting.epoch.number);
+    let second = told(&mut pool);
+    assert!(!is_stopped(&second), "{second:?}");
 }
