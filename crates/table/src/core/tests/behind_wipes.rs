@@ -5,7 +5,7 @@ use sublet_api::rebuild::Rebuild;
 use sublet_api::request::Request;
 use sublet_types::{SliceId, Way};
 
-use crate::core::testing::{Pool, R, borrow, create, give_back, mount, set_way, unmount};
+use crate::core::testing::{Pool, R, borrow, create, give_back, mount, replace, set_way, unmount};
 use crate::records::VolumeRow;
 
 /// The borrower; c1 and d1 are free.
@@ -88,6 +88,28 @@ fn l5_a_manager_that_has_just_started_gives_nothing_up_before_its_lenders_have_t
     pool.restart_manager();
     // It only waits: the lender knows no better.
     pool.done(set_way(2, "v", Way::Single, &[]));
+}
+
+#[test]
+fn l5_p2_a_manager_that_has_just_started_replaces_no_copy_that_its_lenders_may_know_to_be_in_sync() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    pool.lose(1);
+    let epoch = pool.mounted(mount(10, borrower, "v")).epoch;
+    pool.done(unmount(11, borrower, "v", epoch));
+    let backup = pool.backup();
+    assert!(!volume(&pool).segments[0].legs[1].in_sync);
+    let all = slices(&pool);
+    pool.revive(1);
+    pool.pass(30_000);
+    assert!(volume(&pool).segments[0].legs[1].in_sync);
+    pool.restore(&backup);
+    pool.send(replace(20, "v", "server-b", None));
+    pool.pass(30_000);
+    assert!(volume(&pool).frozen.is_some());
+    let wiped = |order: &&Order| matches!(order, Order::WipeSlice { .. });
+    assert_eq!(pool.servers.iter().flat_map(|server| &server.log).find(wiped), None);
+    assert_eq!(slices(&pool), all);
 }
 
 #[test]
