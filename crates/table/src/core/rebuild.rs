@@ -251,6 +251,8 @@ impl<S: Store> Core<S> {
             || self.session().is_some()
             || !self.table.damaged.is_empty()
             || self.table.areas.values().flat_map(|row| &row.strangers).any(|stranger| stranger.volume == id)
+            // What the label of an area that is offline says is not known either.
+            || self.table.areas.values().any(|row| row.offline.is_some())
             || self.table.members().any(|row| unheard(row.id));
         if may_come && self.table.wipes_of(id).next().is_none() {
             let text = format!("this manager does not know volume {} (yet)", id.short());

@@ -305,6 +305,26 @@ fn l5_an_unmount_that_the_table_does_not_know_of_has_not_ended() {
 }
 
 #[test]
+fn r1_f4_a_client_is_not_stopped_while_the_area_that_knows_its_volume_is_offline() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    let reason = Some("it is being opened".to_owned());
+    for area in pool.servers.iter_mut().take(2).flat_map(|server| server.areas.values_mut()) {
+        // It does not tell of slices then.
+        area.offline = reason.clone();
+        area.slices.clear();
+    }
+    pool.lose_table();
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
+    let conn = pool.report(&mounting, PathState::Open, false);
+    let told = pool.replies.remove(&conn);
+    assert!(matches!(&told, Some(Response::Refused(refusal)) if refusal.kind == ErrorKind::Conflict), "{told:?}");
+}
+
+#[test]
 fn r1_a_volume_whose_tasks_row_is_damaged_says_how_it_goes_on() {
     let mut pool = doubled();
     let borrower = pool.id(E);
