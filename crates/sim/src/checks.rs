@@ -1,42 +1,78 @@
 //! What must hold at every moment, and at the end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_table::Table;
+use sublet_table::records::SegmentRow;
 use sublet_types::{Epoch, Generation, SliceId, VolumeId};
 
 use crate::world::World;
+
+/// The number of a generation, and the copies that were in sync in it.
+type Newest = (u64, Vec<SliceId>);
 
 /// What was seen before.
 #[derive(Default)]
 pub struct Checks {
     epochs: RefCell<BTreeMap<VolumeId, Epoch>>,
     generations: RefCell<BTreeMap<(VolumeId, usize), Generation>>,
+    /// The copies that were in sync, of the newest generation that was committed.
+    in_sync: RefCell<BTreeMap<(VolumeId, usize), Newest>>,
+    /// The table is older than the labels.
+    pub(crate) behind: Cell<bool>,
 }
 
 impl Checks {
+    /// Another table is in the place of the one that was looked at: what only that one knew is not known any more.
+    pub fn table_changed(&self) {
+        self.epochs.borrow_mut().clear();
+        self.generations.borrow_mut().clear();
+    }
+
+    /// Whether a copy has every acknowledged write, as far as any table knew. Of what was never finished nobody knew anything.
+    pub fn is_in_sync(&self, volume: VolumeId, slice: SliceId) -> bool {
+        let all = self.in_sync.borrow();
+        let mut segments = all.range((volume, 0)..=(volume, usize::MAX)).map(|(_, (_, slices))| slices).peekable();
+        segments.peek().is_none() || segments.any(|slices| slices.contains(&slice))
+    }
+
+    fn note_in_sync(&self, place: (VolumeId, usize), segment: &SegmentRow) {
+        let mut all = self.in_sync.borrow_mut();
+        let newest = all.entry(place).or_default();
+        if segment.generation.number >= newest.0 {
+            newest.0 = segment.generation.number;
+            newest.1.clear();
+            newest.1.extend(segment.legs.iter().filter(|leg| leg.in_sync).map(|leg| leg.slice));
+        }
+    }
+
     /// Looks at the manager's table after an event.
     ///
     /// # Errors
     /// What must not be.
     pub fn table(&self, table: &Table) -> Result<(), String> {
-        for row in table.volumes.values() {
+        // What a table that is behind gives out is given up again when it is reconciled (L5).
+        for row in table.volumes.values().filter(|_| !self.behind.get()) {
             let mut epochs = self.epochs.borrow_mut();
             if let Some(before) = epochs.insert(row.id, row.epoch)
                 && (before.number > row.epoch.number || before.is_split_from(row.epoch))
             {
                 return Err(format!("the epoch of volume {} went from {before} to {}", row.name, row.epoch));
             }
-            for (index, segment) in row.segments.iter().enumerate() {
+            // What is not settled has only what was seen of it, and its segments are not in their places (R1).
+            for (index, segment) in row.segments.iter().enumerate().filter(|_| !row.unsettled) {
                 let mut generations = self.generations.borrow_mut();
                 let now = segment.generation;
                 if let Some(before) = generations.insert((row.id, index), now)
                     && (before.number > now.number || before.is_split_from(now))
                 {
                     return Err(format!("the generation of {} segment {index} went from {before} to {now}", row.name));
+                }
+                if row.frozen.is_none() {
+                    self.note_in_sync((row.id, index), segment);
                 }
                 if !segment.legs.iter().any(|leg| leg.in_sync) {
                     return Err(format!("S1: no copy of {} segment {index} is in sync", row.name));
@@ -48,9 +84,11 @@ impl Checks {
             }
         }
         // What a label that is not trusted says of its slices is noted, and may be anything.
-        for area in table.areas.values().filter(|area| area.quarantined.is_none()) {
+        for area in table.areas.values().filter(|area| area.quarantined.is_none() && !self.behind.get()) {
             let mut taken: Vec<_> = table.taken(area.id).into_iter().map(|t| (t.offset, t.length, t.slice)).collect();
             taken.sort();
+            // A slice that was just taken over from a label is listed there too for a moment.
+            taken.dedup();
             overlap(&taken).map_or(Ok(()), |text| Err(format!("in the table, area {}: {text}", area.name)))?;
         }
         Ok(())

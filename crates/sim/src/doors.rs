@@ -39,6 +39,8 @@ pub struct Machine {
     /// Open file descriptions of all its processes.
     open: RefCell<BTreeMap<u64, Rc<Description>>>,
     next_open: Cell<u64>,
+    /// It stays off.
+    pub away: Cell<bool>,
     /// Its running processes.
     pub processes: RefCell<Vec<ProcessId>>,
 }
@@ -54,6 +56,7 @@ impl Machine {
             wall_skew_ms: Cell::new(0),
             open: RefCell::default(),
             next_open: Cell::new(1),
+            away: Cell::new(false),
             processes: RefCell::default(),
         })
     }
@@ -85,8 +88,11 @@ impl Machine {
         }
     }
 
-    /// The power is back, and the kernel runs.
+    /// The power is back, and the kernel runs, unless the machine is to stay off.
     pub fn boot(&self, sim: &Sim, net: &Net) {
+        if self.away.get() {
+            return;
+        }
         self.boot.set(sim.random(|random| random.next_u128()));
         net.set_up(self.id, true);
     }

@@ -12,6 +12,7 @@ use crate::limits::{self, Limits};
 use crate::operator::ask_once;
 use crate::rng::Random;
 use crate::slots;
+use crate::tables::Loss;
 use crate::world::World;
 
 /// How often what goes wrong, and what the pool is like; drawn from the seed.
@@ -53,6 +54,8 @@ pub struct Knobs {
     pub idle_close_max: Time,
     /// The longest pause between two scrubs or replacements that somebody asks for; 0 if nobody does.
     pub care_pause_max: Time,
+    /// What is lost, if anything.
+    pub loss: Option<Loss>,
 }
 
 /// A kind of fault.
@@ -121,10 +124,21 @@ pub type Damage = Option<Fault>;
 /// All kinds of it.
 pub const DAMAGE: [Fault; 5] = [Fault::Rot, Fault::Errors, Fault::LostWrites, Fault::Misdirected, Fault::WrongDisk];
 
+/// What a run is to have instead of what its seed says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Damage, or none.
+    pub damage: Option<Damage>,
+    /// What is lost. Only runs without damage lose anything.
+    pub loss: Option<Loss>,
+}
+
 /// Tells the numbers of what was added later from the others.
 const LATER: u64 = 0x6c61_7465_7200_0001;
 /// The same for what was added after that.
 const NEWER: u64 = 0x6e65_7765_7200_0001;
+/// And after that. The seeds that had found something before lose nothing with it.
+const NEWEST: u64 = 0x6e65_7765_7374_4566;
 
 impl Knobs {
     /// Whether there is this kind of fault.
@@ -138,11 +152,12 @@ impl Knobs {
     }
 
     /// Draws them.
-    pub fn draw(sim: &Sim, seed: u64, wanted: Option<Damage>) -> Self {
+    pub fn draw(sim: &Sim, seed: u64, wanted: Wanted) -> Self {
         use sublet_types::Way;
         // What was added later has its own numbers, so that older seeds still mean what they meant.
         let mut later = Random::new(seed ^ LATER);
         let mut newer = Random::new(seed ^ NEWER);
+        let mut newest = Random::new(seed ^ NEWEST);
         let ways: Vec<Way> = match sim.below(4) {
             0 => vec![Way::Doubled],
             1 => vec![Way::Doubled, Way::Divided],
@@ -160,7 +175,7 @@ impl Knobs {
             4 => Some(Fault::WrongDisk),
             _ => None,
         };
-        let damage = wanted.unwrap_or(damage);
+        let damage = wanted.damage.unwrap_or(damage);
         if let Some(damage) = damage {
             faults.extend([damage, damage]);
         }
@@ -168,7 +183,17 @@ impl Knobs {
             // Tables rot too: a block and its kept checksum on one disk, and a new process computes that one anew (K2).
             faults.retain(|fault| !matches!(fault, Fault::KillServer | Fault::CrashServer));
         }
-        let ways = if damage.is_some() { vec![Way::Doubled] } else { ways };
+        // Half of the runs have no damage.
+        let loss = match newest.below(100) {
+            _ if damage.is_some() => None,
+            _ if wanted.loss.is_some() => wanted.loss,
+            0..16 => Some(Loss::Table),
+            16..32 => Some(Loss::News),
+            32..42 => Some(Loss::Server),
+            _ => None,
+        };
+        // A good copy is left wherever something is damaged or goes for good.
+        let ways = if damage.is_some() || loss == Some(Loss::Server) { vec![Way::Doubled] } else { ways };
         let servers = sim.between(2, 4);
         let is_harmless = |fault: &Fault| {
             use Fault::{Clock, CrashManager, KillManager, ManagerInCommit, Rot};
@@ -198,6 +223,7 @@ impl Knobs {
             limits: limits::draw(&mut newer),
             idle_close_max: if newer.chance(250_000) { newer.between(1, 10) * SECOND } else { 0 },
             care_pause_max: if later.chance(500_000) { later.between(1, 10) * SECOND } else { 0 },
+            loss,
         }
     }
 }
@@ -221,9 +247,14 @@ pub async fn run(world: Rc<World>) {
         if world.knobs.faults.is_empty() {
             continue;
         }
+        while world.tables.is_held() {
+            sim.sleep(Duration::from_millis(100)).await;
+        }
         let fault = *sim.random(|random| random.pick(&world.knobs.faults));
         sim.log("faults", || format!("{fault:?}"));
+        world.tables.striking.set(true);
         strike(&world, fault).await;
+        world.tables.striking.set(false);
     }
     mend(&world).await;
 }
@@ -352,6 +383,10 @@ async fn mend(world: &Rc<World>) {
     }
     if world.knobs.has(Fault::WrongDisk) {
         trust(world).await;
+    }
+    world.mended.set(true);
+    while world.knobs.loss.is_some() && !world.tables.is_done() {
+        sim.sleep(Duration::from_millis(500)).await;
     }
     world.set_calm();
 }

@@ -14,6 +14,7 @@ use sublet_doors::{Clock, Doors};
 use sublet_table::{Action, Core, Event, Outside, RedbStore, Table};
 
 use crate::backend::{self, Fuse};
+use crate::disk::SimFile;
 use crate::doors::{Machine, SimDoors};
 use crate::exec::{MILLISECOND, ProcessId, SECOND, Sim, Time};
 use crate::net::{MachineId, Net};
@@ -108,7 +109,7 @@ impl Manager {
         self.stop();
         self.starts.set(self.starts.get() + 1);
         let doors = SimDoors::start(&self.sim, &self.net, &self.machine, "manager".to_owned());
-        let Some(file) = self.machine.files.borrow().get(Path::new(TABLE)) else { return false };
+        let Some(file) = self.disk() else { return false };
         let (storage, fuse) = backend::open(&self.sim, &file);
         let (start_ms, started) = (doors.wall_ms(), self.sim.now());
         let loaded = RedbStore::open_on(storage, Path::new(TABLE)).and_then(|store| {
@@ -140,6 +141,20 @@ impl Manager {
         self.machine.kill(&self.sim, running.doors.process());
         for (machine, call) in running.replies.values() {
             self.answer(*machine, call, Err(unreachable("the manager's connection broke")));
+        }
+    }
+
+    /// The disk that the table lies on.
+    pub fn disk(&self) -> Option<Rc<SimFile>> {
+        self.machine.files.borrow().get(Path::new(TABLE))
+    }
+
+    /// Ends the process, and puts another disk into the place of the one with the table.
+    pub fn change_table(&self, disk: Option<Rc<SimFile>>) {
+        self.stop();
+        if let Some(disk) = disk {
+            // Nobody needs what was there.
+            drop(self.machine.files.borrow_mut().change(Path::new(TABLE), disk));
         }
     }
 

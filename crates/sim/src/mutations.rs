@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use sublet_types::mutation::Mutation;
 
+use crate::faults::Wanted;
 use crate::runner::mutated;
 use crate::trace::Detail;
 use crate::world::Outcome;
@@ -26,7 +27,7 @@ pub fn hunt(mutation: Mutation, first: u64, count: u64, jobs: usize) -> (Option<
                     if index >= count {
                         return;
                     }
-                    let outcome = mutated(first + index, Detail::Off, Some(mutation), None);
+                    let outcome = mutated(first + index, Detail::Off, Some(mutation), Wanted::default());
                     if outcome.violations.is_empty() {
                         continue;
                     }

@@ -22,6 +22,9 @@ use crate::world::World;
 /// The pause after a refusal.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long copies that come late are waited for.
+const LATE_TIME_MAX: Duration = Duration::from_secs(20);
+
 /// One volume during its life, and who takes care of it.
 pub struct Keeper {
     world: Rc<World>,
@@ -88,8 +91,12 @@ impl Keeper {
                 Ok(outcome) => return Ok(outcome),
                 Err(refusal) => {
                     self.log(|| format!("{what}: {refusal}"));
+                    if self.world.knobs.loss.is_some() && refusal.message.contains("is mounted at") {
+                        // No label had been told of its end when the table was lost.
+                        self.unmount(at, None, true).await?;
+                    }
                     left -= 1;
-                    if left == 0 {
+                    if left == 0 || self.is_lost_task(&refusal) {
                         return Err(refusal);
                     }
                     self.pause(RETRY_PAUSE).await;
@@ -98,13 +105,23 @@ impl Keeper {
         }
     }
 
+    /// Whether what was asked for had been done by a task that nobody remembers.
+    fn is_lost_task(&self, refusal: &Refusal) -> bool {
+        let is_done = refusal.message.contains("already") && refusal.hint.contains("nothing to be done");
+        self.world.knobs.loss.is_some() && (is_done || refusal.kind == ErrorKind::AlreadyExists)
+    }
+
     async fn borrow(&self, at: &Rc<Server>) -> Result<(), Refusal> {
         let request = |task| {
             let copies = (self.way == Way::Doubled).then_some(self.world.knobs.copies);
             let (name, size, way) = (Some(self.name.clone()), Some(self.size), Some(self.way));
             Request::Borrow(Borrow { task, server: at.id(), name, size, way, copies, local: true })
         };
-        self.insist("borrow", at, request).await.map(drop)
+        match self.insist("borrow", at, request).await {
+            // It was borrowed: the task that did it is lost with the table.
+            Err(refusal) if self.is_lost_task(&refusal) => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     async fn mount(&self, at: &Rc<Server>) -> Result<MountingInformation, Refusal> {
@@ -144,7 +161,10 @@ impl Keeper {
             volume: self.name.to_string(),
             transfer: Transfer { task, to: to.name().to_string(), force: false },
         };
-        self.insist("transfer", at, request).await.map(drop)
+        match self.insist("transfer", at, request).await {
+            Err(refusal) if self.is_lost_task(&refusal) => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     async fn give_back(&self, at: &Rc<Server>) -> Result<(), Refusal> {
@@ -259,16 +279,19 @@ impl Keeper {
 
     /// Requests must not fail, except where nobody could help it.
     async fn judge(&self, work: &Work, client: &Rc<Client>) {
+        let is_taken = self.world.tables.is_taken(&self.name);
         let errors = std::mem::take(&mut *work.errors.borrow_mut());
         if let Some(error) = errors.first() {
-            if !self.world.knobs.loud {
+            if !self.world.knobs.loud && !is_taken {
                 self.world.violation(format!("a request of volume {} failed: {error}", self.name));
             }
             // Whoever sees an error ends the use, and begins it anew.
             client.kill();
         }
         if client.is_alive() && client.is_fenced().await {
-            self.world.violation(format!("volume {} was fenced although nobody took it over", self.name));
+            if !is_taken {
+                self.world.violation(format!("volume {} was fenced although nobody took it over", self.name));
+            }
             client.kill();
         }
     }
@@ -322,6 +345,7 @@ impl Keeper {
                     at = to;
                 }
             } else if !mounted && !calm && self.sim().chance(100_000) {
+                world.tables.give_back(&self.name);
                 return self.give_back(&at).await;
             }
         }
@@ -377,6 +401,10 @@ pub async fn keep(world: Rc<World>, number: u64) {
             break;
         }
         sim.log("operator", || format!("keeper {} goes on", keeper.number));
+    }
+    if world.knobs.loss.is_some() {
+        // A copy that was missing may come back as soon as its volume is not mounted.
+        world.sim.sleep(LATE_TIME_MAX).await;
     }
     world.keepers_left.set(world.keepers_left.get() - 1);
 }

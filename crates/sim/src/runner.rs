@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use sublet_types::mutation::Mutation;
 
-use crate::faults::{DAMAGE, Damage};
+use crate::faults::{DAMAGE, Damage, Wanted};
+use crate::tables::{LOSSES, Loss};
 use crate::trace::Detail;
 use crate::world::{Outcome, run};
 
 const USAGE: &str = "\
 usage: sublet-sim --seeds N [--seed FIRST] [--jobs N]   run N seeds from FIRST (default 1)
                   [--damage KIND]                   with this kind of damage in every run, or None
+                  [--loss KIND]                     with the loss of this in every run, which has no damage then
        sublet-sim --seed S --trace                      run one seed and print its trace
        sublet-sim --mutations [--seeds N]               show that every deliberate bug is found within N seeds
 ";
@@ -29,7 +31,7 @@ struct Wishes {
     jobs: usize,
     mutations: bool,
     mutation: Option<Mutation>,
-    damage: Option<Damage>,
+    wanted: Wanted,
 }
 
 /// A kind of damage by its name.
@@ -38,9 +40,15 @@ fn damage_named(name: &str) -> Option<Damage> {
     kinds.into_iter().find(|kind| kind.map_or_else(|| "None".to_owned(), |kind| format!("{kind:?}")) == name)
 }
 
+/// A kind of loss by its name.
+pub fn loss_named(name: &str) -> Option<Loss> {
+    LOSSES.into_iter().find(|kind| format!("{kind:?}") == name)
+}
+
 fn parse(args: &[String]) -> Option<Wishes> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut wishes = Wishes { first: 1, count: 1, trace: false, jobs, mutations: false, mutation: None, damage: None };
+    let mut wishes =
+        Wishes { first: 1, count: 1, trace: false, jobs, mutations: false, mutation: None, wanted: Wanted::default() };
     let mut words = args.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -48,7 +56,10 @@ fn parse(args: &[String]) -> Option<Wishes> {
             "--seeds" => wishes.count = words.next()?.parse().ok()?,
             "--jobs" => wishes.jobs = words.next()?.parse().ok()?,
             "--trace" => wishes.trace = true,
-            "--damage" => wishes.damage = Some(damage_named(words.next()?)?),
+            "--damage" => wishes.wanted.damage = Some(damage_named(words.next()?)?),
+            "--loss" => {
+                wishes.wanted = Wanted { damage: Some(None), loss: Some(loss_named(words.next()?)?) };
+            }
             "--mutations" => wishes.mutations = true,
             "--mutation" => {
                 let name = words.next()?;
@@ -62,18 +73,18 @@ fn parse(args: &[String]) -> Option<Wishes> {
 
 /// Runs a seed on a thread of its own: nothing of another seed is left there, and a panic is a violation.
 pub fn isolated(seed: u64, detail: Detail) -> Outcome {
-    mutated(seed, detail, None, None)
+    mutated(seed, detail, None, Wanted::default())
 }
 
-/// As [`isolated`], with a deliberate bug (only in builds that have them), and with this damage instead of what the seed says.
-pub fn mutated(seed: u64, detail: Detail, mutation: Option<Mutation>, damage: Option<Damage>) -> Outcome {
+/// As [`isolated`], with a deliberate bug (only in builds that have them), and with what is wanted instead of what the seed says.
+pub fn mutated(seed: u64, detail: Detail, mutation: Option<Mutation>, wanted: Wanted) -> Outcome {
     let builder = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(16 << 20);
     let work = move || {
         #[cfg(feature = "mutations")]
         sublet_types::mutation::choose(mutation);
         #[cfg(not(feature = "mutations"))]
         assert!(mutation.is_none(), "this build has no deliberate bugs");
-        run(seed, detail, damage)
+        run(seed, detail, wanted)
     };
     let outcome = builder.spawn(work).map(std::thread::JoinHandle::join);
     let failed = |text: String| Outcome { seed, seconds: 0.0, violations: vec![text], hash: 0, lines: Vec::new(), checked: 0 };
@@ -98,7 +109,7 @@ pub fn main(args: &[String]) -> ExitCode {
         return crate::mutations::main(wishes.first, wishes.count, wishes.jobs);
     }
     if wishes.trace {
-        return traced(wishes.first, wishes.mutation, wishes.damage);
+        return traced(wishes.first, wishes.mutation, wishes.wanted);
     }
     let next = AtomicU64::new(0);
     let results: Mutex<(f64, u64, Vec<Outcome>)> = Mutex::new((0.0, 0, Vec::new()));
@@ -111,7 +122,7 @@ pub fn main(args: &[String]) -> ExitCode {
                     if index >= wishes.count {
                         return;
                     }
-                    let outcome = mutated(wishes.first + index, Detail::Off, wishes.mutation, wishes.damage);
+                    let outcome = mutated(wishes.first + index, Detail::Off, wishes.mutation, wishes.wanted);
                     let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     results.0 += outcome.seconds;
                     results.1 += outcome.checked;
@@ -126,23 +137,23 @@ pub fn main(args: &[String]) -> ExitCode {
     let (seconds, checked, mut failed) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     failed.sort_by_key(|outcome| outcome.seed);
     for outcome in failed.iter().take(EXPLAINED_MAX) {
-        explain(outcome.seed, wishes.mutation, wishes.damage);
+        explain(outcome.seed, wishes.mutation, wishes.wanted);
     }
     summary(wishes.count, seconds, checked, failed.len(), begun.elapsed());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn explain(seed: u64, mutation: Option<Mutation>, damage: Option<Damage>) {
+fn explain(seed: u64, mutation: Option<Mutation>, wanted: Wanted) {
     println!("== the end of the trace of seed {seed} (all of it: cargo xtask sim --seed {seed} --trace)");
-    let outcome = mutated(seed, Detail::Lines, mutation, damage);
+    let outcome = mutated(seed, Detail::Lines, mutation, wanted);
     for line in outcome.lines.iter().skip(outcome.lines.len().saturating_sub(TAIL)) {
         println!("{}", line.chars().take(300).collect::<String>());
     }
 }
 
-fn traced(seed: u64, mutation: Option<Mutation>, damage: Option<Damage>) -> ExitCode {
+fn traced(seed: u64, mutation: Option<Mutation>, wanted: Wanted) -> ExitCode {
     let begun = Instant::now();
-    let outcome = mutated(seed, Detail::Lines, mutation, damage);
+    let outcome = mutated(seed, Detail::Lines, mutation, wanted);
     for line in &outcome.lines {
         println!("{line}");
     }

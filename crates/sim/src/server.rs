@@ -111,7 +111,7 @@ pub struct Server {
     /// Where it runs.
     pub machine: Rc<Machine>,
     /// Who it is.
-    id: ServerId,
+    id: Cell<ServerId>,
     kept: RefCell<Kept>,
     running: RefCell<Option<Rc<Running>>>,
     /// It left the pool.
@@ -127,7 +127,7 @@ impl Server {
             net: net.clone(),
             manager: Rc::clone(manager),
             machine: Machine::new(sim, net),
-            id: ServerId::from_u128(sim.random(|random| random.next_u128())),
+            id: Cell::new(ServerId::from_u128(sim.random(|random| random.next_u128()))),
             kept: RefCell::new(kept),
             running: RefCell::new(None),
             left: Cell::new(false),
@@ -136,7 +136,14 @@ impl Server {
 
     /// Who it is.
     pub fn id(&self) -> ServerId {
-        self.id
+        self.id.get()
+    }
+
+    /// Ends the process, and begins anew with an empty data folder: as another server, to which the disks are lent again.
+    pub fn join_anew(&self) {
+        self.stop();
+        self.id.set(ServerId::from_u128(self.sim.random(|random| random.next_u128())));
+        self.left.set(false);
     }
 
     /// What the table calls it.

@@ -9,12 +9,13 @@ use sublet_types::Name;
 use crate::checks::Checks;
 use crate::doors::Machine;
 use crate::exec::{MILLISECOND, SECOND, Sim, Stopped, Time, WORLD};
-use crate::faults::{self, Damage, Knobs};
+use crate::faults::{self, Knobs, Wanted};
 use crate::manager::Manager;
 use crate::net::Net;
 use crate::operator;
 use crate::server::Server;
 use crate::slots::Slots;
+use crate::tables::Tables;
 use crate::trace::{Detail, Trace};
 
 /// The longest that a run may take, in simulated time: everything heals long before.
@@ -34,8 +35,14 @@ pub struct World {
     pub knobs: Knobs,
     /// Disks that are not in their places.
     pub slots: Slots,
+    /// What became of the manager's table.
+    pub tables: Tables,
+    /// What was seen of it.
+    pub checks: Rc<Checks>,
     violations: Rc<RefCell<Vec<String>>>,
     calm_since: Cell<Option<Time>>,
+    /// Nothing is broken any more; what was lost may be missing yet.
+    pub(crate) mended: Cell<bool>,
     /// Operators that are not done.
     pub keepers_left: Cell<u64>,
     /// Cells compared with the oracle.
@@ -81,6 +88,11 @@ impl World {
         self.calm_since.get().is_some()
     }
 
+    /// True once nothing is broken any more, and everything is on.
+    pub fn is_mended(&self) -> bool {
+        self.mended.get() && self.all_up()
+    }
+
     /// For how long nothing has gone wrong.
     pub fn calm_for(&self) -> Time {
         self.calm_since.get().map_or(0, |since| self.sim.now() - since)
@@ -104,7 +116,8 @@ impl World {
             own.log("VIOLATION", || text.clone());
             told.borrow_mut().push(text);
         };
-        let watch = move |table: &sublet_table::Table| checks.table(table);
+        let seen = Rc::clone(&checks);
+        let watch = move |table: &sublet_table::Table| seen.table(table);
         let machine = Machine::new(sim, &net);
         let manager = Manager::new(sim, &net, &machine, Box::new(watch), Box::new(on_violation));
         let names: Vec<Name> = (1..=knobs.servers).filter_map(|n| format!("server-{n}").parse().ok()).collect();
@@ -116,8 +129,11 @@ impl World {
             servers,
             knobs,
             slots: Slots::default(),
+            tables: Tables::default(),
+            checks,
             violations,
             calm_since: Cell::new(None),
+            mended: Cell::new(false),
             keepers_left: Cell::new(0),
             checked: Cell::new(0),
         })
@@ -166,17 +182,20 @@ impl World {
         if self.knobs.care_pause_max > 0 {
             sim.spawn(WORLD, crate::care::keep(Rc::clone(&self)));
         }
+        if let Some(loss) = self.knobs.loss {
+            sim.spawn(WORLD, crate::tables::keep(Rc::clone(&self), loss));
+        }
         sim.spawn(WORLD, crate::checks::watch(Rc::clone(&self)));
         faults::run(Rc::clone(&self)).await;
     }
 }
 
-/// Runs one seed, with this damage if one is named.
-pub fn run(seed: u64, detail: Detail, damage: Option<Damage>) -> Outcome {
+/// Runs one seed, with what is wanted instead of what the seed says.
+pub fn run(seed: u64, detail: Detail, wanted: Wanted) -> Outcome {
     let trace = Trace::new(detail);
     let sim = Sim::new(seed, trace.clone());
     let _log = (detail == Detail::Lines).then(|| crate::log::capture(&trace));
-    let knobs = Knobs::draw(&sim, seed, damage);
+    let knobs = Knobs::draw(&sim, seed, wanted);
     sublet_types::drawn::choose(knobs.limits.clone());
     if knobs.shuffled {
         sim.shuffle();
