@@ -59,8 +59,11 @@ impl Poller {
         self.registered = true;
     }
 
-    /// An order has ended.
+    /// An order has ended. If it failed, a label may know better than the table: the areas are told along with it (L5).
     pub fn result(&mut self, result: OrderResult) {
+        if matches!(result.outcome, Outcome::Failed { .. }) {
+            self.areas_changed();
+        }
         self.results.push(result);
     }
 
@@ -195,6 +198,17 @@ mod tests {
         let batch = poller.take();
         poller.delivered(&batch);
         assert!(!poller.is_waiting() && poller.is_told(change));
+    }
+
+    #[test]
+    fn l5_with_an_order_that_failed_the_areas_are_told() {
+        let mut poller = Poller::default();
+        poller.result(OrderResult { number: 1, run: 7, outcome: Outcome::Done });
+        assert!(poller.take().areas.is_none());
+        let refusal = sublet_api::Refusal::new(sublet_api::ErrorKind::Conflict, "the table is behind");
+        poller.result(OrderResult { number: 2, run: 7, outcome: Outcome::Failed { refusal } });
+        let batch = poller.take();
+        assert!(batch.areas.is_some() && batch.results.len() == 1);
     }
 
     #[test]

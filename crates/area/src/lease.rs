@@ -72,6 +72,19 @@ pub(crate) fn check_generation(record: &SliceRecord, new: Generation) -> Result<
     Ok(())
 }
 
+/// L5: the label of a leg that is in sync never knows a newer generation than a table that is not an old one, because the manager
+/// commits first. (That of a leg that returns does: S5.)
+fn check_not_behind(record: &SliceRecord, facts: &SliceFacts) -> Result<(), AreaError> {
+    let in_sync = facts.in_sync.get(facts.leg as usize).copied().unwrap_or(false);
+    let (slice, label) = (facts.slice.short(), record.facts.generation);
+    if in_sync && facts.generation.number < label.number {
+        let text =
+            format!("the label of slice {slice} has generation {label}, newer than {}: the table is behind", facts.generation);
+        return refuse(Kind::Disagreement, text);
+    }
+    Ok(())
+}
+
 fn check_legs(facts: &SliceFacts) -> Result<(), AreaError> {
     let legs = facts.in_sync.len();
     if legs != facts.legs as usize || legs == 0 || legs > COPIES_MAX || facts.leg >= facts.legs || facts.segment >= facts.segments
@@ -188,6 +201,7 @@ impl<D: Doors> Area<D> {
                     format!("slice {} belongs to volume {}", slice.short(), record.facts.volume_name),
                 );
             }
+            check_not_behind(record, &facts)?;
             update_facts(record, &facts)?;
             record.epoch = lease.epoch;
             record.admitted = true;

@@ -7,7 +7,6 @@ use sublet_api::request::{Replace, Request, Scrub};
 use sublet_types::{Name, TaskId};
 
 use crate::operator::ask_once;
-use crate::tables::Loss;
 use crate::world::World;
 
 /// Asks for one thing after the other while things go wrong. What is refused is left, as people do.
@@ -23,9 +22,7 @@ pub async fn keep(world: Rc<World>) {
         let volume = sim.random(|random| random.pick(&volumes).to_string());
         let (at, lost) = (world.any_server(), world.any_server());
         let task = TaskId::from_u128(sim.random(|random| random.next_u128()));
-        // A table that begins to count anew takes what a client has taken of the former one's replacements for its own.
-        let is_recounted = matches!(world.knobs.loss, Some(Loss::Table | Loss::News));
-        let request = if sim.chance(400_000) || is_recounted {
+        let request = if sim.chance(400_000) {
             Request::Scrub { volume: volume.clone(), scrub: Scrub { task, rate_max: 0 } }
         } else {
             Request::Replace { volume: volume.clone(), replace: Replace { task, lost: lost.name().to_string(), on: None } }

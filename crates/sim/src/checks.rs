@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_table::Table;
-use sublet_table::records::SegmentRow;
+use sublet_table::records::{AreaRow, SegmentRow};
 use sublet_types::{Epoch, Generation, SliceId, VolumeId};
 
 use crate::world::World;
@@ -83,8 +83,10 @@ impl Checks {
                 }
             }
         }
-        // What a label that is not trusted says of its slices is noted, and may be anything.
-        for area in table.areas.values().filter(|area| area.quarantined.is_none() && !self.behind.get()) {
+        // What a label that is not trusted says of its slices is noted, and may be anything. An area that was just accepted has
+        // not been heard of since.
+        let is_trusted = |area: &&AreaRow| area.quarantined.is_none() && (area.accepted.is_none() || area.open.is_some());
+        for area in table.areas.values().filter(is_trusted).filter(|_| !self.behind.get()) {
             let mut taken: Vec<_> = table.taken(area.id).into_iter().map(|t| (t.offset, t.length, t.slice)).collect();
             taken.sort();
             // A slice that was just taken over from a label is listed there too for a moment.

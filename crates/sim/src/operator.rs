@@ -95,6 +95,14 @@ impl Keeper {
                         // No label had been told of its end when the table was lost.
                         self.unmount(at, None, true).await?;
                     }
+                    if self.world.knobs.loss.is_some() && what == "mount" && refusal.message.contains("is lent to") {
+                        // An older table had answered that it was handed over already.
+                        let (task, to) = (self.task(), at.name().to_string());
+                        let transfer = || Transfer { task, to: to.clone(), force: false };
+                        let request = || Request::Transfer { volume: self.name.to_string(), transfer: transfer() };
+                        let answer = self.ask(at, request).await;
+                        self.log(|| format!("handed over again: {answer:?}"));
+                    }
                     left -= 1;
                     if left == 0 || self.is_lost_task(&refusal) {
                         return Err(refusal);

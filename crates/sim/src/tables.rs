@@ -2,7 +2,7 @@
 //! reconciled with them (R1, L5). Copies of volumes are accepted where the labels alone do not settle which one counts.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sublet_api::rebuild::{AcceptVolume, Rebuild, RebuildView, UnsettledView};
 use sublet_api::request::{Request, Response};
 use sublet_table::Table;
 use sublet_table::records::VolumeRow;
-use sublet_types::{Generation, Name, SliceId, VolumeId};
+use sublet_types::{Name, VolumeId};
 
 use crate::exec::{SECOND, Time};
 use crate::operator::ask_once;
@@ -150,22 +150,9 @@ async fn hold(world: &Rc<World>) {
         };
         world.all_up() && world.servers.iter().all(areas)
     };
-    // A generation that was committed and is in no label is lost with the table; only its client knows it.
-    let is_known = || world.manager.table(|table| is_labelled(world, table)) == Some(true);
-    while world.tables.striking.get() || !is_whole() || !is_known() {
+    while world.tables.striking.get() || !is_whole() {
         world.sim.sleep(Duration::from_millis(100)).await;
     }
-}
-
-/// Whether the labels of all copies in sync have the table's generation.
-fn is_labelled(world: &World, table: &Table) -> bool {
-    let reports = world.servers.iter().flat_map(|server| server.areas()).flat_map(|area| area.report("").slices);
-    let labels: BTreeMap<SliceId, Generation> = reports.map(|slice| (slice.facts.slice, slice.facts.generation)).collect();
-    let mut segments = table.volumes.values().filter(|row| row.frozen.is_none()).flat_map(|row| &row.segments);
-    segments.all(|segment| {
-        let mut legs = segment.legs.iter().filter(|leg| leg.in_sync);
-        legs.all(|leg| labels.get(&leg.slice) == Some(&segment.generation))
-    })
 }
 
 /// One command at some server's machine.

@@ -124,8 +124,9 @@ impl Pool {
 
     async fn open_leases(&self, number: u64, borrower: ServerId) {
         for (leg, lender) in (0..).zip(&self.lenders) {
-            let order =
-                Order::OpenLease { slice: slice(leg), area: area(leg), lease: lease(number, borrower), facts: facts(leg) };
+            let (generation, in_sync) = (self.table.generation.get(), self.table.in_sync.borrow().clone());
+            let facts = SliceFacts { generation, in_sync, ..facts(leg) };
+            let order = Order::OpenLease { slice: slice(leg), area: area(leg), lease: lease(number, borrower), facts };
             lender.order(order).await;
         }
     }

@@ -435,6 +435,27 @@ fn bytes_under_a_right_checksum_never_panic_whatever_they_are() {
 }
 
 #[test]
+fn l5_a_lease_by_a_table_that_does_not_know_the_generation_of_a_leg_in_sync_is_refused() {
+    with_area(async |_, area| {
+        let own = SliceFacts { legs: 2, in_sync: vec![true, true], ..facts(1, 0, 2 * REGION) };
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        let newer = SetState { generation: generation(2), in_sync: vec![true, false], equalised: false, stale: Vec::new() };
+        area.set_state(slice(1), epoch(1), &newer).await.unwrap();
+        let refused = area.open_lease(slice(1), &lease(2), &own).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Disagreement);
+        assert!(refused.to_string().contains("the table is behind"), "{refused}");
+        let label = area.report("").slices[0].clone();
+        assert_eq!((label.epoch, label.facts.generation), (epoch(1), generation(2)), "nothing was changed");
+        // A return that was broken off leaves the label of its target ahead (S5).
+        let target = SliceFacts { in_sync: vec![false, true], ..own.clone() };
+        area.open_lease(slice(1), &lease(2), &target).await.unwrap();
+        let present = SliceFacts { generation: generation(2), in_sync: vec![true, false], ..own };
+        area.open_lease(slice(1), &lease(3), &present).await.unwrap();
+    });
+}
+
+#[test]
 fn l5_numbers_that_no_manager_issues_are_refused_and_never_written() {
     with_area(async |doors, area| {
         let own = facts(1, 0, 2 * REGION);

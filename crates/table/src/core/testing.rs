@@ -129,6 +129,9 @@ impl FakeServer {
                     return Err(Refusal::new(ErrorKind::StaleEpoch, format!("the label has epoch {}", row.epoch)));
                 }
                 assert_eq!((facts.offset, facts.length), (row.facts.offset, row.facts.length));
+                if facts.in_sync[facts.leg as usize] && facts.generation.number < row.facts.generation.number {
+                    return Err(Refusal::new(ErrorKind::Conflict, "the table is behind (L5)"));
+                }
                 *row = FakeSlice {
                     facts: facts.clone(),
                     epoch: lease.epoch,
@@ -397,7 +400,11 @@ impl Pool {
                         let server = &mut self.servers[index];
                         let outcome = match server.execute(&order) {
                             Ok(()) => Outcome::Done,
-                            Err(refusal) => Outcome::Failed { refusal },
+                            Err(refusal) => {
+                                // As real servers do.
+                                server.tell_areas = true;
+                                Outcome::Failed { refusal }
+                            }
                         };
                         server.results.push(OrderResult { number, run, outcome });
                     }

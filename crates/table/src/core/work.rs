@@ -1,5 +1,6 @@
 //! Background work: who does it, what its coordinators are told, and what becomes of what they report.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::Refusal;
@@ -146,16 +147,24 @@ impl<S: Store> Core<S> {
         let Some(volume) = self.table.volumes.get(&id) else { return Ok(()) };
         let mut change = Change::new();
         // A coordinator's last report is looked at when its lease ends.
-        if report.leaving && report.clean && volume.work.unclean && volume.lease.is_some() {
-            let mut next = volume.clone();
+        let mut next = volume.clone();
+        if report.leaving && report.clean && volume.lease.is_some() {
             next.work.unclean = false;
-            change.put(Row::Volume(Box::new(next)));
         }
-        if report.segments_revision >= volume.work.segments_revision {
-            let held = self.table.wipes.values().filter(|row| row.volume == id && row.held_by == Some(report.epoch));
-            for row in held {
-                change.put(Row::Wipe(crate::records::WipeRow { held_by: None, ..row.clone() }));
+        let held: Vec<_> =
+            self.table.wipes.values().filter(|row| row.volume == id && row.held_by == Some(report.epoch)).cloned().collect();
+        match report.segments_revision.cmp(&volume.work.segments_revision) {
+            Ordering::Equal => {
+                for row in held {
+                    change.put(Row::Wipe(crate::records::WipeRow { held_by: None, ..row }));
+                }
             }
+            // It has that of a table that was lost since, whose clock was ahead. What is to be taken now needs a newer number (R1).
+            Ordering::Greater if !held.is_empty() => next.work.segments_revision = report.segments_revision.saturating_add(1),
+            _ => {}
+        }
+        if next != *volume {
+            change.put(Row::Volume(Box::new(next)));
         }
         self.commit_request(change)
     }

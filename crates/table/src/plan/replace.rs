@@ -259,9 +259,8 @@ pub fn leave(table: &Table, task: &TaskRow, volume: &VolumeRow, context: &mut Co
     };
     let mut change = Change::new();
     let slice = SliceId::from_u128((context.random)());
-    let generation_bits = (context.random)();
     change.put(Row::Wipe(lost_slice(volume, leg)));
-    change.put(Row::Volume(Box::new(with_new_leg(volume, (index, position), (slice, spot), generation_bits))));
+    change.put(Row::Volume(Box::new(with_new_leg(volume, (index, position), (slice, spot), context))));
     let mut legs = legs.to_vec();
     if let Some(leg) = legs.get_mut(next) {
         leg.new = Some(slice);
@@ -299,7 +298,7 @@ fn add(table: &Table, task: &TaskRow, volume: &VolumeRow, (next, index): (usize,
     };
     let slice = SliceId::from_u128((context.random)());
     let mut row = volume.clone();
-    row.work.segments_revision += 1;
+    row.work.next_revision(context.now_ms);
     if let Some(segment) = row.segments.get_mut(index) {
         segment.legs.push(new_leg(slice, spot));
         // Labels of the former generation have fewer copies (F6).
@@ -341,14 +340,19 @@ fn lost_slice(volume: &VolumeRow, leg: &LegRow) -> WipeRow {
     WipeRow { replaced: true, held_by, ..layout::wipe_row(volume, leg, volume.epoch, true) }
 }
 
-fn with_new_leg(volume: &VolumeRow, (index, position): (usize, usize), (slice, spot): (SliceId, Spot), bits: u128) -> VolumeRow {
+fn with_new_leg(
+    volume: &VolumeRow,
+    (index, position): (usize, usize),
+    (slice, spot): (SliceId, Spot),
+    context: &mut Context<'_>,
+) -> VolumeRow {
     let mut next = volume.clone();
-    next.work.segments_revision += 1;
+    next.work.next_revision(context.now_ms);
     next.work.replaced_in = volume.epoch;
     let Some(segment) = next.segments.get_mut(index) else { return next };
     if segment.legs.get(position).is_some_and(|leg| leg.in_sync) {
         // Nobody holds a lease: nothing is written, and the survivors' labels learn it with the next one (S1).
-        segment.generation = segment.issue(bits);
+        segment.generation = segment.issue((context.random)());
     }
     // What was issued or could be withdrawn may have been for the leg that is no more.
     segment.pending = None;

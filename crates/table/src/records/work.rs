@@ -27,7 +27,7 @@ pub struct WorkRow {
     /// When the last scrub ended, in milliseconds since 1970 (UTC); 0 if there was none.
     #[serde(default)]
     pub scrubbed_ms: u64,
-    /// Counts the replaced legs.
+    /// Goes up with every replaced leg ([`WorkRow::next_revision`]).
     #[serde(default)]
     pub segments_revision: u64,
     /// The epoch during which a leg was last replaced.
@@ -36,6 +36,14 @@ pub struct WorkRow {
     /// What was found.
     #[serde(default)]
     pub findings: FindingsRow,
+}
+
+impl WorkRow {
+    /// A leg is replaced. The number is one that no former table has told a client: it goes with the clock, in milliseconds since
+    /// 1970 (F4, R1).
+    pub fn next_revision(&mut self, now_ms: u64) {
+        self.segments_revision = (self.segments_revision + 1).max(now_ms);
+    }
 }
 
 /// The lease of background work on a volume that is not mounted: an epoch like a mount's, with the coordinator as its

@@ -135,6 +135,32 @@ fn l5_a_mount_by_a_table_that_is_behind_leaves_no_newer_copy_behind() {
     assert!(pool.events().iter().all(|event| !event.contains("a1 is stale") && !event.contains("server-a is stale")));
 }
 
+/// A client tells a label what the newer table had committed, after the older one has heard of that label.
+#[test]
+fn l5_a_label_that_gets_ahead_after_its_lender_was_heard_stops_the_next_mount() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    let backup = pool.backup();
+    let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
+    pool.restore(&backup);
+    pool.pass(5000);
+    assert_eq!(volume(&pool).frozen, None);
+    for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
+        slice.facts.generation = left.generation;
+        slice.facts.in_sync = left.in_sync.clone();
+    }
+    pool.done(force_unmount(11, "v"));
+    let refusal = pool.refused(mount(12, borrower, "v"));
+    assert!(refusal.message.contains("frozen"), "{refusal}");
+    assert!(volume(&pool).frozen.is_some() && volume(&pool).lease.is_none());
+    pool.servers.iter_mut().for_each(|server| server.coordinates_nothing = true);
+    reconcile(&mut pool);
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), true), ("b1".to_owned(), false)]);
+    let epoch = pool.mounted(mount(13, borrower, "v")).epoch;
+    pool.done(unmount(14, borrower, "v", epoch));
+}
+
 #[test]
 fn l5_a_forced_unmount_by_a_table_that_is_behind_makes_no_second_history() {
     let mut pool = doubled();

@@ -50,6 +50,28 @@ fn r2_a_copy_that_was_not_there_when_its_rebuilt_volume_was_deleted_is_wiped_whe
     }
 }
 
+/// The table is lost while a volume is being returned, and the wipe of its last copy ends before anybody knows of it.
+#[test]
+fn r1_p2_nothing_stays_of_a_volume_whose_last_slice_is_wiped_while_the_table_is_rebuilt() {
+    let mut pool = Pool::new(&[16, 16, 0]);
+    let borrower = pool.id(C);
+    pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
+    let wipe = |pool: &mut Pool, server: usize| {
+        let area = pool.servers[server].areas.values_mut().next().unwrap();
+        (area.slices, area.dirty) = Default::default();
+        pool.servers[server].tell_areas = true;
+    };
+    wipe(&mut pool, 1);
+    pool.lose_table();
+    rebuild(&mut pool, false);
+    assert!(pool.core.table().volume("v").unwrap().unsettled);
+    wipe(&mut pool, 0);
+    pool.pass(6000);
+    assert!(pool.core.table().volumes.is_empty());
+    assert!(pool.events().iter().any(|event| event.contains("nothing is left of it")));
+    pool.done(borrow(2, borrower, Some("w"), Some(16 * R), Some(Way::Doubled)));
+}
+
 /// `v` is defined and was returned; its wipe has not ended when the row of it is damaged.
 fn damaged(dissolve: bool) -> (Pool, SliceId) {
     let mut pool = Pool::new(&[16, 0, 0]);

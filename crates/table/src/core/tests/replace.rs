@@ -181,6 +181,31 @@ fn a_new_copy_whose_server_is_lost_too_is_replaced_again() {
     assert!(!holds(&pool, 2, first));
 }
 
+/// F4: a client counts what it has taken of a table that was lost since. That says nothing of what the present one has replaced.
+#[test]
+fn f4_r1_what_a_client_has_taken_of_a_former_table_lets_no_slice_go_that_it_still_uses() {
+    // Of the clocks of the two managers either may be ahead.
+    for former in [1, 2, 1 << 50] {
+        let (mut pool, mounting) = mounted();
+        pool.lose(1);
+        pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale);
+        let old = slice(&pool, 1);
+        pool.send(replace(4, "v", "server-b", None));
+        pool.pass(3000);
+        assert_eq!(areas(&pool)[1], "c1");
+        pool.revive(1);
+        let answer = tell(&mut pool, &mounting, former);
+        pool.pass(20_000);
+        assert!(holds(&pool, 1, old), "the client has a session there");
+        // It is told of the new copy by a number that is news to it.
+        let answer = if answer.segments.is_some() { answer } else { tell(&mut pool, &mounting, former) };
+        assert!(answer.segments.is_some() && answer.segments_revision > former, "{answer:?}");
+        tell(&mut pool, &mounting, answer.segments_revision);
+        pool.pass(20_000);
+        assert!(!holds(&pool, 1, old));
+    }
+}
+
 #[test]
 fn s6_refusals_say_why_a_copy_is_not_replaced() {
     let mut pool = Pool::new(&[16, 16, 2, 0]);
