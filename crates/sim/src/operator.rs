@@ -98,7 +98,7 @@ impl Keeper {
                     if self.world.knobs.loss.is_some() && what == "mount" && refusal.message.contains("is lent to") {
                         // An older table had answered that it was handed over already.
                         let (task, to) = (self.task(), at.name().to_string());
-                        let transfer = || Transfer { task, to: to.clone(), force: false };
+                        let transfer = || Transfer { task, to: to.clone(), force: true };
                         let request = || Request::Transfer { volume: self.name.to_string(), transfer: transfer() };
                         let answer = self.ask(at, request).await;
                         self.log(|| format!("handed over again: {answer:?}"));
