@@ -57,7 +57,7 @@ pub(crate) struct Inner<D: Doors> {
     /// The failure is counted in `label`, and there it is on the disk, too.
     pub failure_counted: Cell<bool>,
     pub failure_noted: Cell<bool>,
-    /// That the disk does not take it was logged, and is noted elsewhere.
+    /// That the disk does not take it was logged; it is noted elsewhere, or being noted there.
     pub failure_told: Cell<bool>,
     pub failure_witnessed: Cell<bool>,
     pub witness: Rc<dyn Witness>,
@@ -140,6 +140,7 @@ impl<D: Doors> Inner<D> {
             if let Err(failed) = written {
                 self.doubtful.set(failed.copy);
                 let failure = self.fail(&format!("writing the label on {}", piece.spec), &failed.error);
+                self.note_elsewhere().await;
                 self.write_failure().await;
                 return Err(failure);
             }

@@ -1,6 +1,7 @@
-//! W7: a failed write or flush is remembered. In memory at once, in the label before it is answered, and with a witness if the
-//! disk does not take it.
+//! W7: a failed write or flush is remembered. In memory at once, and in the label before it is answered; until the disk takes that,
+//! with a witness.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -84,6 +85,7 @@ impl<D: Doors> Inner<D> {
     /// Notes a failure in the label, so that the identity changes: whoever has unflushed writes here learns that they may be
     /// lost, although the next opening begins without the failure (W7). The answer is true once the disk has it.
     pub async fn note_failure(&self) -> bool {
+        self.note_elsewhere().await;
         let _one_at_a_time = self.changing.lock().await;
         self.write_failure().await
     }
@@ -91,6 +93,7 @@ impl<D: Doors> Inner<D> {
     /// The caller holds `changing`.
     pub(crate) async fn write_failure(&self) -> bool {
         if self.failure_noted.get() || self.released.get() {
+            self.forget_note().await;
             return true;
         }
         if !self.failure_counted.replace(true) {
@@ -119,25 +122,39 @@ impl<D: Doors> Inner<D> {
                 self.failure_noted.set(failed.copy != self.doubtful.get());
             }
         }
-        self.tell_witness().await;
         if self.failure_noted.get() {
+            self.forget_note().await;
             let area = self.label.borrow().area;
             self.pieces.iter().for_each(|piece| piece.file.set_counted(area, piece.file.losses()));
         }
         self.failure_noted.get()
     }
 
-    /// Notes elsewhere what the disk has not taken, and takes that back once it has.
-    async fn tell_witness(&self) {
-        let area = self.label.borrow().area;
-        let is_to_be_noted = !self.failure_noted.get();
-        if self.failure_witnessed.get() == is_to_be_noted {
+    /// Notes a failure outside of the area, before the disk is asked for anything more: it may hang next. All areas on its files may
+    /// have lost something, and the kernel tells that once.
+    pub(crate) async fn note_elsewhere(&self) {
+        // Set first: who stops waiting here may leave a note behind, and it has to be taken back all the same.
+        if self.failure_noted.get() || self.failure_witnessed.replace(true) {
             return;
         }
-        let told = if is_to_be_noted { self.witness.note(area) } else { self.witness.forget(area) }.await;
-        match told {
-            Ok(()) => self.failure_witnessed.set(is_to_be_noted),
-            Err(error) => tracing::error!("area {}: the note of its failure: {error}", self.label().name),
+        let areas: BTreeSet<AreaId> = self.pieces.iter().flat_map(|piece| piece.file.areas()).collect();
+        for area in areas {
+            if let Err(error) = self.witness.note(area).await {
+                tracing::error!("area {}: its failure cannot be noted elsewhere: {error}", self.label().name);
+                self.failure_witnessed.set(false);
+            }
+        }
+    }
+
+    /// The label has it: the note is not needed any more.
+    async fn forget_note(&self) {
+        if !self.failure_witnessed.get() {
+            return;
+        }
+        let area = self.label.borrow().area;
+        match self.witness.forget(area).await {
+            Ok(()) => self.failure_witnessed.set(false),
+            Err(error) => tracing::error!("area {}: the note of its failure stays: {error}", self.label().name),
         }
     }
 }

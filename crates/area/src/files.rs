@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ struct Table {
     losses: HashMap<Medium, u64>,
     /// How many of them the label of an area counts.
     counted: HashMap<(Medium, AreaId), u64>,
+    /// The areas that were opened there.
+    areas: HashMap<Medium, BTreeSet<AreaId>>,
 }
 
 /// A file of one disk: another disk at the same path has lost nothing.
@@ -101,6 +103,16 @@ impl<F: DiskFile> Held<F> {
     /// How often writes to this file have failed.
     pub(crate) fn losses(&self) -> u64 {
         OPEN.with_borrow(|table| table.losses.get(&self.medium()).copied().unwrap_or(0))
+    }
+
+    /// An area lies there.
+    pub(crate) fn add_area(&self, area: AreaId) {
+        OPEN.with_borrow_mut(|table| table.areas.entry(self.medium()).or_default().insert(area));
+    }
+
+    /// The areas that were opened on this file, by this process.
+    pub(crate) fn areas(&self) -> BTreeSet<AreaId> {
+        OPEN.with_borrow(|table| table.areas.get(&self.medium()).cloned().unwrap_or_default())
     }
 
     /// How many of them the label of the area counts.

@@ -127,6 +127,7 @@ impl<D: Doors> Area<D> {
         check_area(&area, &labels)?;
         check_opening(&area, &labels, pieces)?;
 
+        found.iter().for_each(|found| found.file.add_area(area.area));
         // W7: an earlier opening in this process was told of lost writes and came to nothing. Nobody is told again.
         let losses: Vec<u64> = found.iter().map(|found| found.file.losses()).collect();
         let is_noted = witness.is_noted(area.area).await;

@@ -308,7 +308,9 @@ impl Keeper {
     async fn life(&self) -> Result<(), Refusal> {
         let world = Rc::clone(&self.world);
         let mut at = world.any_server();
+        world.tables.set_wanted(&self.name, false);
         self.borrow(&at).await?;
+        world.tables.set_wanted(&self.name, true);
         self.log(|| format!("borrowed by {}: {} bytes, {}", at.name(), self.size, self.way));
         let mut calm_rounds = 0;
         loop {
@@ -353,7 +355,7 @@ impl Keeper {
                     at = to;
                 }
             } else if !mounted && !calm && self.sim().chance(100_000) {
-                world.tables.give_back(&self.name);
+                world.tables.set_wanted(&self.name, false);
                 return self.give_back(&at).await;
             }
         }

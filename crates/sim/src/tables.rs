@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use sublet_api::Refusal;
 use sublet_api::rebuild::{AcceptVolume, Rebuild, RebuildView, UnsettledView};
-use sublet_api::request::{Request, Response};
+use sublet_api::request::{Request, Response, Return};
 use sublet_table::Table;
 use sublet_table::records::VolumeRow;
-use sublet_types::{Name, VolumeId};
+use sublet_types::{Name, TaskId, VolumeId};
 
 use crate::exec::{SECOND, Time};
 use crate::operator::ask_once;
@@ -47,7 +47,7 @@ pub struct Tables {
     done: Cell<bool>,
     /// Volumes that an administrator has taken from whoever had them mounted.
     taken: RefCell<BTreeSet<Name>>,
-    /// Volumes whose borrower is giving them back: nobody needs their bytes.
+    /// Volumes whose borrower is giving them back, or has not got them yet: nobody needs their bytes.
     unwanted: RefCell<BTreeSet<Name>>,
 }
 
@@ -72,9 +72,18 @@ impl Tables {
         self.taken.borrow_mut().insert(volume.clone());
     }
 
-    /// A volume's borrower gives it back.
-    pub fn give_back(&self, volume: &Name) {
-        self.unwanted.borrow_mut().insert(volume.clone());
+    /// Whether somebody needs the bytes of a volume from now on.
+    pub fn set_wanted(&self, volume: &Name, wanted: bool) {
+        let mut unwanted = self.unwanted.borrow_mut();
+        if wanted {
+            unwanted.remove(volume);
+        } else {
+            unwanted.insert(volume.clone());
+        }
+    }
+
+    fn is_unwanted(&self, volume: &Name) -> bool {
+        self.unwanted.borrow().contains(volume)
     }
 
     /// Whether an administrator has taken the volume from whoever had it mounted.
@@ -205,7 +214,9 @@ async fn finish(world: &Rc<World>) {
             command(world, Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() })).await;
         } else if sim.now() > begun + hurry || for_long {
             for volume in &view.unsettled {
-                accept(world, volume).await;
+                if !accept(world, volume).await && is_whole && world.tables.is_unwanted(&volume.name) {
+                    dissolve(world, volume).await;
+                }
             }
         }
         if sim.now() > since + PATIENCE {
@@ -214,23 +225,31 @@ async fn finish(world: &Rc<World>) {
     }
 }
 
-/// `sublet volume accept` with a copy that has everything: the simulator knows which one that is.
-async fn accept(world: &Rc<World>, volume: &UnsettledView) {
+/// `sublet return --dissolve`: nobody needs it, and some of it is not there at all.
+async fn dissolve(world: &Rc<World>, volume: &UnsettledView) {
+    let task = TaskId::from_u128(world.sim.random(|random| random.next_u128()));
+    let give_back = Return { task, server: None, dissolve: true };
+    command(world, Request::Return { volume: volume.name.to_string(), give_back }).await;
+}
+
+/// `sublet volume accept` with a copy that has everything: the simulator knows which one that is. False if there is none.
+async fn accept(world: &Rc<World>, volume: &UnsettledView) -> bool {
     let copies = world.manager.table(|table| copies(world, table, volume.volume)).unwrap_or_default();
     for leg in copies {
         let accept = AcceptVolume { leg, stale: false };
         // Whoever had it mounted is fenced, also if the answer is lost.
         world.tables.take(&volume.name);
         if let Some(Ok(_)) = command(world, Request::AcceptVolume { volume: volume.name.to_string(), accept }).await {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Areas and servers that have an up-to-date copy of all that they have of a volume.
 fn copies(world: &World, table: &Table, volume: VolumeId) -> Vec<String> {
     let Some(row) = table.volumes.get(&volume) else { return Vec::new() };
-    let is_unwanted = world.tables.unwanted.borrow().contains(&row.name);
+    let is_unwanted = world.tables.is_unwanted(&row.name);
     let areas: BTreeSet<_> = row.legs().map(|(_, leg)| leg.area).collect();
     let is_good = |area: &&sublet_types::AreaId| {
         let mut legs = row.legs().filter(|(_, leg)| leg.area == **area);

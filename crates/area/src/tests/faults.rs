@@ -145,6 +145,34 @@ fn w7_a_failure_that_the_disk_never_takes_outlives_the_process_with_a_witness() 
 }
 
 #[test]
+fn w7_the_other_areas_on_the_file_of_a_failed_one_are_noted_too_before_the_disk_is_asked_again() {
+    let length = file_size_for(SIZE);
+    with_files(&[("/disk", 2 * length)], false, async |doors| {
+        let notes = Rc::new(Notes::default());
+        let parts: Vec<PieceSpec> = (0..2).map(|n| PieceSpec { offset: n * length, ..piece("/disk", SIZE) }).collect();
+        let mut areas = Vec::new();
+        for (part, id) in parts.iter().zip([0xa1, 0xa2]) {
+            let (pieces, id) = (std::slice::from_ref(part), AreaId::from_u128(id));
+            Area::format(&doors, &FormatSpec { area: id, ..spec(pieces) }).await.unwrap();
+            let area = Area::open_with(&doors, pieces, None, 1, notes.clone()).await.unwrap();
+            area.prepare_slice(&SliceFacts { area: id, ..facts(1, 0, 2 * REGION) }).await.unwrap();
+            write(&area, 1, 0, 7, 4096).await;
+            areas.push(area);
+        }
+        let before = areas[1].identity();
+        doors.machine.fail_sync.set(true);
+        areas[0].flush().await.unwrap_err();
+        assert_eq!(*notes.0.borrow(), [areas[1].id()].into(), "the label of the first one has it");
+        // The process is killed before the other one is used again.
+        drop(areas);
+        crate::files::forget_losses();
+        let doors = doors.restarted(doors.images());
+        let other = Area::open_with(&doors, std::slice::from_ref(&parts[1]), None, 1, notes.clone()).await.unwrap();
+        assert!(!other.identity().kept_writes_of(&before));
+    });
+}
+
+#[test]
 fn w7_a_note_of_a_failure_is_taken_back_once_the_label_has_it() {
     let length = file_size_for(SIZE);
     with_files(&[("/disk", length)], false, async |doors| {

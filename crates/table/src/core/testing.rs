@@ -71,6 +71,8 @@ pub struct FakeServer {
     pub conn: Option<u64>,
     pub results: Vec<OrderResult>,
     pub tell_areas: bool,
+    /// Not even then.
+    pub tells_nothing: bool,
     pub areas: BTreeMap<AreaId, FakeArea>,
     /// Orders carried out, for tests that care about their order.
     pub log: Vec<Order>,
@@ -278,6 +280,7 @@ impl Pool {
                 conn: None,
                 results: Vec::new(),
                 tell_areas: true,
+                tells_nothing: false,
                 areas,
                 log: Vec::new(),
                 member: true,
@@ -402,7 +405,7 @@ impl Pool {
                             Ok(()) => Outcome::Done,
                             Err(refusal) => {
                                 // As real servers do.
-                                server.tell_areas = true;
+                                server.tell_areas = !server.tells_nothing;
                                 Outcome::Failed { refusal }
                             }
                         };

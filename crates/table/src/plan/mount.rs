@@ -123,6 +123,9 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
     }
     let mut next = volume.clone();
     confirm(&mut next, standings);
+    if let Some(refusal) = disagreement(table, volume, standings) {
+        return Advance::Commit(undo(task, next, refusal, context));
+    }
     let dark: Vec<&SegmentRow> = volume.segments.iter().filter(|segment| !opened(segment, standings)).collect();
     if !dark.is_empty() {
         return Advance::Commit(give_up(table, task, next, &dark, standings, context));
@@ -166,6 +169,19 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
     change.put(Row::Volume(Box::new(next)));
     change.put(done(task, outcome, context.now_ms));
     Advance::Commit(change)
+}
+
+/// L5: the label of a leg that is in sync contradicts the table. It may know better, so it is not left behind.
+fn disagreement(table: &Table, volume: &VolumeRow, standings: &Standings) -> Option<Refusal> {
+    let contradicts = |slice| match standing_of(standings, slice) {
+        Some(Standing::Failed(refusal)) if matches!(refusal.kind, ErrorKind::Conflict | ErrorKind::StaleEpoch) => Some(refusal),
+        _ => None,
+    };
+    let (leg, why) = volume.legs().filter(|(_, leg)| leg.in_sync).find_map(|(_, leg)| Some((leg, contradicts(leg.slice)?)))?;
+    let lender = table.lender_name(leg.area);
+    let text =
+        format!("volume '{}' cannot be mounted: the label of its copy at {lender} contradicts the table: {why}", volume.name);
+    Some(conflict(text, "see `sublet manager rebuild --show`; if the table was restored: `sublet manager rebuild --reconcile`"))
 }
 
 fn opened(segment: &SegmentRow, standings: &Standings) -> bool {

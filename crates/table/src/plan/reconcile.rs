@@ -172,6 +172,13 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
                     "the label of area {} has generation {told} without a copy that is in sync by the table (generation {here})",
                     area.name
                 ));
+            } else if leg.in_sync && told.number > segment.generation.number {
+                // The manager commits first: only the label of a copy that returns is ever ahead (S5), and that is not in sync yet.
+                let here = segment.generation;
+                frozen = Some(format!(
+                    "the label of area {}, which is in sync by the table, has generation {told}, the table {here}",
+                    area.name
+                ));
             } else if told.is_split_from(segment.generation) {
                 // A number is never issued twice: one of the two was issued by a table that did not know of the other.
                 let here = segment.generation;

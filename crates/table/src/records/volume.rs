@@ -109,7 +109,9 @@ impl VolumeRow {
 
     /// Whether its labels know better than the table: it is not settled, or frozen until it is reconciled with them (L5, R1).
     pub fn is_behind(&self) -> bool {
-        self.unsettled || self.frozen.as_ref().is_some_and(|reason| reason.contains("reconcile"))
+        // No name has a space in it: these words are not a part of one.
+        let says_so = |reason: &String| reason.contains("rebuild --reconcile") || reason.contains("and reconcile with it");
+        self.unsettled || self.frozen.as_ref().is_some_and(says_so)
     }
 
     /// Segments of which no in-sync leg has confirmed the newest epoch: an older client might still write there (F3).

@@ -161,6 +161,46 @@ fn l5_a_label_that_gets_ahead_after_its_lender_was_heard_stops_the_next_mount() 
     pool.done(unmount(14, borrower, "v", epoch));
 }
 
+/// The backup was made after a generation had been issued for a copy that returned, and before that was committed.
+#[test]
+fn l5_a_table_from_the_middle_of_a_return_is_seen_to_be_behind() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
+    let Response::Leg(issued) = pool.change_leg(&mounting, 1, left.generation, LegChange::Returning) else { panic!() };
+    let backup = pool.backup();
+    let Response::Leg(joined) = pool.change_leg(&mounting, 1, issued.generation, LegChange::InSync) else { panic!() };
+    for slice in pool.servers.iter_mut().take(2).flat_map(|s| s.areas.values_mut()).flat_map(|area| area.slices.values_mut()) {
+        slice.facts.generation = joined.generation;
+        slice.facts.in_sync = joined.in_sync.clone();
+    }
+    pool.restore(&backup);
+    pool.pass(5000);
+    let refusal = pool.refused(mount(11, borrower, "v"));
+    assert!(refusal.message.contains("frozen"), "{refusal}");
+    reconcile(&mut pool);
+    assert_eq!(volume(&pool).frozen, None);
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), true), ("b1".to_owned(), true)]);
+    pool.mounted(mount(12, borrower, "v"));
+}
+
+/// A lender refuses, and what its label says is not heard.
+#[test]
+fn l5_a_copy_whose_label_contradicts_the_table_is_not_left_behind() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
+        slice.facts.generation = slice.facts.generation.next(77);
+        slice.facts.in_sync = vec![true, false];
+    }
+    pool.servers[0].tells_nothing = true;
+    let refusal = pool.refused(mount(10, borrower, "v"));
+    assert!(refusal.message.contains("contradicts the table"), "{refusal}");
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), true), ("b1".to_owned(), true)]);
+    assert!(volume(&pool).lease.is_none());
+}
+
 #[test]
 fn l5_a_forced_unmount_by_a_table_that_is_behind_makes_no_second_history() {
     let mut pool = doubled();

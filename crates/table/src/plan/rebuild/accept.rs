@@ -48,12 +48,14 @@ pub fn plan(
     let segments = segments_of(&seen, &mut unused);
     let named = seen.iter().map(|one| one.slice.facts.segments).max().unwrap_or_default();
     if segments.len() < named as usize || segments.is_empty() {
-        let text = format!(
-            "{} of the {named} segments of volume '{}' have no copy at all here",
-            named as usize - segments.len(),
-            row.name
-        );
-        return Err(conflict(text, "start the servers that have them"));
+        let text = match segments.len() {
+            0 => format!("nothing is left of volume '{}' here", row.name),
+            here => {
+                format!("{} of the {named} segments of volume '{}' have no copy at all here", named as usize - here, row.name)
+            }
+        };
+        let hint = format!("start the servers that have them; if nobody needs it: `sublet return {} --dissolve`", row.name);
+        return Err(conflict(text, &hint));
     }
     // Also where its segments look fine: whoever names something else means something else.
     if !segments.values().flat_map(BTreeMap::values).any(|one| matches(table, one, choice.leg)) {

@@ -19,7 +19,7 @@ pub use tombs::{obey, spent, wanted as wanted_tombstones};
 use self::labels::{Held, Seen, Set};
 use super::{Context, listed, wipe};
 use crate::change::Change;
-use crate::records::{AbsentLeg, Key, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, VolumeRow, WipeRow, WorkRow};
+use crate::records::{AbsentLeg, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, VolumeRow, WipeRow, WorkRow};
 use crate::table::Table;
 
 /// So far above any number that was seen does a rebuilt table go on: a lender that was not seen may know a few more.
@@ -61,15 +61,7 @@ pub fn plan(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
         begun_wipes(table, reports, &mut change);
     }
     let mut names: BTreeMap<Name, VolumeId> = table.volumes.values().map(|row| (row.name.clone(), row.id)).collect();
-    let volumes = by_volume(table, reports);
-    let is_left = |row: &VolumeRow| volumes.contains_key(&row.id);
-    let is_all_told = table.areas.keys().all(|area| reported.contains(area));
-    // The last slices that were seen of it were being wiped (P2): nobody could ever settle it.
-    for row in table.volumes.values().filter(|row| is_all_told && row.unsettled && row.task.is_none() && !is_left(row)) {
-        change.event(row.name.as_str(), "nothing is left of it: what the labels held of it was wiped");
-        change.delete(Key::Volume(row.id));
-    }
-    for (id, seen) in volumes {
+    for (id, seen) in by_volume(table, reports) {
         match table.volumes.get(&id) {
             Some(row) if row.task.is_none() && (row.unsettled || (is_reconciling && row.frozen.is_some())) => {
                 // A lender that was seen and is not reported now: what its label says is not known at this moment.
