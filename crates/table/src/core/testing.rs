@@ -578,17 +578,7 @@ impl Pool {
     }
 
     pub fn report(&mut self, mounting: &MountingInformation, path: PathState, hold: bool) -> u64 {
-        let report = ClientReport {
-            epoch: mounting.epoch,
-            path,
-            reason: String::new(),
-            work: vec![],
-            findings: vec![],
-            hold,
-            leaving: false,
-            clean: false,
-            segments_revision: 0,
-        };
+        let report = ClientReport { path, hold, ..coordinator::report(mounting.epoch) };
         self.send(Request::ClientReport { volume: mounting.volume, report })
     }
 
