@@ -143,8 +143,12 @@ pub async fn keep(world: Rc<World>, loss: Loss) {
     loop {
         sim.sleep(Duration::from_secs(2)).await;
         if look(&world).await.is_some_and(|view| !view.unsettled.is_empty() || view.strangers > 0) {
+            // The table turns out to be behind once more: a late order of the newer one was carried out.
+            world.checks.behind.set(true);
             begin(&world, Loss::News).await;
             finish(&world).await;
+            world.checks.table_changed();
+            world.checks.behind.set(false);
         }
     }
 }
