@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_table::Table;
-use sublet_table::records::{AreaRow, SegmentRow};
+use sublet_table::records::{AreaRow, SegmentRow, VolumeRow};
 use sublet_types::{Epoch, Generation, SliceId, VolumeId};
 
 use crate::world::World;
@@ -23,6 +23,8 @@ pub struct Checks {
     in_sync: RefCell<BTreeMap<(VolumeId, usize), Newest>>,
     /// The table is older than the labels.
     pub(crate) behind: Cell<bool>,
+    /// The table is not the first one.
+    is_another: Cell<bool>,
 }
 
 impl Checks {
@@ -30,6 +32,14 @@ impl Checks {
     pub fn table_changed(&self) {
         self.epochs.borrow_mut().clear();
         self.generations.borrow_mut().clear();
+        self.is_another.set(true);
+    }
+
+    /// A slice that is in no label yet, or is to be wiped. An order of a former table may have come first there: then the label
+    /// refuses it, and its volume is not made (L5).
+    fn is_only_planned(&self, table: &Table, slice: SliceId) -> bool {
+        let is_planned = |row: &VolumeRow| row.legs().any(|(_, leg)| leg.slice == slice && (row.task.is_some() || leg.fresh));
+        self.is_another.get() && (table.wipes.contains_key(&slice) || table.volumes.values().any(is_planned))
     }
 
     /// Whether a copy has every acknowledged write, as far as any table knew. Of what was never finished nobody knew anything.
@@ -87,7 +97,8 @@ impl Checks {
         // not been heard of since.
         let is_trusted = |area: &&AreaRow| area.quarantined.is_none() && (area.accepted.is_none() || area.open.is_some());
         for area in table.areas.values().filter(is_trusted).filter(|_| !self.behind.get()) {
-            let mut taken: Vec<_> = table.taken(area.id).into_iter().map(|t| (t.offset, t.length, t.slice)).collect();
+            let taken = table.taken(area.id).into_iter().filter(|taken| !self.is_only_planned(table, taken.slice));
+            let mut taken: Vec<_> = taken.map(|t| (t.offset, t.length, t.slice)).collect();
             taken.sort();
             // A slice that was just taken over from a label is listed there too for a moment.
             taken.dedup();

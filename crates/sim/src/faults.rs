@@ -391,10 +391,15 @@ async fn mend(world: &Rc<World>) {
     world.set_calm();
 }
 
+/// An administrator looks so often, once a second, before an area is accepted.
+const TRUST_LOOKS: u32 = 15;
+
 /// L2: an administrator looks at the areas that are not trusted, and accepts them once the manager has heard of what lies there
 /// now: the right disks are in their places.
 async fn trust(world: &Rc<World>) {
     let sim = &world.sim;
+    // What is shown of an area that is not trusted does not say which disk it was heard of: every server has polled meanwhile.
+    let mut patience = TRUST_LOOKS;
     loop {
         let areas: Vec<_> = world.servers.iter().flat_map(|server| server.areas()).map(|area| area.report("")).collect();
         let expected: usize = world.servers.iter().map(|server| server.entries().len()).sum();
@@ -409,11 +414,12 @@ async fn trust(world: &Rc<World>) {
         };
         match world.manager.table(|table| (is_known(table), doubted(table))) {
             Some((true, None)) => return,
+            Some((true, Some(_))) if patience > 0 => patience -= 1,
             Some((true, Some(area))) => {
                 let answer = ask_once(world, &world.any_server(), Request::AcceptArea { area: area.clone() }).await;
                 sim.log("faults", || format!("area {area} is accepted: {}", answer.is_some_and(|answer| answer.is_ok())));
             }
-            _ => {}
+            _ => patience = TRUST_LOOKS,
         }
         sim.sleep(Duration::from_secs(1)).await;
     }

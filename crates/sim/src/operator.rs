@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_api::mount::MountingInformation;
-use sublet_api::request::{Borrow, Mount, Request, Response, Return, TaskOutcome, Transfer, Unmount};
+use sublet_api::request::{Borrow, Mount, Replace, Request, Response, Return, TaskOutcome, Transfer, Unmount};
 use sublet_api::{ErrorKind, Refusal};
+use sublet_table::Table;
 use sublet_types::limits::POLL_INTERVAL;
-use sublet_types::{Epoch, Name, TaskId, Way};
+use sublet_types::{Epoch, Name, TaskId, VolumeId, Way};
 use sublet_volume::VolumeOptions;
 
 use crate::client::Client;
@@ -262,9 +263,24 @@ impl Keeper {
         Ok(Ended::Crashed)
     }
 
+    /// An order of a former table has wiped a slice that the present one had found in its label: events say that it is missing, and
+    /// it is made anew.
+    async fn replace_stale(&self, volume: VolumeId) {
+        let of = |table: &Table| {
+            let (_, leg) = table.volumes.get(&volume)?.legs().find(|(_, leg)| !leg.in_sync)?;
+            Some(table.lender_name(leg.area))
+        };
+        let Some(lost) = self.world.manager.table(of).flatten() else { return };
+        let replace = Replace { task: self.task(), lost, on: None };
+        let request = || Request::Replace { volume: self.name.to_string(), replace: replace.clone() };
+        let answer = ask_once(&self.world, &self.world.any_server(), request()).await;
+        self.log(|| format!("a copy is made anew: {answer:?}"));
+    }
+
     /// Once nothing is wrong any more, all copies become equal.
     async fn settle(&self, client: &Rc<Client>) {
         let patience = self.sim().now() + 400 * SECOND;
+        let mut replace_at = self.sim().now() + 100 * SECOND;
         let volume = client.info.volume;
         loop {
             let stale = self
@@ -276,6 +292,10 @@ impl Keeper {
             }
             if self.sim().now() > patience && self.world.knobs.loud {
                 return;
+            }
+            if self.world.knobs.loss.is_some() && self.sim().now() > replace_at {
+                replace_at += 100 * SECOND;
+                self.replace_stale(volume).await;
             }
             if self.sim().now() > patience {
                 let status = client.volume.status();

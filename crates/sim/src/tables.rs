@@ -139,9 +139,10 @@ pub async fn keep(world: Rc<World>, loss: Loss) {
     world.checks.table_changed();
     world.checks.behind.set(false);
     world.tables.set_done();
-    // A label may tell more when its server is back.
+    // A label may tell more when its server is back. What stays unknown is looked at less and less often.
+    let mut pause = Duration::from_secs(2);
     loop {
-        sim.sleep(Duration::from_secs(2)).await;
+        sim.sleep(pause).await;
         if look(&world).await.is_some_and(|view| !view.unsettled.is_empty() || view.strangers > 0) {
             // The table turns out to be behind once more: a late order of the newer one was carried out.
             world.checks.behind.set(true);
@@ -149,6 +150,7 @@ pub async fn keep(world: Rc<World>, loss: Loss) {
             finish(&world).await;
             world.checks.table_changed();
             world.checks.behind.set(false);
+            pause = (pause * 2).min(Duration::from_secs(120));
         }
     }
 }
