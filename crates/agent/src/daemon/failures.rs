@@ -1,4 +1,4 @@
-//! W7: failures of areas that their own disks do not take are noted in the state directory, which usually lies on another disk.
+//! W7: failures of areas are noted in the state directory, which usually lies on another disk, until their labels have them.
 
 use std::path::PathBuf;
 use std::{fs, io, thread};
@@ -32,7 +32,7 @@ fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 's
 impl Witness for FailureNotes {
     fn note(&self, area: AreaId) -> LocalBoxFuture<'static, io::Result<()>> {
         let path = self.path(area);
-        elsewhere(move || write_private(&path, b"The disk of this area has failed and did not take that into its label.\n"))
+        elsewhere(move || write_private(&path, b"The disk of this area has failed, and its label may not say so yet.\n"))
     }
 
     fn is_noted(&self, area: AreaId) -> LocalBoxFuture<'static, io::Result<bool>> {

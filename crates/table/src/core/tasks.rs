@@ -70,8 +70,8 @@ impl<S: Store> Core<S> {
     }
 
     /// What wipes a volume's bytes waits until its lenders have told of their labels once: the table may have been restored from
-    /// an older copy, and they may know that somebody else has it by now, or that a copy is in sync (L5). Nobody waits for a lender that is lost: what it
-    /// knows better is seen when it returns.
+    /// an older copy, and they may know that somebody else has it by now, or that a copy is in sync (L5). Nobody waits for a lender
+    /// that is lost: what it knows better is seen when it returns.
     fn is_early(&self, request: &Request) -> bool {
         let (Request::SetWay { volume, .. } | Request::Return { volume, .. } | Request::Replace { volume, .. }) = request else {
             return false;

@@ -69,7 +69,8 @@ pub fn check_epoch(volume: &VolumeRow, epoch: sublet_types::Epoch) -> Result<(),
     if volume.is_held(epoch) {
         return Ok(());
     }
-    // L5: the table may be older than the world, and have given out the same number itself. Only who is really older is told to stop.
+    // L5: the table may be older than the world, and have given out the same number itself. Only who is really older is told to
+    // stop.
     if volume.is_behind() || epoch.number > volume.epoch.number || epoch.is_split_from(volume.epoch) {
         let text = format!(
             "the table has epoch {} of volume '{}', not {epoch}: it is behind, or being rebuilt",

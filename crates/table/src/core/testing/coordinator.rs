@@ -2,7 +2,7 @@
 
 use sublet_api::mount::MountingInformation;
 use sublet_api::order::Order;
-use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegChange, Request, Response};
+use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegAnswer, LegChange, Request, Response};
 use sublet_api::view::PathState;
 use sublet_api::work::{Work, WorkKind, WorkReport, WorkState};
 use sublet_api::{ErrorKind, Refusal};
@@ -59,6 +59,14 @@ pub fn report(epoch: Epoch) -> ClientReport {
 }
 
 impl Pool {
+    /// The labels of a server have what the manager has answered a client, as after a SET_STATE. The server does not report it.
+    pub fn set_state(&mut self, server: usize, answer: &LegAnswer) {
+        for slice in self.servers[server].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
+            slice.facts.generation = answer.generation;
+            slice.facts.in_sync.clone_from(&answer.in_sync);
+        }
+    }
+
     /// One step of everything that a fake server coordinates; whether anything happened.
     pub(super) fn coordinate(&mut self, index: usize) -> bool {
         let server = &self.servers[index];

@@ -2,7 +2,7 @@
 
 use sublet_api::order::Order;
 use sublet_api::rebuild::{AcceptVolume, Rebuild};
-use sublet_api::request::{LegChange, Request, Response};
+use sublet_api::request::{LegAnswer, LegChange, Request, Response};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::{SliceId, Way};
@@ -146,10 +146,7 @@ fn l5_a_label_that_gets_ahead_after_its_lender_was_heard_stops_the_next_mount() 
     pool.restore(&backup);
     pool.pass(5000);
     assert_eq!(volume(&pool).frozen, None);
-    for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
-        slice.facts.generation = left.generation;
-        slice.facts.in_sync = left.in_sync.clone();
-    }
+    pool.set_state(0, &left);
     pool.done(force_unmount(11, "v"));
     let refusal = pool.refused(mount(12, borrower, "v"));
     assert!(refusal.message.contains("frozen"), "{refusal}");
@@ -171,10 +168,7 @@ fn l5_a_table_from_the_middle_of_a_return_is_seen_to_be_behind() {
     let Response::Leg(issued) = pool.change_leg(&mounting, 1, left.generation, LegChange::Returning) else { panic!() };
     let backup = pool.backup();
     let Response::Leg(joined) = pool.change_leg(&mounting, 1, issued.generation, LegChange::InSync) else { panic!() };
-    for slice in pool.servers.iter_mut().take(2).flat_map(|s| s.areas.values_mut()).flat_map(|area| area.slices.values_mut()) {
-        slice.facts.generation = joined.generation;
-        slice.facts.in_sync = joined.in_sync.clone();
-    }
+    (0..2).for_each(|server| pool.set_state(server, &joined));
     pool.restore(&backup);
     pool.pass(5000);
     let refusal = pool.refused(mount(11, borrower, "v"));
@@ -190,10 +184,8 @@ fn l5_a_table_from_the_middle_of_a_return_is_seen_to_be_behind() {
 fn l5_a_copy_whose_label_contradicts_the_table_is_not_left_behind() {
     let mut pool = doubled();
     let borrower = pool.id(E);
-    for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
-        slice.facts.generation = slice.facts.generation.next(77);
-        slice.facts.in_sync = vec![true, false];
-    }
+    let generation = volume(&pool).segments[0].generation.next(77);
+    pool.set_state(0, &LegAnswer { generation, in_sync: vec![true, false] });
     pool.servers[0].tells_nothing = true;
     let refusal = pool.refused(mount(10, borrower, "v"));
     assert!(refusal.message.contains("contradicts the table"), "{refusal}");
@@ -210,10 +202,7 @@ fn l5_a_forced_unmount_by_a_table_that_is_behind_makes_no_second_history() {
     // The client goes on without b1.
     pool.kill(1);
     let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
-    for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
-        slice.facts.generation = left.generation;
-        slice.facts.in_sync = left.in_sync.clone();
-    }
+    pool.set_state(0, &left);
     pool.revive(1);
     pool.kill(0);
     pool.restore(&backup);

@@ -1,7 +1,7 @@
 //! Labels whose generation a rebuilt table has not committed (R1, S1, L5).
 
 use sublet_api::rebuild::Rebuild;
-use sublet_api::request::{LegChange, Request, Response};
+use sublet_api::request::{LegAnswer, LegChange, Request, Response};
 use sublet_types::Way;
 
 use crate::core::testing::{Pool, R, borrow, mount};
@@ -26,10 +26,7 @@ fn r1_a_copy_that_left_just_before_the_table_was_lost_is_not_in_sync_again() {
     pool.lose_table();
     rebuild(&mut pool, false);
     assert!(pool.core.table().volume("v").unwrap().frozen.is_none());
-    for slice in pool.servers[0].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
-        slice.facts.generation = left.generation;
-        slice.facts.in_sync = left.in_sync.clone();
-    }
+    pool.set_state(0, &left);
     pool.servers[0].tell_areas = true;
     pool.lose_answer(0);
     let refusal = pool.refused(mount(3, borrower, "v"));
@@ -50,10 +47,7 @@ fn s5_a_label_that_is_ahead_because_its_copy_returns_freezes_nothing() {
     let mounting = pool.mounted(mount(2, borrower, "v"));
     let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
     let Response::Leg(issued) = pool.change_leg(&mounting, 1, left.generation, LegChange::Returning) else { panic!() };
-    for slice in pool.servers[1].areas.values_mut().flat_map(|area| area.slices.values_mut()) {
-        slice.facts.generation = issued.generation;
-        slice.facts.in_sync = vec![true, true];
-    }
+    pool.set_state(1, &LegAnswer { in_sync: vec![true, true], ..issued });
     pool.servers[1].tell_areas = true;
     pool.lose_answer(1);
     assert!(pool.core.table().volume("v").unwrap().frozen.is_none());
