@@ -147,24 +147,23 @@ impl<S: Store> Core<S> {
         let Some(volume) = self.table.volumes.get(&id) else { return Ok(()) };
         let mut change = Change::new();
         // A coordinator's last report is looked at when its lease ends.
-        let mut next = volume.clone();
+        let mut work = volume.work.clone();
         if report.leaving && report.clean && volume.lease.is_some() {
-            next.work.unclean = false;
+            work.unclean = false;
         }
-        let held: Vec<_> =
-            self.table.wipes.values().filter(|row| row.volume == id && row.held_by == Some(report.epoch)).cloned().collect();
+        let mut held = self.table.wipes.values().filter(|row| row.volume == id && row.held_by == Some(report.epoch));
         match report.segments_revision.cmp(&volume.work.segments_revision) {
             Ordering::Equal => {
                 for row in held {
-                    change.put(Row::Wipe(crate::records::WipeRow { held_by: None, ..row }));
+                    change.put(Row::Wipe(crate::records::WipeRow { held_by: None, ..row.clone() }));
                 }
             }
             // It has that of a table that was lost since, whose clock was ahead. What is to be taken now needs a newer number (R1).
-            Ordering::Greater if !held.is_empty() => next.work.segments_revision = report.segments_revision.saturating_add(1),
+            Ordering::Greater if held.next().is_some() => work.segments_revision = report.segments_revision.saturating_add(1),
             _ => {}
         }
-        if next != *volume {
-            change.put(Row::Volume(Box::new(next)));
+        if work != volume.work {
+            change.put(Row::Volume(Box::new(VolumeRow { work, ..volume.clone() })));
         }
         self.commit_request(change)
     }
