@@ -12,7 +12,7 @@ use crate::view::PathState;
 /// The local server's identity, kept in `$SUBLET_HOME/identity.json` (0600).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
-    /// Version of this record; 1.
+    /// See [`Self::VERSION`].
     pub version: u32,
     /// The server's id.
     pub server: ServerId,
@@ -22,6 +22,11 @@ pub struct Identity {
     pub pool: Option<PoolId>,
     /// Where the manager was last reached.
     pub managers: Vec<String>,
+}
+
+impl Identity {
+    /// The version of this record that this program reads and writes.
+    pub const VERSION: u32 = 1;
 }
 
 /// A request to the local server.

@@ -33,6 +33,9 @@ pub struct RebuildView {
     pub reported: Vec<Name>,
     /// The servers of the table that have not.
     pub silent: Vec<Name>,
+    /// The areas whose labels are not known, because they are not open.
+    #[serde(default)]
+    pub offline: Vec<OfflineAreaView>,
     /// How many volumes are settled.
     pub settled: usize,
     /// The volumes that are not.
@@ -58,6 +61,17 @@ pub struct KnockView {
     pub addresses: Vec<Address>,
     /// When it last asked, in milliseconds since 1970 (UTC).
     pub at_ms: u64,
+}
+
+/// An area whose label cannot be read now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OfflineAreaView {
+    /// The area's name.
+    pub area: Name,
+    /// Whose it is.
+    pub server: Name,
+    /// Why it is not open.
+    pub reason: String,
 }
 
 /// A volume that may not be used yet.

@@ -57,9 +57,11 @@ pub(crate) struct Inner<D: Doors> {
     /// The failure is counted in `label`, and there it is on the disk, too.
     pub failure_counted: Cell<bool>,
     pub failure_noted: Cell<bool>,
-    /// That the disk does not take it was logged; it is noted elsewhere, or being noted there.
+    /// That the disk does not take it was logged; there may be a note of it elsewhere.
     pub failure_told: Cell<bool>,
     pub failure_witnessed: Cell<bool>,
+    /// It is noted elsewhere. Held while that is being done.
+    pub noting: Mutex<bool>,
     pub witness: Rc<dyn Witness>,
     /// The copy of the label that a failed write may have damaged.
     pub doubtful: Cell<usize>,

@@ -133,17 +133,22 @@ impl<D: Doors> Inner<D> {
     /// Notes a failure outside of the area, before the disk is asked for anything more: it may hang next. All areas on its files may
     /// have lost something, and the kernel tells that once.
     pub(crate) async fn note_elsewhere(&self) {
-        // Set first: who stops waiting here may leave a note behind, and it has to be taken back all the same.
-        if self.failure_noted.get() || self.failure_witnessed.replace(true) {
+        // Nobody answers before it is noted, whoever does that.
+        let mut is_noted = self.noting.lock().await;
+        if *is_noted || self.failure_noted.get() {
             return;
         }
+        // Set first: who stops waiting here may leave a note behind, and it has to be taken back all the same.
+        self.failure_witnessed.set(true);
         let areas: BTreeSet<AreaId> = self.pieces.iter().flat_map(|piece| piece.file.areas()).collect();
+        let mut noted = true;
         for area in areas {
             if let Err(error) = self.witness.note(area).await {
                 tracing::error!("area {}: its failure cannot be noted elsewhere: {error}", self.label().name);
-                self.failure_witnessed.set(false);
+                noted = false;
             }
         }
+        *is_noted = noted;
     }
 
     /// The label has it: the note is not needed any more.

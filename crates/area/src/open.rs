@@ -169,6 +169,7 @@ impl<D: Doors> Area<D> {
             failure_noted: Cell::new(false),
             failure_told: Cell::new(false),
             failure_witnessed: Cell::new(false),
+            noting: Mutex::new(false),
             witness,
             doubtful: Cell::new(0),
             own: Weak::clone(own),

@@ -1,4 +1,4 @@
-//! The real block device: FUSE, loop, a file system on it. Needs root and loop devices; skipped otherwise.
+//! The real block device: FUSE, loop, a file system on it. Needs root and loop devices.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -22,7 +22,7 @@ fn possible() -> bool {
     let root = rustix::process::geteuid().is_root();
     let possible = root && Path::new("/dev/fuse").exists() && Path::new("/dev/loop-control").exists();
     if !possible {
-        eprintln!("skipped: needs root, /dev/fuse and /dev/loop-control");
+        common::passed_over("root, /dev/fuse and /dev/loop-control");
     }
     possible
 }

@@ -6,7 +6,7 @@ use sublet_api::control::Identity;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::{AreaId, Name};
 
-use crate::private::read_json;
+use crate::private::read_record;
 
 /// Where the state directory is when nothing says otherwise.
 pub const DEFAULT_HOME: &str = "/var/lib/sublet";
@@ -67,10 +67,10 @@ impl Home {
     /// The server's identity.
     ///
     /// # Errors
-    /// `NotFound` if this machine has no server yet; `Io` or `Internal` if its record cannot be read.
+    /// `NotFound` if this machine has no server yet; `Io` or `Internal` if its record cannot be read, or is of another version.
     pub fn identity(&self) -> Result<Identity, Refusal> {
         let path = self.identity_path();
-        read_json(&path)?.ok_or_else(|| {
+        read_record(&path, Identity::VERSION)?.ok_or_else(|| {
             Refusal::new(ErrorKind::NotFound, format!("no server has been started in {}", self.root.display()))
                 .hint("start `sublet server`, or name its state directory with --home or SUBLET_HOME")
         })

@@ -15,5 +15,5 @@ pub mod socket;
 pub use home::{Home, MountHome};
 pub use lines::{AnswerLine, LineConn, ask};
 pub use manager::ManagerLink;
-pub use private::{PidFile, read_json, write_private};
+pub use private::{PidFile, read_json, read_record, write_private};
 pub use socket::{connect, forget_directory, listen, socket_path};

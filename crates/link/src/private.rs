@@ -55,6 +55,22 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Refusal>
     }
 }
 
+/// Reads a record that carries its `version`; none if it does not exist. One of another version is refused before the rest of it is
+/// looked at, and nothing is converted.
+///
+/// # Errors
+/// `Internal` for another version or a damaged record, with what to do; `Io` if it cannot be read.
+pub fn read_record<T: DeserializeOwned>(path: &Path, version: u32) -> Result<Option<T>, Refusal> {
+    let damaged = |e: &dyn std::fmt::Display| Refusal::new(ErrorKind::Internal, format!("{} is damaged: {e}", path.display()));
+    let Some(record) = read_json::<serde_json::Value>(path)? else { return Ok(None) };
+    let told = record.get("version").and_then(serde_json::Value::as_u64).ok_or_else(|| damaged(&"it has no version"))?;
+    if told != u64::from(version) {
+        let text = format!("{} has version {told}, this program knows {version}", path.display());
+        return Err(Refusal::new(ErrorKind::Internal, text).hint("use the program that wrote it, or a newer one"));
+    }
+    serde_json::from_value(record).map(Some).map_err(|e| damaged(&e))
+}
+
 /// A file with this process's id, locked while the process lives and removed when this is dropped: a second process in the
 /// same directory is refused.
 #[derive(Debug)]
@@ -103,6 +119,7 @@ impl Drop for PidFile {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -117,6 +134,23 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(read_json::<Vec<u8>>(&dir.path().join("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_told_from_a_damaged_one_whatever_else_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            read_record::<BTreeMap<String, u32>>(&path, 1).map_err(|refusal| refusal.message)
+        };
+        assert!(read(r#"{"version": 2, "areas": "elsewhere"}"#).unwrap_err().contains("has version 2, this program knows 1"));
+        assert!(read(r#"{"version": 0}"#).unwrap_err().contains("has version 0"));
+        for text in [r#"{"version": 1, "areas": "elsewhere"}"#, r#"{"areas": 1}"#, r#"{"version": -1}"#, "[]", "{", ""] {
+            assert!(read(text).unwrap_err().contains("is damaged"), "{text}");
+        }
+        assert_eq!(read(r#"{"version": 1}"#).unwrap(), Some(BTreeMap::from([("version".to_owned(), 1)])));
+        assert_eq!(read_record::<u32>(&dir.path().join("none"), 1).unwrap(), None);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use sublet_api::{ErrorKind, Refusal};
 use sublet_table::plan::rebuild::labels::{Seen, in_sync};
 use sublet_table::plan::{self, Advance, Context, Standing, leg, mount, reconcile, unmount};
 use sublet_table::records::{
-    AreaRow, LeaseRow, LeaseState, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, ServerRow, TaskRow, VolumeRow, WorkRow,
+    AreaRow, FrozenUntil, LeaseRow, LeaseState, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, ServerRow, TaskRow, VolumeRow,
+    WorkRow,
 };
 use sublet_table::{Change, Table};
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId, TaskId, VolumeId, Way};
@@ -213,6 +214,7 @@ fn volume() -> VolumeRow {
         segments: vec![segment],
         task: None,
         frozen: None,
+        frozen_until: FrozenUntil::default(),
         epoch_floor: 0,
         unsettled: false,
         absent: Vec::new(),

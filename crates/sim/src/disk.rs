@@ -246,9 +246,10 @@ impl SimFile {
         blocks.filter(|(block, right)| is_wrong(block, right)).map(|(block, right)| (block * BLOCK, Rc::clone(right))).collect()
     }
 
-    /// Gives the damaged blocks of a range of bytes what they should hold.
-    pub(crate) fn heal(&self, offset: u64, length: u64) {
+    /// Undoes damage to a range of bytes; `undone` says what a block holds then, from what it should hold.
+    pub(crate) fn heal(&self, offset: u64, length: u64, undone: impl Fn(&[u8]) -> Rc<[u8]>) {
         for (at, right) in self.damage(offset, length) {
+            let right = undone(&right);
             self.damaged.borrow_mut().remove(&(at / BLOCK));
             put(&mut self.current.borrow_mut(), at / BLOCK, &right);
             put(&mut self.durable.borrow_mut(), at / BLOCK, &right);

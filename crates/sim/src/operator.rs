@@ -418,6 +418,7 @@ pub async fn keep(world: Rc<World>, number: u64) {
             },
             ghost: RefCell::new(None),
         };
+        world.truths.enter(&keeper.oracle);
         let result = keeper.life().await;
         world.checked.set(world.checked.get() + keeper.oracle.borrow().checked);
         if let Err(refusal) = result {

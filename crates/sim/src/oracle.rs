@@ -3,8 +3,10 @@
 //! The unit is a cell of 512 bytes. Every write gives its cells a number, and the bytes of a cell tell volume, cell and number,
 //! so that wrong bytes say where they come from. Number 0 is zeroes.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Bytes of a cell: what a disk writes wholly or not at all.
 pub const CELL: u64 = 512;
@@ -44,6 +46,45 @@ pub struct Oracle {
     kept: Vec<(Range<u64>, u64)>,
     /// Cells read and compared.
     pub checked: u64,
+}
+
+/// The truths of all volumes of a run, by their tags: what bytes that are found somewhere may be.
+#[derive(Clone, Debug, Default)]
+pub struct Truths(Rc<RefCell<BTreeMap<u64, Rc<RefCell<Oracle>>>>>);
+
+impl Truths {
+    /// Enters a volume's truth.
+    pub fn enter(&self, oracle: &Rc<RefCell<Oracle>>) {
+        self.0.borrow_mut().insert(oracle.borrow().tag, Rc::clone(oracle));
+    }
+
+    /// The most that can be undone of damage to a block that should hold this: a write that nobody was told of and that a read has
+    /// contradicted since is given up, and nothing brings it back. What that read saw is taken instead.
+    pub fn undone(&self, right: &[u8]) -> Rc<[u8]> {
+        let mut block = right.to_vec();
+        block.as_chunks_mut::<{ CELL as usize }>().0.iter_mut().for_each(|cell| self.undo(cell));
+        Rc::from(block)
+    }
+
+    fn undo(&self, right: &mut [u8; CELL as usize]) {
+        // Zeroes do not say where they belong; they are not among the writes that are lost.
+        let Some((tag, cell, version)) = told(right) else { return };
+        let truths = self.0.borrow();
+        let Some(oracle) = truths.get(&tag).map(|oracle| oracle.borrow()) else { return };
+        let possible = oracle.possible_now(cell);
+        if !possible.contains(&version)
+            && let Some(last) = possible.last()
+        {
+            oracle.fill(cell, *last, right);
+        }
+    }
+}
+
+/// What the bytes of a written cell say: tag, cell and version.
+fn told(bytes: &[u8]) -> Option<(u64, u64, u64)> {
+    let word = |index: usize| Some(u64::from_le_bytes(bytes.get(index * 8..index * 8 + 8)?.try_into().ok()?));
+    (word(0)? == MAGIC).then_some(())?;
+    Some((word(1)?, word(2)?, word(3)?))
 }
 
 /// A write under way.
@@ -237,6 +278,13 @@ impl Oracle {
         Ok(())
     }
 
+    /// The versions that a read may see that is sent now.
+    fn possible_now(&self, cell: u64) -> Vec<u64> {
+        let (mark, values) = (self.clock + 1, self.cells.get(&cell).map_or(std::slice::from_ref(&ZERO), Vec::as_slice));
+        let bound = replaced_until(values, mark);
+        values.iter().filter(|value| is_possible(value, bound, mark)).map(|value| value.version).collect()
+    }
+
     /// A value was seen by a read that was sent when nothing was under way: the others that were possible beside it are passed.
     fn seen(&mut self, mark: u64, cell: u64, part: &[u8]) {
         let Some(values) = self.cells.get(&cell) else { return };
@@ -259,17 +307,9 @@ impl Oracle {
     }
 
     fn explain(&self, cell: u64, part: &[u8], from: usize, possible: &[Value]) -> String {
-        let word = |index: usize| -> Option<u64> {
-            let bytes: [u8; 8] = part.get(index * 8..index * 8 + 8)?.try_into().ok()?;
-            Some(u64::from_le_bytes(bytes))
-        };
-        let found = match (from, word(0), word(1), word(2), word(3)) {
-            (0, Some(MAGIC), Some(tag), Some(at), Some(version)) if tag == self.tag => {
-                format!("version {version} of cell {at} of this volume")
-            }
-            (0, Some(MAGIC), Some(tag), Some(at), Some(version)) => {
-                format!("version {version} of cell {at} of ANOTHER volume (tag {tag:x})")
-            }
+        let found = match (from, told(part)) {
+            (0, Some((tag, at, version))) if tag == self.tag => format!("version {version} of cell {at} of this volume"),
+            (0, Some((tag, at, version))) => format!("version {version} of cell {at} of ANOTHER volume (tag {tag:x})"),
             _ if part.iter().all(|byte| *byte == 0) => "zeroes".to_owned(),
             _ => format!("something else: {:02x?}", part.get(..part.len().min(32)).unwrap_or(&[])),
         };
@@ -415,6 +455,27 @@ mod tests {
         assert!(!holds(&mut oracle, 2) && !holds(&mut oracle, 4), "3 was read");
         write(&mut oracle);
         assert!(holds(&mut oracle, 5) && !holds(&mut oracle, 3));
+    }
+
+    #[test]
+    fn of_damage_nothing_is_undone_that_a_read_has_contradicted() {
+        let truths = Truths::default();
+        let oracle = Rc::new(RefCell::new(Oracle::new(1)));
+        truths.enter(&oracle);
+        let one = oracle.borrow_mut().issue(0, CELL, false);
+        oracle.borrow_mut().ended(&one, true);
+        let _lost = oracle.borrow_mut().issue(0, CELL, false);
+        let (before, after) = (cell(&oracle.borrow(), 1), cell(&oracle.borrow(), 2));
+        let is_undone = || *truths.undone(&after) == *after;
+        assert!(is_undone());
+        oracle.borrow_mut().crashed();
+        assert!(is_undone(), "it may have been carried out");
+        assert!(holds(&mut oracle.borrow_mut(), 1));
+        assert!(!is_undone(), "a read has seen what was there before");
+        assert_eq!(*truths.undone(&after), *before, "that is what is left of it");
+        assert_eq!(*truths.undone(&before), *before);
+        let foreign = cell(&Oracle::new(2), 1);
+        assert_eq!(*truths.undone(&foreign), *foreign, "of that volume nothing is known");
     }
 
     #[test]

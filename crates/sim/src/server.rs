@@ -34,6 +34,7 @@ use crate::doors::{Machine, SimDoors, address};
 use crate::exec::{Sim, Time};
 use crate::manager::Manager;
 use crate::net::Net;
+use crate::oracle::Truths;
 
 /// Where agents listen.
 const PORT: u16 = 7471;
@@ -116,11 +117,12 @@ pub struct Server {
     running: RefCell<Option<Rc<Running>>>,
     /// It left the pool.
     pub left: Cell<bool>,
+    truths: Truths,
 }
 
 impl Server {
     /// A server that is not started yet.
-    pub fn new(sim: &Sim, net: &Net, manager: &Rc<Manager>, name: Name) -> Rc<Self> {
+    pub fn new(sim: &Sim, net: &Net, manager: &Rc<Manager>, truths: &Truths, name: Name) -> Rc<Self> {
         let kept = Kept { name, pool: None, entries: Vec::new(), failed: Rc::default() };
         Rc::new(Self {
             sim: sim.clone(),
@@ -131,6 +133,7 @@ impl Server {
             kept: RefCell::new(kept),
             running: RefCell::new(None),
             left: Cell::new(false),
+            truths: truths.clone(),
         })
     }
 
@@ -251,7 +254,7 @@ impl Server {
 
     fn heal(&self, entry: &Entry, offset: u64, length: u64) {
         for (file, at, length) in self.places(entry, offset, length) {
-            file.heal(at, length);
+            file.heal(at, length, |right| self.truths.undone(right));
         }
     }
 

@@ -13,6 +13,7 @@ use crate::faults::{self, Knobs, Wanted};
 use crate::manager::Manager;
 use crate::net::Net;
 use crate::operator;
+use crate::oracle::Truths;
 use crate::server::Server;
 use crate::slots::Slots;
 use crate::tables::Tables;
@@ -39,6 +40,8 @@ pub struct World {
     pub tables: Tables,
     /// What was seen of it.
     pub checks: Rc<Checks>,
+    /// What every volume may hold.
+    pub truths: Truths,
     violations: Rc<RefCell<Vec<String>>>,
     calm_since: Cell<Option<Time>>,
     /// Nothing is broken any more; what was lost may be missing yet.
@@ -120,8 +123,9 @@ impl World {
         let watch = move |table: &sublet_table::Table| seen.table(table);
         let machine = Machine::new(sim, &net);
         let manager = Manager::new(sim, &net, &machine, Box::new(watch), Box::new(on_violation));
+        let truths = Truths::default();
         let names: Vec<Name> = (1..=knobs.servers).filter_map(|n| format!("server-{n}").parse().ok()).collect();
-        let servers = names.into_iter().map(|name| Server::new(sim, &net, &manager, name)).collect();
+        let servers = names.into_iter().map(|name| Server::new(sim, &net, &manager, &truths, name)).collect();
         Rc::new(Self {
             sim: sim.clone(),
             net,
@@ -131,6 +135,7 @@ impl World {
             slots: Slots::default(),
             tables: Tables::default(),
             checks,
+            truths,
             violations,
             calm_since: Cell::new(None),
             mended: Cell::new(false),

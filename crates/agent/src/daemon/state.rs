@@ -9,20 +9,14 @@ use sublet_api::control::Identity;
 use sublet_api::server::AreaReport;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_area::PieceSpec;
-use sublet_link::{Home, ManagerLink, read_json, write_private};
+use sublet_link::{Home, ManagerLink, read_record, write_private};
 use sublet_types::{Address, AreaId, Name, PoolId, ServerId};
 
 use super::data::DataHandle;
 use super::manager::Outgoing;
 
-/// The version of the files that are written and understood here.
-const VERSION: u32 = 1;
-
-/// What another version has written is left as it is.
-fn other_version(path: &Path, version: u32) -> Refusal {
-    let text = format!("{} has version {version}, this program knows {VERSION}", path.display());
-    Refusal::new(ErrorKind::Internal, text).hint("use the program that wrote it, or a newer one")
-}
+/// The version of the list of areas that is written and understood here.
+const AREAS_VERSION: u32 = 1;
 
 /// One area as the server finds it again after a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -90,12 +84,8 @@ fn save(path: &Path, record: &impl Serialize) -> Result<(), Refusal> {
 
 /// The identity of an earlier start, or a new one.
 pub(crate) fn load_identity(home: &Home, name: Option<&Name>, random: impl FnOnce() -> u128) -> Result<Identity, Refusal> {
-    if let Some(identity) = read_json::<Identity>(&home.identity_path())? {
-        return if identity.version == VERSION {
-            Ok(identity)
-        } else {
-            Err(other_version(&home.identity_path(), identity.version))
-        };
+    if let Some(identity) = read_record::<Identity>(&home.identity_path(), Identity::VERSION)? {
+        return Ok(identity);
     }
     let name = match name {
         Some(name) => name.clone(),
@@ -103,7 +93,8 @@ pub(crate) fn load_identity(home: &Home, name: Option<&Name>, random: impl FnOnc
             Refusal::new(ErrorKind::BadRequest, "the host's name cannot be a server's name").hint("give it one with --name")
         })?,
     };
-    let identity = Identity { version: VERSION, server: ServerId::from_u128(random()), name, pool: None, managers: Vec::new() };
+    let identity =
+        Identity { version: Identity::VERSION, server: ServerId::from_u128(random()), name, pool: None, managers: Vec::new() };
     save(&home.identity_path(), &identity)?;
     Ok(identity)
 }
@@ -124,12 +115,8 @@ impl Daemon {
         data: DataHandle,
         facts: Facts,
     ) -> Result<Self, Refusal> {
-        let file: Option<AreasFile> = read_json(&home.areas_path())?;
-        let mut areas = match file {
-            Some(file) if file.version == VERSION => file.areas,
-            Some(file) => return Err(other_version(&home.areas_path(), file.version)),
-            None => Vec::new(),
-        };
+        let file: Option<AreasFile> = read_record(&home.areas_path(), AREAS_VERSION)?;
+        let mut areas = file.map_or_else(Vec::new, |file| file.areas);
         for entry in &mut areas {
             entry.offline = Some("it is being opened".to_owned());
         }
@@ -171,7 +158,7 @@ impl Daemon {
         let mut fresh = areas.clone();
         change(&mut fresh);
         if *areas != fresh {
-            let file = AreasFile { version: VERSION, areas: fresh };
+            let file = AreasFile { version: AREAS_VERSION, areas: fresh };
             save(&self.home.areas_path(), &file)?;
             *areas = file.areas;
         }
@@ -227,7 +214,7 @@ mod tests {
         let name: Name = "s".parse().unwrap();
         let made = load_identity(&home, Some(&name), || 7).unwrap();
         assert_eq!(load_identity(&home, None, || 8).unwrap(), made, "it is found again");
-        for version in [0, VERSION + 1] {
+        for version in [0, Identity::VERSION + 1] {
             save(&home.identity_path(), &Identity { version, ..made.clone() }).unwrap();
             let before = std::fs::read(home.identity_path()).unwrap();
             let refusal = load_identity(&home, Some(&name), || 8).unwrap_err();

@@ -24,6 +24,13 @@ fn sparse_file(folder: &Path, name: &str, size: u64) -> PathBuf {
     path
 }
 
+/// Says that a test is passed over, if this user cannot help it: `cargo xtask test` has installed everything for root.
+#[track_caller]
+fn passed_over(missing: &str) {
+    assert!(!rustix::process::geteuid().is_root(), "this test cannot be run without {missing}; see `cargo xtask test`");
+    eprintln!("skipped: not here: {missing}");
+}
+
 /// True if the program is there and did it.
 fn did(program: &str, arguments: &[&str]) -> bool {
     let paths = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
@@ -31,7 +38,7 @@ fn did(program: &str, arguments: &[&str]) -> bool {
         Ok(output) if output.status.success() => true,
         Ok(output) => panic!("{program}: {}", String::from_utf8_lossy(&output.stderr)),
         Err(_) => {
-            eprintln!("skipped: {program} is not installed");
+            passed_over(program);
             false
         }
     }
@@ -153,14 +160,14 @@ impl Loop {
     /// None, with the reason printed, if this machine does not allow it.
     fn attach(file: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: loop devices need root");
+            passed_over("root, for loop devices");
             return None;
         }
         let output = Command::new("losetup").args(["-P", "--find", "--show"]).arg(file).output();
         match output {
             Ok(output) if output.status.success() => Some(Self(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))),
             other => {
-                eprintln!("skipped: no loop device here: {other:?}");
+                passed_over(&format!("a loop device: {other:?}"));
                 None
             }
         }
@@ -240,6 +247,7 @@ fn swapped_on_devices_and_files_are_refused_even_with_force() {
     }
     let on = Command::new("swapon").args(["-p", "0"]).arg(&device.0).output();
     if !on.as_ref().is_ok_and(|output| output.status.success()) {
+        // Not everywhere where root may do all else: containers.
         eprintln!("skipped: no swap here: {on:?}");
         return;
     }

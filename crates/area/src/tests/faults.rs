@@ -172,6 +172,45 @@ fn w7_the_other_areas_on_the_file_of_a_failed_one_are_noted_too_before_the_disk_
     });
 }
 
+/// The same, but slowly.
+struct SlowNotes(Rc<Notes>, MemoryDoors);
+
+impl Witness for SlowNotes {
+    fn note(&self, area: AreaId) -> LocalBoxFuture<'static, std::io::Result<()>> {
+        let (notes, doors) = (Rc::clone(&self.0), self.1.clone());
+        Box::pin(async move {
+            doors.sleep(Duration::from_millis(200)).await;
+            notes.note(area).await
+        })
+    }
+
+    fn is_noted(&self, area: AreaId) -> LocalBoxFuture<'static, std::io::Result<bool>> {
+        self.0.is_noted(area)
+    }
+
+    fn forget(&self, area: AreaId) -> LocalBoxFuture<'static, std::io::Result<()>> {
+        self.0.forget(area)
+    }
+}
+
+#[test]
+fn w7_of_two_requests_that_fail_at_once_none_is_answered_before_that_is_noted() {
+    with_files(&[("/disk", file_size_for(SIZE))], false, async |doors| {
+        let notes = Rc::new(Notes::default());
+        drop(made(&doors, &one()).await);
+        let slow = Rc::new(SlowNotes(Rc::clone(&notes), doors.clone()));
+        let area = Area::open_with(&doors, &one(), None, 1, slow).await.unwrap();
+        area.prepare_slice(&facts(1, 0, 2 * REGION)).await.unwrap();
+        write(&area, 1, 0, 7, 4096).await;
+        doors.machine.fail_after.set(Some(0));
+        let request = async || {
+            area.flush().await.unwrap_err();
+            assert!(!notes.0.borrow().is_empty());
+        };
+        futures_util::future::join(request(), request()).await;
+    });
+}
+
 #[test]
 fn w7_a_note_of_a_failure_is_taken_back_once_the_label_has_it() {
     let length = file_size_for(SIZE);

@@ -9,7 +9,7 @@ use sublet_api::control::{ClientAnswerLine, ClientRequest};
 use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_client::fuse::mount::mounted;
-use sublet_client::process::check_version;
+use sublet_client::process::mounting_information;
 use sublet_link::{LineConn, MountHome, read_json, socket_path};
 use sublet_types::{Name, VolumeId};
 
@@ -102,11 +102,8 @@ pub(super) fn all(c: &Context) -> Vec<LocalMount> {
     let mut mounts = Vec::new();
     for entry in std::fs::read_dir(c.home.mounts()).into_iter().flatten().flatten() {
         let home = MountHome::new(entry.path());
-        match read_json::<MountingInformation>(&home.mount_json()) {
-            Ok(Some(info)) => match check_version(&home, &info) {
-                Ok(()) => mounts.push(LocalMount { home, info }),
-                Err(refusal) => eprintln!("sublet: {refusal}"),
-            },
+        match mounting_information(&home) {
+            Ok(Some(info)) => mounts.push(LocalMount { home, info }),
             Ok(None) => {}
             Err(refusal) => eprintln!("sublet: {refusal}"),
         }
@@ -133,9 +130,8 @@ pub(super) fn find(c: &Context, volume: &str) -> Option<LocalMount> {
 pub(super) fn folder(c: &Context, name: &Name, volume: VolumeId) -> Result<MountHome, Refusal> {
     use std::os::unix::fs::DirBuilderExt;
     let home = c.home.mount(name);
-    let stored = read_json::<MountingInformation>(&home.mount_json())?;
     // What another version of this program has written is not written over.
-    stored.as_ref().map_or(Ok(()), |stored| check_version(&home, stored))?;
+    let stored = mounting_information(&home)?;
     if let Some(other) = stored.filter(|info| info.volume != volume) {
         return Err(Refusal::new(
             ErrorKind::Conflict,

@@ -47,6 +47,9 @@ fn rebuild_text(view: &RebuildView) -> String {
     out += &format!("table      {state}\n");
     out += &format!("reported   {}\n", names(&view.reported));
     out += &format!("silent     {}\n", names(&view.silent));
+    for area in &view.offline {
+        out += &format!("offline    area {} at {}: {}\n", area.area, area.server, area.reason);
+    }
     out += &format!("volumes    {} settled, {} frozen\n", view.settled, view.unsettled.len());
     out += &format!("slices     {} to be wiped, {} unknown to the table\n", view.wipes, view.strangers);
     for damaged in &view.damaged {

@@ -12,7 +12,8 @@ use sublet_api::mount::{MountingInformation, UnmountingInformation};
 use sublet_api::request::{TaskOutcome, Unmount};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_link::{ask, forget_directory, read_json};
+use sublet_client::process::mounting_information;
+use sublet_link::{ask, forget_directory};
 use sublet_types::Name;
 
 use super::local::{self, Client, LocalMount};
@@ -260,11 +261,15 @@ fn close_path(c: &Context, info: &MountingInformation, force: bool) -> Result<Op
         Err(refusal) => return Err(refusal),
     };
     let dir = c.home.mount(&info.name);
-    // A mount that was refused because of another one in its folder.
-    if let Ok(Some(other)) = read_json::<MountingInformation>(&dir.mount_json())
-        && other.volume != info.volume
-    {
-        return Ok(answer);
+    match mounting_information(&dir) {
+        // A mount that was refused because of another one in its folder.
+        Ok(Some(other)) if other.volume != info.volume => return Ok(answer),
+        // Whose it is cannot be told: it stays.
+        Err(refusal) => {
+            eprintln!("sublet: {} is left alone: {refusal}", dir.dir().display());
+            return Ok(answer);
+        }
+        Ok(_) => {}
     }
     let real = dir.dir().canonicalize();
     for path in [Some(dir.dir()), real.as_deref().ok()].into_iter().flatten() {

@@ -20,7 +20,7 @@ use futures_channel::mpsc;
 use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real;
-use sublet_link::{Home, MountHome, PidFile, read_json};
+use sublet_link::{Home, MountHome, PidFile, read_record};
 use sublet_volume::MOUNT_VERSION;
 
 pub use ready::Ready;
@@ -62,11 +62,10 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
         Refusal::new(kind, format!("the mount's directory {} cannot be used: {e}", args.dir.display()))
     })?;
     let home = MountHome::new(&dir);
-    let info: MountingInformation = read_json(&home.mount_json())?.ok_or_else(|| {
+    let info = mounting_information(&home)?.ok_or_else(|| {
         Refusal::new(ErrorKind::NotFound, format!("there is no mounting information in {}", dir.display()))
             .hint("use sublet mount")
     })?;
-    check_version(&home, &info)?;
     if info.secret.is_none() {
         let what = format!("the mounting information in {} is a printed copy without its secret", dir.display());
         return Err(Refusal::new(ErrorKind::BadRequest, what).hint("mount the volume again"));
@@ -85,16 +84,13 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
     ended.map_err(|e| failed("the data path cannot run", e))?
 }
 
-/// Refuses mounting information that another version of this program has written; it is left as it is.
+/// The mounting information of a mount; none if there is none. What another version of this program has written is refused, and left
+/// as it is.
 ///
 /// # Errors
-/// `Internal` with what to do.
-pub fn check_version(home: &MountHome, info: &MountingInformation) -> Result<(), Refusal> {
-    if info.version == MOUNT_VERSION {
-        return Ok(());
-    }
-    let text = format!("{} has version {}, this program knows {MOUNT_VERSION}", home.mount_json().display(), info.version);
-    Err(Refusal::new(ErrorKind::Internal, text).hint("use the program that wrote it, or a newer one"))
+/// `Internal` or `Io` with what to do.
+pub fn mounting_information(home: &MountHome) -> Result<Option<MountingInformation>, Refusal> {
+    read_record(&home.mount_json(), MOUNT_VERSION)
 }
 
 /// The server's state directory: `HOME/mounts/NAME` is the mount's.

@@ -14,6 +14,7 @@ mod rebuild;
 mod requests;
 mod task_views;
 mod tasks;
+mod tombstones;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,7 @@ use self::paths::PathWatch;
 use self::peers::Peers;
 use crate::change::Change;
 use crate::plan;
-use crate::records::{Key, PoolRow, ROW_VERSION, Row, RowError, VolumeRow};
+use crate::records::{FrozenUntil, Key, PoolRow, ROW_VERSION, Row, RowError, VolumeRow};
 use crate::store::{RawRow, Store, StoreError};
 use crate::table::Table;
 
@@ -129,6 +130,8 @@ pub struct Core<S: Store> {
     relabel: bool,
     /// The slices that the table had when it was loaded.
     loaded: BTreeSet<SliceId>,
+    /// Since when each wipe has been in the table, or this manager runs.
+    wipes_since: BTreeMap<SliceId, u64>,
     actions: Vec<Action>,
 }
 
@@ -187,6 +190,7 @@ impl<S: Store> Core<S> {
             knocks: BTreeMap::new(),
             relabel: false,
             loaded: BTreeSet::new(),
+            wipes_since: BTreeMap::new(),
             actions: Vec::new(),
         };
         core.loaded = core.table.volumes.values().flat_map(VolumeRow::legs).map(|(_, leg)| leg.slice).collect();
@@ -222,7 +226,7 @@ impl<S: Store> Core<S> {
                      `sublet volume accept {name} AREA`"
                 );
                 change.event(volume.name.as_str(), format!("frozen: {reason}"));
-                change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
+                change.put(Row::Volume(Box::new(volume.frozen(reason, FrozenUntil::Decided))));
             }
         }
         Ok(change)

@@ -68,6 +68,11 @@ impl Entry {
         self.rate_bytes_per_s
     }
 
+    /// Its lender has told of progress since it was given.
+    pub fn has_progress(&self) -> bool {
+        self.progress.is_some() || self.fate == Fate::Done
+    }
+
     /// When it was given, in milliseconds since 1970.
     pub fn issued_ms(&self) -> u64 {
         self.issued_ms

@@ -3,22 +3,18 @@
 use std::collections::BTreeMap;
 
 use sublet_api::order::Order;
-use sublet_api::server::Tombstone;
 use sublet_types::ServerId;
 
 use super::orders::Fate;
 use super::{Core, Outside};
 use crate::change::Change;
-use crate::plan::{self, distrust, rebuild, reconcile};
-use crate::records::WipeRow;
+use crate::plan::{self, distrust, reconcile};
 use crate::store::{Store, StoreError};
 
 /// Wipes that one server is told to do at the same time: they compete for its disks.
 const WIPES_AT_ONCE: usize = 4;
 /// So many more may hang or fail there before they hold up the others.
 const WIPES_STUCK_MAX: usize = 64;
-/// Tombstones in one order.
-const TOMBSTONES_AT_ONCE: usize = 64;
 /// Rounds of one event. Every round but the last commits something, and no task has so many steps; more is a defect that
 /// must not hang the manager.
 const ROUNDS_MAX: usize = 1000;
@@ -45,6 +41,7 @@ impl<S: Store> Core<S> {
         self.take_labels(outside)?;
         self.distrust(outside)?;
         for _ in 0..ROUNDS_MAX {
+            self.count_wipes();
             self.give_orders();
             let confirmed = self.take_confirmations()?;
             let advanced = self.advance_tasks(outside)?;
@@ -99,52 +96,6 @@ impl<S: Store> Core<S> {
         orders
     }
 
-    /// What the labels of a server have to remember of deleted volumes, or need not any longer (R2).
-    fn tombstones(&self, server: ServerId) -> Vec<Order> {
-        let is_there = |wipe: &WipeRow| {
-            let row = self.table.areas.get(&wipe.area);
-            row.is_some_and(|row| row.offline.is_none() && self.peers.is_reachable(row.server))
-        };
-        let stones = rebuild::wanted_tombstones(&self.table, is_there);
-        let Some(peer) = self.peers.all.get(&server) else { return Vec::new() };
-        if stones.is_empty() && peer.reported.values().all(|report| report.tombstones.is_empty()) {
-            return Vec::new();
-        }
-        let mut orders = Vec::new();
-        for area in self.table.areas_of(server).filter(|row| row.offline.is_none() && !row.reclaiming) {
-            let Some(report) = peer.reported.get(&area.id) else { continue };
-            let is_new = |stone: &&Tombstone| stone.area != area.id && !report.tombstones.contains(stone);
-            let fresh: Vec<Tombstone> = stones.iter().filter(is_new).take(TOMBSTONES_AT_ONCE).cloned().collect();
-            if !fresh.is_empty() {
-                orders.push(Order::PutTombstones { area: area.id, tombstones: fresh });
-            }
-            let spent =
-                rebuild::spent(&self.table, &report.tombstones, |stone| self.is_gone(stone), |stone| self.is_refuted(stone));
-            if !spent.is_empty() {
-                orders.push(Order::DropTombstones { area: area.id, slices: spent });
-            }
-        }
-        orders
-    }
-
-    /// Whether the label of a tombstone's area is there, without its slice; or whether there is no such area any more, as far as
-    /// a table can tell that is not behind.
-    fn is_gone(&self, stone: &Tombstone) -> bool {
-        let Some(row) = self.table.areas.get(&stone.area) else { return self.knows_all() };
-        if row.offline.is_some() {
-            return false;
-        }
-        let report = self.peers.all.get(&row.server).and_then(|peer| peer.reported.get(&stone.area));
-        report.is_some_and(|report| report.slices.iter().all(|slice| slice.facts.slice != stone.slice))
-    }
-
-    /// Whether the label of a tombstone's slice proves that it was written for a table that was behind (L5).
-    fn is_refuted(&self, stone: &Tombstone) -> bool {
-        let peer = self.table.lender(stone.area).and_then(|server| self.peers.all.get(&server));
-        let label = peer.and_then(|peer| plan::wipe::told(&peer.reported, stone.area, stone.slice));
-        label.is_some_and(|label| plan::wipe::is_refuted(stone.epoch, label))
-    }
-
     /// Brings the order book in line with what is wanted now.
     fn give_orders(&mut self) {
         let mut wanted: Vec<(ServerId, Order)> = Vec::new();
@@ -196,7 +147,7 @@ impl<S: Store> Core<S> {
         let tables = self.table_waiters.iter().map(|waiter| waiter.until_ms);
         let paths = self.paths.values().flat_map(|watch| watch.wakes());
         let store = self.is_store_failing.then_some(self.now_ms + STORE_RETRY_MS);
-        let background = self.background_wakes();
+        let background = self.background_wakes().chain(self.tombstone_wakes());
         let all =
             peers.chain(background).chain(self.orders.wakes(self.now_ms)).chain(tasks).chain(tables).chain(paths).chain(store);
         all.filter(|time| *time > self.now_ms).min()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sublet_api::rebuild::{AcceptVolume, Forget, KnockView, Rebuild, RebuildView, UnsettledView};
+use sublet_api::rebuild::{AcceptVolume, Forget, KnockView, OfflineAreaView, Rebuild, RebuildView, UnsettledView};
 use sublet_api::request::{Request, Response};
 use sublet_api::server::{AreaReport, Register};
 use sublet_api::{ErrorKind, Refusal};
@@ -146,6 +146,10 @@ impl<S: Store> Core<S> {
             Some(UnsettledView { volume: row.id, name: row.name.clone(), reason })
         });
         let unsettled: Vec<UnsettledView> = frozen.collect();
+        let offline = self.table.areas.values().filter_map(|area| {
+            let (reason, server) = (area.offline.clone()?, self.table.servers.get(&area.server)?.name.clone());
+            Some(OfflineAreaView { area: area.name.clone(), server, reason })
+        });
         Ok(RebuildView {
             pool: row.pool,
             open: row.rebuild.is_some(),
@@ -153,6 +157,7 @@ impl<S: Store> Core<S> {
             knocking: self.knocks.values().cloned().collect(),
             reported: names(true),
             silent: names(false),
+            offline: offline.collect(),
             settled: self.table.volumes.len() - unsettled.len(),
             unsettled,
             wipes: self.table.wipes.len(),

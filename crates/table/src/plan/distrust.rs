@@ -8,7 +8,7 @@ use sublet_types::{AreaId, ServerId, VolumeId};
 
 use super::Context;
 use crate::change::Change;
-use crate::records::{AreaRow, Row, VolumeRow};
+use crate::records::{AreaRow, FrozenUntil, Row, VolumeRow};
 use crate::table::Table;
 
 /// Why a report does not continue what was last known of its area; none if it does, or if nothing is known.
@@ -50,9 +50,11 @@ pub fn judge(known: &AreaRow, report: &AreaReport, row: &mut AreaRow, change: &m
 /// An administrator accepts an area as it is.
 pub fn accept(table: &Table, area: &AreaRow, change: &mut Change) {
     let why = area.quarantined.clone();
-    for volume in table.volumes_in(area.id).filter(|volume| volume.frozen.as_ref() == Some(&only_copy(area))) {
+    for volume in table.volumes_in(area.id).filter(|volume| volume.frozen_until == FrozenUntil::Accepted(area.id)) {
         change.event(volume.name.as_str(), format!("goes on with what area {} has", area.name));
-        change.put(Row::Volume(Box::new(VolumeRow { frozen: None, ..volume.clone() })));
+        let mut next = volume.clone();
+        next.thaw();
+        change.put(Row::Volume(Box::new(next)));
     }
     // What its label says next is what is known of it from then on.
     change.put(Row::Area(AreaRow { quarantined: None, accepted: why, open: None, sequence: 0, ..area.clone() }));
@@ -94,7 +96,7 @@ pub fn plan(table: &Table, context: &mut Context<'_>) -> Change {
                     continue;
                 }
                 if !segment.legs.iter().any(|leg| leg.in_sync && is_there(leg.area)) {
-                    next.frozen = Some(only_copy(area));
+                    (next.frozen, next.frozen_until) = (Some(only_copy(area)), FrozenUntil::Accepted(area.id));
                     continue;
                 }
                 segment.legs.iter_mut().filter(|leg| leg.area == area.id).for_each(|leg| leg.in_sync = false);

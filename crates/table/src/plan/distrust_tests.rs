@@ -3,7 +3,7 @@
 use sublet_api::ErrorKind;
 use sublet_api::order::Order;
 use sublet_api::rebuild::{AcceptVolume, Forget, ForgetView};
-use sublet_api::request::{LegChange, Request, Response};
+use sublet_api::request::{LegChange, Rename, Request, Response};
 use sublet_types::{OpenId, Way};
 
 use crate::core::testing::{Pool, R, borrow, force_unmount, give_back, mount, name, unmount};
@@ -80,14 +80,15 @@ fn l2_a_rolled_back_a_restored_and_a_cloned_area_are_quarantined() {
         let choice = AcceptVolume { leg: "a1".to_owned(), stale: false };
         let refusal = pool.refused(Request::AcceptVolume { volume: "one".to_owned(), accept: choice });
         assert!(refusal.hint.contains("sublet area accept a1"), "{what}: {refusal}");
-        // It stays so until an administrator accepts it.
+        // It stays so until an administrator accepts it, whatever it is called by then.
         pool.restart_manager();
         tell(&mut pool);
         assert!(state(&mut pool, "a1").starts_with("quarantined: "), "{what}");
-        pool.ask(Request::AcceptArea { area: "a1".to_owned() });
+        pool.ask(Request::RenameArea { area: "a1".to_owned(), rename: Rename { name: name("new") } });
+        pool.ask(Request::AcceptArea { area: "new".to_owned() });
         pool.pass(6000);
         tell(&mut pool);
-        assert_eq!(state(&mut pool, "a1"), "online", "{what}");
+        assert_eq!(state(&mut pool, "new"), "online", "{what}");
         assert_eq!(area(&mut pool, 0).quarantined, None, "{what}");
         assert_eq!(pool.core.table().volume("one").unwrap().frozen, None, "{what}");
         let told = pool.events().iter().any(|event| event.contains("its copy in area a1 is stale: the area is quarantined"));

@@ -8,7 +8,7 @@ use sublet_types::{AreaId, ByteSize, ServerId, VolumeId};
 
 use super::{Context, conflict, layout, listed};
 use crate::change::Change;
-use crate::records::{Key, Row, ServerRow, VolumeRow, WipeRow};
+use crate::records::{FrozenUntil, Key, Row, ServerRow, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// What goes with a server.
@@ -169,7 +169,7 @@ fn forsake(table: &Table, volume: &VolumeRow, server: &ServerRow, context: &mut 
     }
     if lost_bytes > 0 {
         let reason = format!("{} of it were lost with {}", ByteSize(lost_bytes), server.name);
-        next.frozen = Some(reason.clone());
+        next = next.frozen(reason.clone(), FrozenUntil::Decided);
         change.event(volume.name.as_str(), format!("frozen: {reason}"));
     } else {
         change.event(volume.name.as_str(), format!("goes on without its copy at {}, which is gone for good", server.name));

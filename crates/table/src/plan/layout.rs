@@ -8,7 +8,7 @@ use super::mount::confirm;
 use super::place::Layout;
 use super::{Advance, Context, Standings, conflict, done, failed, frozen_hint};
 use crate::change::Change;
-use crate::records::{Command, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, TaskRow, VolumeRow, WipeRow, WorkRow};
+use crate::records::{Command, FrozenUntil, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, TaskRow, VolumeRow, WipeRow, WorkRow};
 use crate::table::Table;
 use crate::views;
 
@@ -54,6 +54,7 @@ pub fn volume(
         segments: segments(layout, random),
         task: Some(task),
         frozen: None,
+        frozen_until: FrozenUntil::default(),
         path: PathRow::default(),
         epoch_floor: 0,
         unsettled: false,

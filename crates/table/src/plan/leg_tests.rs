@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use sublet_types::{AreaId, Epoch, LeaseSecret, SliceId, Way};
 
 use super::*;
-use crate::records::{LeaseRow, LeaseState, LegRow, PathRow, WorkRow};
+use crate::records::{FrozenUntil, LeaseRow, LeaseState, LegRow, PathRow, WorkRow};
 
 const EPOCH: Epoch = Epoch { number: 5, random: 55 };
 
@@ -46,6 +46,7 @@ fn table(in_sync: &[bool]) -> Table {
         segments: vec![segment],
         task: None,
         frozen: None,
+        frozen_until: FrozenUntil::default(),
         path: PathRow::default(),
         epoch_floor: 0,
         unsettled: false,

@@ -9,7 +9,7 @@ use sublet_types::{AreaId, Epoch, ServerId, SliceId, VolumeId};
 
 use super::{background, distrust, layout, mount, wipe};
 use crate::change::Change;
-use crate::records::{AreaRow, LeaseState, LegRow, ROW_VERSION, Row, SegmentRow, Stranger, VolumeRow, WipeRow};
+use crate::records::{AreaRow, FrozenUntil, LeaseState, LegRow, ROW_VERSION, Row, SegmentRow, Stranger, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// Plans what a report of all areas of a server changes. `elsewhere` says whether another server that is up serves that area.
@@ -189,7 +189,7 @@ fn slices(table: &Table, area: &AreaRow, report: &AreaReport, change: &mut Chang
             let reason =
                 format!("{reason}; the table may have been restored from an older copy: `sublet manager rebuild --reconcile`");
             change.event(volume.name.as_str(), format!("frozen: {reason}"));
-            change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
+            change.put(Row::Volume(Box::new(volume.frozen(reason, FrozenUntil::Reconciled))));
         }
     }
 }

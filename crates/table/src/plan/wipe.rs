@@ -8,7 +8,7 @@ use sublet_types::{AreaId, Epoch, SliceId, VolumeId};
 
 use super::layout;
 use crate::change::Change;
-use crate::records::{Key, ROW_VERSION, Row, VolumeRow, WipeRow};
+use crate::records::{FrozenUntil, Key, ROW_VERSION, Row, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// The order that wipes one slice.
@@ -41,7 +41,7 @@ pub fn make_anew(table: &Table, slice: SliceId, change: &mut Change) {
     } else if volume.frozen.is_none() {
         let reason = "one of its slices was to be wiped, and the row that says why cannot be read".to_owned();
         change.event(volume.name.as_str(), format!("frozen: {reason}"));
-        change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
+        change.put(Row::Volume(Box::new(volume.frozen(reason, FrozenUntil::Decided))));
     }
 }
 

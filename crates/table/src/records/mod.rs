@@ -19,7 +19,7 @@ pub use event::EventRow;
 pub use pool::{PoolRow, RebuildRow};
 pub use server::ServerRow;
 pub use task::{Command, ReplacedLeg, Step, TaskRow, TaskState};
-pub use volume::{AbsentLeg, LastChange, LeaseRow, LeaseState, LegRow, PathRow, Pending, SegmentRow, VolumeRow};
+pub use volume::{AbsentLeg, FrozenUntil, LastChange, LeaseRow, LeaseState, LegRow, PathRow, Pending, SegmentRow, VolumeRow};
 pub use wipe::WipeRow;
 pub use work::{BackgroundRow, BackgroundState, FindingsRow, WorkRow};
 

@@ -34,6 +34,9 @@ pub struct VolumeRow {
     /// Why nothing may be done with it (its labels are ahead of the table, L5); none if all is well.
     #[serde(default)]
     pub frozen: Option<String>,
+    /// What it waits for then.
+    #[serde(default)]
+    pub frozen_until: FrozenUntil,
     /// The path as last seen.
     #[serde(default)]
     pub path: PathRow,
@@ -55,6 +58,19 @@ pub struct VolumeRow {
     /// What is to be known for background work.
     #[serde(default)]
     pub work: WorkRow,
+}
+
+/// What ends it that a volume is frozen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrozenUntil {
+    /// What its reason says.
+    #[default]
+    Decided,
+    /// The table is reconciled with the labels, which know better (L5).
+    Reconciled,
+    /// The quarantined area with its only copy in sync is accepted (L2).
+    Accepted(AreaId),
 }
 
 /// See [`VolumeRow::absent`].
@@ -109,9 +125,18 @@ impl VolumeRow {
 
     /// Whether its labels know better than the table: it is not settled, or frozen until it is reconciled with them (L5, R1).
     pub fn is_behind(&self) -> bool {
-        // No name has a space in it: these words are not a part of one.
-        let says_so = |reason: &String| reason.contains("rebuild --reconcile") || reason.contains("and reconcile with it");
-        self.unsettled || self.frozen.as_ref().is_some_and(says_so)
+        self.unsettled || (self.frozen.is_some() && self.frozen_until == FrozenUntil::Reconciled)
+    }
+
+    /// The same, but frozen: nothing may be done with it.
+    #[must_use]
+    pub fn frozen(&self, reason: String, until: FrozenUntil) -> Self {
+        Self { frozen: Some(reason), frozen_until: until, ..self.clone() }
+    }
+
+    /// Ends that.
+    pub fn thaw(&mut self) {
+        (self.frozen, self.frozen_until) = (None, FrozenUntil::default());
     }
 
     /// Segments of which no in-sync leg has confirmed the newest epoch: an older client might still write there (F3).

@@ -373,6 +373,10 @@ fn r1_f4_a_client_is_not_stopped_while_the_area_that_knows_its_volume_is_offline
     pool.lose_table();
     pool.ask(Request::Rebuild(Rebuild::default()));
     pool.pass(6000);
+    let Response::Rebuild(view) = pool.ask(Request::RebuildState) else { panic!("no view") };
+    let shown: Vec<_> =
+        view.offline.iter().map(|area| (area.area.as_str(), area.server.as_str(), area.reason.as_str())).collect();
+    assert_eq!(shown, [("a1", "server-a", "it is being opened"), ("b1", "server-b", "it is being opened")]);
     pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
     let conn = pool.report(&mounting, PathState::Open, false);
     let told = pool.replies.remove(&conn);

@@ -1,5 +1,6 @@
 //! What was deleted stays so: copies that were not there, and rows of wipes that cannot be read (R2, P2).
 
+use sublet_api::order::Order;
 use sublet_api::rebuild::{AcceptVolume, Rebuild};
 use sublet_api::request::Request;
 use sublet_types::{SliceId, Way};
@@ -48,6 +49,53 @@ fn r2_a_copy_that_was_not_there_when_its_rebuilt_volume_was_deleted_is_wiped_whe
         assert_eq!(slices(&pool, 1), 0, "{accepted} {lost_again}");
         assert!(pool.servers[1].areas.values().all(|area| area.dirty.is_empty()));
     }
+}
+
+fn stones(pool: &Pool, server: usize) -> usize {
+    pool.servers[server].areas.values().map(|area| area.tombstones.len()).sum()
+}
+
+/// Its lender answers, and its disk hangs: no label shows that the slice is to be wiped.
+#[test]
+fn r2_a_wipe_that_does_not_begin_is_in_all_other_labels_before_long() {
+    let mut pool = Pool::new(&[16, 16, 16, 0]);
+    let borrower = pool.id(3);
+    pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Single)));
+    let epoch = pool.mounted(mount(2, borrower, "v")).epoch;
+    pool.done(unmount(3, borrower, "v", epoch));
+    let lender = (0..3).find(|server| slices(&pool, *server) > 0).unwrap();
+    let others: Vec<usize> = (0..3).filter(|server| *server != lender).collect();
+    pool.server(lender).stuck = true;
+    pool.send(give_back(10, Some(borrower), "v", false));
+    pool.pass(6000);
+    assert!(others.iter().all(|server| stones(&pool, *server) == 1));
+    assert_eq!(stones(&pool, lender), 0);
+    pool.lose_table();
+    rebuild(&mut pool, false);
+    assert!(pool.core.table().volumes.is_empty(), "it lives again");
+    assert_eq!(pool.core.table().wipes.len(), 1);
+    pool.server(lender).stuck = false;
+    pool.server(lender).registered = false;
+    pool.pass(60_000);
+    assert_eq!(slices(&pool, lender), 0);
+    assert!((0..3).all(|server| stones(&pool, server) == 0));
+    assert!(pool.core.table().wipes.is_empty());
+}
+
+/// Every other label would have to be written twice for each volume that is returned.
+#[test]
+fn r2_a_wipe_that_ends_soon_is_in_no_other_label() {
+    let mut pool = Pool::new(&[64, 16, 0]);
+    let borrower = pool.id(2);
+    for id in 0..10 {
+        pool.done(borrow(1 + id, borrower, Some(&format!("v{id}")), Some(3 * R), Some(Way::Divided)));
+    }
+    for id in 0..10 {
+        pool.done(give_back(100 + id, Some(borrower), &format!("v{id}"), false));
+    }
+    pool.pass(60_000);
+    let put = |order: &&Order| matches!(order, Order::PutTombstones { .. });
+    assert_eq!(pool.servers.iter().flat_map(|server| &server.log).find(put), None);
 }
 
 /// The table is lost while a volume is being returned, and the wipe of its last copy ends before anybody knows of it. Where its

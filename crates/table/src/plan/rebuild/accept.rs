@@ -101,7 +101,7 @@ pub fn plan(
     next.copies = next.copies.max(copies.unwrap_or_default());
     next.absent = absent;
     next.unsettled = false;
-    next.frozen = None;
+    next.thaw();
     next.task = None;
     next.lease = None;
     next.path = crate::records::PathRow { since_ms: context.now_ms, ..Default::default() };

@@ -19,7 +19,7 @@ pub use tombs::{obey, spent, wanted as wanted_tombstones};
 use self::labels::{Held, Seen, Set};
 use super::{Context, listed, wipe};
 use crate::change::Change;
-use crate::records::{AbsentLeg, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, VolumeRow, WipeRow, WorkRow};
+use crate::records::{AbsentLeg, FrozenUntil, LegRow, PathRow, ROW_VERSION, Row, SegmentRow, VolumeRow, WipeRow, WorkRow};
 use crate::table::Table;
 
 /// So far above any number that was seen does a rebuilt table go on: a lender that was not seen may know a few more.
@@ -101,7 +101,7 @@ fn waits_for(table: &Table, row: &VolumeRow, reported: &BTreeSet<AreaId>, change
         row.name
     );
     if row.frozen.as_ref() != Some(&reason) {
-        put(&VolumeRow { frozen: Some(reason.clone()), ..row.clone() }, format!("frozen: {reason}"), Some(row), change);
+        put(&row.frozen(reason.clone(), FrozenUntil::Reconciled), format!("frozen: {reason}"), Some(row), change);
     }
 }
 
@@ -374,6 +374,7 @@ fn empty_row(id: VolumeId, before: Option<&VolumeRow>) -> VolumeRow {
         segments: Vec::new(),
         task: None,
         frozen: None,
+        frozen_until: FrozenUntil::default(),
         path: before.map_or_else(PathRow::default, |row| row.path.clone()),
         work: WorkRow { background: None, ..before.map(|row| row.work.clone()).unwrap_or_default() },
         epoch_floor: 0,

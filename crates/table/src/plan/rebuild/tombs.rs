@@ -7,7 +7,7 @@ use sublet_types::{AreaId, Epoch, Name, ServerId, SliceId, VolumeId};
 
 use super::super::{Context, wipe};
 use crate::change::Change;
-use crate::records::{Key, ROW_VERSION, Row, VolumeRow, WipeRow};
+use crate::records::{FrozenUntil, Key, ROW_VERSION, Row, VolumeRow, WipeRow};
 use crate::table::Table;
 
 /// Plans what the tombstones in the labels, and labels that show up with slices to be wiped, ask for. A tombstone of a slice that
@@ -94,7 +94,7 @@ fn shed_slice(volume: VolumeRow, stone: &Tombstone, context: &mut Context<'_>, c
         segment.legs.retain(|leg| leg.slice != stone.slice);
     }
     let reason = "one of its slices had been given up, say the labels; the others have not been looked at yet";
-    next.frozen = Some(reason.to_owned());
+    next = next.frozen(reason.to_owned(), FrozenUntil::Reconciled);
     next.unsettled = true;
     next.epoch_floor = next.epoch_floor.max(epoch.number);
     next
@@ -108,7 +108,7 @@ fn freeze(volume: &VolumeRow, change: &mut Change) {
                   `sublet manager rebuild --reconcile`"
         .to_owned();
     change.event(volume.name.as_str(), format!("frozen: {reason}"));
-    change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason), ..volume.clone() })));
+    change.put(Row::Volume(Box::new(volume.frozen(reason, FrozenUntil::Reconciled))));
 }
 
 /// A slice that the table does not know is to be wiped, once its area is there.

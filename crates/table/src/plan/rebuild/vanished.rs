@@ -7,7 +7,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::{AreaId, ServerId, SliceId};
 
 use crate::change::Change;
-use crate::records::{Key, Row, VolumeRow};
+use crate::records::{FrozenUntil, Key, Row, VolumeRow};
 use crate::table::Table;
 
 /// Plans what becomes of them: frozen, with the command that takes them away, and gone while the table is reconciled. A row
@@ -39,7 +39,7 @@ pub fn plan(table: &Table, reports: &[(ServerId, &AreaReport)], loaded: &BTreeSe
                 let reason = "no label has it any more; it may have been returned after this table was copied: \
                               `sublet manager rebuild --reconcile` takes it away";
                 change.event(row.name.as_str(), format!("frozen: {reason}"));
-                change.put(Row::Volume(Box::new(VolumeRow { frozen: Some(reason.to_owned()), ..row.clone() })));
+                change.put(Row::Volume(Box::new(row.frozen(reason.to_owned(), FrozenUntil::Reconciled))));
             }
             _ => {}
         }

@@ -1,0 +1,88 @@
+//! Tombstones in the labels of other areas (R2). The label of a slice that is being wiped says so itself, and a wipe usually begins
+//! at once: the others are only told of one that does not.
+
+use sublet_api::order::Order;
+use sublet_api::server::Tombstone;
+use sublet_types::ServerId;
+
+use super::Core;
+use crate::plan::{self, rebuild};
+use crate::records::WipeRow;
+use crate::store::Store;
+
+/// Tombstones in one order.
+const TOMBSTONES_AT_ONCE: usize = 64;
+/// A wipe that has not been seen to begin for so long is told to the other labels, in milliseconds. Until then only the table
+/// knows of it: the shorter the better, but each return of a volume would cost two changes of every label.
+const PATIENCE_MS: u64 = 2000;
+
+impl<S: Store> Core<S> {
+    /// Notes since when there are wipes.
+    pub(super) fn count_wipes(&mut self) {
+        let (table, now_ms) = (&self.table, self.now_ms);
+        self.wipes_since.retain(|slice, _| table.wipes.contains_key(slice));
+        for slice in table.wipes.keys() {
+            self.wipes_since.entry(*slice).or_insert(now_ms);
+        }
+    }
+
+    /// When tombstones are wanted by the mere passing of time.
+    pub(super) fn tombstone_wakes(&self) -> impl Iterator<Item = u64> {
+        self.wipes_since.values().map(|since| since + PATIENCE_MS)
+    }
+
+    /// Whether the label of a slice that is to be wiped says so, or is about to: its lender is there, and the wipe was wanted
+    /// just now or tells of progress. A label that proves that nothing is to be wiped (L5) needs no tombstone either.
+    fn is_beginning(&self, wipe: &WipeRow) -> bool {
+        let Some(area) = self.table.areas.get(&wipe.area).filter(|area| area.offline.is_none()) else { return false };
+        let peer = self.peers.all.get(&area.server).filter(|_| self.peers.is_reachable(area.server));
+        let Some(peer) = peer else { return false };
+        let label = plan::wipe::told(&peer.reported, wipe.area, wipe.slice);
+        let is_told = label.is_some_and(|label| label.wiping || plan::wipe::is_refuted(wipe.epoch, label));
+        let has_begun = || self.orders.find(&plan::wipe::order(wipe)).is_some_and(|entry| entry.has_progress());
+        let is_new = || self.wipes_since.get(&wipe.slice).is_none_or(|since| self.now_ms < since + PATIENCE_MS);
+        is_told || has_begun() || is_new()
+    }
+
+    /// What the labels of a server have to remember of deleted volumes, or need not any longer (R2).
+    pub(super) fn tombstones(&self, server: ServerId) -> Vec<Order> {
+        let stones = rebuild::wanted_tombstones(&self.table, |wipe| self.is_beginning(wipe));
+        let Some(peer) = self.peers.all.get(&server) else { return Vec::new() };
+        if stones.is_empty() && peer.reported.values().all(|report| report.tombstones.is_empty()) {
+            return Vec::new();
+        }
+        let mut orders = Vec::new();
+        for area in self.table.areas_of(server).filter(|row| row.offline.is_none() && !row.reclaiming) {
+            let Some(report) = peer.reported.get(&area.id) else { continue };
+            let is_new = |stone: &&Tombstone| stone.area != area.id && !report.tombstones.contains(stone);
+            let fresh: Vec<Tombstone> = stones.iter().filter(is_new).take(TOMBSTONES_AT_ONCE).cloned().collect();
+            if !fresh.is_empty() {
+                orders.push(Order::PutTombstones { area: area.id, tombstones: fresh });
+            }
+            let spent =
+                rebuild::spent(&self.table, &report.tombstones, |stone| self.is_gone(stone), |stone| self.is_refuted(stone));
+            if !spent.is_empty() {
+                orders.push(Order::DropTombstones { area: area.id, slices: spent });
+            }
+        }
+        orders
+    }
+
+    /// Whether the label of a tombstone's area is there, without its slice; or whether there is no such area any more, as far as
+    /// a table can tell that is not behind.
+    fn is_gone(&self, stone: &Tombstone) -> bool {
+        let Some(row) = self.table.areas.get(&stone.area) else { return self.knows_all() };
+        if row.offline.is_some() {
+            return false;
+        }
+        let report = self.peers.all.get(&row.server).and_then(|peer| peer.reported.get(&stone.area));
+        report.is_some_and(|report| report.slices.iter().all(|slice| slice.facts.slice != stone.slice))
+    }
+
+    /// Whether the label of a tombstone's slice proves that it was written for a table that was behind (L5).
+    fn is_refuted(&self, stone: &Tombstone) -> bool {
+        let peer = self.table.lender(stone.area).and_then(|server| self.peers.all.get(&server));
+        let label = peer.and_then(|peer| plan::wipe::told(&peer.reported, stone.area, stone.slice));
+        label.is_some_and(|label| plan::wipe::is_refuted(stone.epoch, label))
+    }
+}
