@@ -13,6 +13,10 @@ pub const DEMO: &[Need] = &[("mkfs.ext4", "e2fsprogs"), ("losetup", "mount"), ("
 pub const TEST: &[Need] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mkfs.ntfs", "ntfs-3g"),
+    ("addpart", "util-linux"),
     ("losetup", "mount"),
     ("sfdisk", "fdisk"),
     ("fusermount3", "fuse3"),
