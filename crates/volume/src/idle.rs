@@ -18,6 +18,8 @@ use crate::volume::Inner;
 const IDLE_FLUSH_LIMIT: Duration = Duration::from_secs(30);
 /// CLOSE comes right after a flush, so it is quick; a request that comes meanwhile waits for it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// A copy that has just returned, or left, is in the labels within a moment; a close waits so long for that.
+const LABELS_LIMIT: Duration = Duration::from_secs(3);
 /// Closing for good waits so long for lenders that do not answer ...
 const END_LIMIT: Duration = Duration::from_secs(30);
 /// ... and by force only so long.
@@ -108,6 +110,10 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             shared.set_phase(Phase::Running);
             return Err(error.clone());
         }
+        if result.is_ok() && !force {
+            // Else the next mount makes the legs equal for nothing.
+            let _ = shared.doors.timeout(LABELS_LIMIT, self.labels_written()).await;
+        }
         let clean = result.is_ok() && self.segments.iter().all(|s| s.members.borrow().is_whole());
         shared.parting.set(true);
         let clean = self.part(clean).await && clean;
@@ -126,6 +132,21 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             self.shared.changed.changed(seen).await;
         }
         if self.shared.info.read_only { Ok(()) } else { self.flush().await }
+    }
+
+    /// See [`LABELS_LIMIT`].
+    async fn labels_written(&self) {
+        loop {
+            let seen = self.shared.changed.version();
+            let is_due = |segment: &Rc<Segment<D, M>>| {
+                let members = segment.members.borrow();
+                members.labels_due || members.legs.iter().any(|m| m.role == Role::Joining)
+            };
+            if !self.segments.iter().any(is_due) || self.shared.is_over() {
+                return;
+            }
+            self.shared.changed.changed(seen).await;
+        }
     }
 }
 

@@ -45,8 +45,9 @@ impl<S: Store> Core<S> {
             self.give_orders();
             let confirmed = self.take_confirmations()?;
             let advanced = self.advance_tasks(outside)?;
+            let vanished = advanced && self.notice_vanished(outside)?;
             let worked = self.advance_background(outside)?;
-            if !confirmed && !advanced && !worked {
+            if !confirmed && !advanced && !vanished && !worked {
                 break;
             }
         }

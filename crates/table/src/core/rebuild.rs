@@ -185,12 +185,21 @@ impl<S: Store> Core<S> {
         let change = rebuild::plan(&self.table, &self.labels(), &mut context);
         moved |= !change.is_empty();
         self.commit(change)?;
-        let change = rebuild::vanished::plan(&self.table, &self.labels(), &self.loaded);
-        moved |= !change.is_empty();
-        self.commit(change)?;
+        moved |= self.notice_vanished(outside)?;
         if moved {
             self.find_strangers()?;
         }
+        Ok(moved)
+    }
+
+    /// Volumes of a table that is behind, and that are gone: looked for whenever labels have come or a task has ended. What a task
+    /// is changing is left alone.
+    pub(super) fn notice_vanished(&mut self, outside: &mut Outside<'_>) -> Result<bool, StoreError> {
+        let reachable = self.peers.reachable();
+        let mut context = Context { now_ms: self.now_ms, random: &mut *outside.random, reachable: &reachable };
+        let change = rebuild::vanished::plan(&self.table, &self.labels(), &self.loaded, &mut context);
+        let moved = !change.is_empty();
+        self.commit(change)?;
         Ok(moved)
     }
 

@@ -100,6 +100,8 @@ pub(crate) struct Lender {
     pub(crate) delay: Cell<Duration>,
     /// The same for writes only.
     pub(crate) write_delay: Cell<Duration>,
+    /// Of SET_STATE besides.
+    pub(crate) label_delay: Cell<Duration>,
     /// So many reads more are damaged.
     pub(crate) flips: Cell<usize>,
     pub(crate) lie: Cell<Option<Lie>>,
@@ -145,6 +147,7 @@ impl Lender {
             when: RefCell::default(),
             delay: Cell::new(Duration::ZERO),
             write_delay: Cell::new(Duration::ZERO),
+            label_delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
             lie: Cell::new(None),
             version: Cell::new(PROTOCOL_VERSION),
@@ -288,7 +291,12 @@ impl Lender {
             offset: frame.offset,
             length: frame.length,
         });
-        let delay = if frame.op == Op::Write { self.delay.get() + self.write_delay.get() } else { self.delay.get() };
+        let own = match frame.op {
+            Op::Write => self.write_delay.get(),
+            Op::SetState => self.label_delay.get(),
+            _ => Duration::ZERO,
+        };
+        let delay = self.delay.get() + own;
         if !delay.is_zero() && !matches!(frame.op, Op::Hello | Op::Open) {
             self.doors.sleep(Duration::from_micros(self.doors.below(delay.as_micros() as u64 + 1))).await;
         }

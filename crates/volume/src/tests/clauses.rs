@@ -48,6 +48,24 @@ fn f5_a_close_that_one_leg_did_not_answer_is_not_told_as_a_clean_one() {
 }
 
 #[test]
+fn f5_s5_a_close_waits_for_the_labels_of_a_copy_that_has_just_returned() {
+    for seed in 16..24 {
+        MemDoors::run(seed, |doors| async move {
+            let world = World::new(&doors, &[MIB], 2);
+            let volume = world.open().await;
+            world.lenders[1].stop();
+            write(&volume, 0, &[1; 4096]).await.unwrap();
+            assert_eq!(in_sync(&world), [true, false]);
+            world.lenders[1].start();
+            world.lenders[0].label_delay.set(Duration::from_secs(2));
+            world.until(60, "the copy has returned", || in_sync(&world) == [true, true]).await;
+            assert_eq!(volume.close(false).await, Ok(true));
+            assert!(world.lenders.iter().all(|lender| lender.label().open_epoch.is_none()));
+        });
+    }
+}
+
+#[test]
 fn f4_a_newer_epoch_that_a_lender_tells_before_its_session_is_used_stops_everything() {
     MemDoors::run(2, |doors| async move {
         let world = World::new(&doors, &[MIB, MIB], 1);

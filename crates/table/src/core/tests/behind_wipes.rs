@@ -29,6 +29,68 @@ fn slices(pool: &Pool) -> Vec<SliceId> {
     volume(pool).legs().map(|(_, leg)| leg.slice).collect()
 }
 
+/// The copy of the table was made while the volume was being unmounted: it is not looked at before that task has ended.
+#[test]
+fn l5_a_volume_that_was_returned_since_is_seen_to_be_gone_when_its_old_task_has_ended() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let epoch = pool.mounted(mount(10, borrower, "v")).epoch;
+    pool.servers.iter_mut().for_each(|server| server.stuck = true);
+    pool.send(unmount(11, borrower, "v", epoch));
+    pool.settle();
+    let backup = pool.backup();
+    pool.servers.iter_mut().for_each(|server| (server.stuck, server.registered) = (false, false));
+    pool.pass(20_000);
+    pool.done(give_back(12, Some(borrower), "v", false));
+    pool.pass(6000);
+    pool.done(borrow(13, borrower, Some("w"), Some(3 * R), Some(Way::Doubled)));
+    let epoch = pool.mounted(mount(14, borrower, "w")).epoch;
+    pool.restore(&backup);
+    pool.servers.iter_mut().for_each(|server| server.registered = false);
+    pool.pass(20_000);
+    assert_eq!(volume(&pool).task, None);
+    let reason = volume(&pool).frozen.unwrap();
+    assert!(reason.contains("no label has it any more"), "{reason}");
+    let refusal = pool.refused(replace(20, "v", "server-b", None));
+    assert!(refusal.message.contains("frozen"), "{refusal}");
+    reconcile(&mut pool);
+    let table = pool.core.table();
+    assert_eq!(table.volumes.values().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["w"]);
+    assert_eq!(table.volume("w").unwrap().lease.as_ref().map(|lease| lease.epoch), Some(epoch));
+}
+
+/// The old table has a copy made anew elsewhere, because its lender is away; and so is the other one, which would know.
+#[test]
+fn l5_p2_a_copy_that_was_made_for_a_volume_that_turns_out_to_be_gone_goes_with_it() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let backup = pool.backup();
+    pool.done(give_back(12, Some(borrower), "v", false));
+    pool.pass(6000);
+    pool.done(borrow(13, borrower, Some("w"), Some(3 * R), Some(Way::Doubled)));
+    (0..2).for_each(|server| pool.kill(server));
+    pool.restore(&backup);
+    pool.servers.iter_mut().for_each(|server| server.registered = false);
+    pool.pass(20_000);
+    pool.send(replace(20, "v", "server-b", None));
+    pool.pass(20_000);
+    let made = slices(&pool)[1];
+    let is_there = |pool: &Pool| {
+        let mut areas = pool.servers.iter().flat_map(|server| server.areas.values());
+        areas.any(|area| area.slices.contains_key(&made))
+    };
+    assert!(is_there(&pool));
+    (0..2).for_each(|server| pool.revive(server));
+    pool.pass(20_000);
+    assert!(volume(&pool).frozen.unwrap().contains("no label has it any more"));
+    reconcile(&mut pool);
+    pool.pass(60_000);
+    let table = pool.core.table();
+    assert_eq!(table.volumes.values().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["w"]);
+    assert!(table.wipes.is_empty());
+    assert!(!is_there(&pool));
+}
+
 fn reconcile(pool: &mut Pool) {
     pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
     pool.pass(6000);
