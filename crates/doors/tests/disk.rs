@@ -19,6 +19,11 @@ fn make(folder: &Path, size: u64) -> std::path::PathBuf {
     path
 }
 
+/// On a disk, and in memory, where small operations take another way.
+fn folders() -> [tempfile::TempDir; 2] {
+    ["/var/tmp", "/dev/shm"].map(|parent| tempfile::tempdir_in(parent).unwrap())
+}
+
 fn pattern(length: usize, seed: u8) -> Buffer {
     let mut buffer = Buffer::new(length);
     for (at, byte) in buffer.iter_mut().enumerate() {
@@ -35,8 +40,7 @@ async fn read(file: &RealFile, offset: u64, length: usize) -> Buffer {
 
 #[test]
 fn what_is_written_is_read_in_both_modes() {
-    for direct in [true, false] {
-        let folder = tempfile::tempdir().unwrap();
+    for (folder, direct) in folders().iter().flat_map(|folder| [(folder, true), (folder, false)]) {
         let path = make(folder.path(), 4 * MIB);
         run(async |doors| {
             let file = doors.open(&path, OpenHow { direct, ..HOW }).await.unwrap();
@@ -60,34 +64,36 @@ fn what_is_written_is_read_in_both_modes() {
 
 #[test]
 fn many_operations_run_at_the_same_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = make(folder.path(), 16 * MIB);
-    run(async |doors| {
-        let file = doors.open(&path, HOW).await.unwrap();
-        // More than the ring has entries.
-        let writes = (0..3000_u64).map(|n| file.write_at(n * 4096, pattern(4096, n as u8).freeze()));
-        futures_util::future::try_join_all(writes).await.unwrap();
-        for n in [0, 1, 1500, 2999] {
-            assert!(*read(&file, n * 4096, 4096).await == *pattern(4096, n as u8));
-        }
-    })
-    .unwrap();
+    for folder in folders() {
+        let path = make(folder.path(), 16 * MIB);
+        run(async |doors| {
+            let file = doors.open(&path, HOW).await.unwrap();
+            // More than the ring has entries.
+            let writes = (0..3000_u64).map(|n| file.write_at(n * 4096, pattern(4096, n as u8).freeze()));
+            futures_util::future::try_join_all(writes).await.unwrap();
+            for n in [0, 1, 1500, 2999] {
+                assert!(*read(&file, n * 4096, 4096).await == *pattern(4096, n as u8));
+            }
+        })
+        .unwrap();
+    }
 }
 
 #[test]
 fn reading_behind_the_end_and_outside_of_the_buffer_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = make(folder.path(), 8192);
-    run(async |doors| {
-        for direct in [true, false] {
-            let file = doors.open(&path, OpenHow { direct, ..HOW }).await.unwrap();
-            let (result, buffer) = file.read_at(4096, Buffer::new(8192), 0..8192).await;
-            assert_eq!(result.unwrap_err().kind(), ErrorKind::UnexpectedEof);
-            let (result, _) = file.read_at(0, buffer, 4096..12288).await;
-            assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidInput);
-        }
-    })
-    .unwrap();
+    for folder in folders() {
+        let path = make(folder.path(), 8192);
+        run(async |doors| {
+            for direct in [true, false] {
+                let file = doors.open(&path, OpenHow { direct, ..HOW }).await.unwrap();
+                let (result, buffer) = file.read_at(4096, Buffer::new(8192), 0..8192).await;
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+                let (result, _) = file.read_at(0, buffer, 4096..12288).await;
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidInput);
+            }
+        })
+        .unwrap();
+    }
 }
 
 #[test]

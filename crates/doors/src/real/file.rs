@@ -19,6 +19,9 @@ use crate::buffer::ALIGNMENT;
 use crate::disk::Zero;
 use crate::{Buffer, Chunk, Disk, DiskFile, FileFacts, OpenHow};
 
+/// A file in memory is read and written at once up to this size. io_uring has a worker thread do it, because such a file system
+/// does not say whether it would have to wait, and waking that thread costs more than copying so much.
+const AT_ONCE_MAX: usize = 64 << 10;
 /// Zeroes that have to be written go to the disk in pieces of this size.
 const ZERO_PIECE: u64 = 1 << 20;
 
@@ -27,8 +30,8 @@ impl Disk for RealDoors {
 
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<RealFile> {
         let path = path.to_owned();
-        let (fd, facts) = blocking(move || open::open(&path, how)).await?;
-        Ok(RealFile { fd: Arc::new(fd), facts, can_punch: Cell::new(true), can_zero: Cell::new(true) })
+        let open::Opened { fd, facts, in_memory } = blocking(move || open::open(&path, how)).await?;
+        Ok(RealFile { fd: Arc::new(fd), facts, in_memory, can_punch: Cell::new(true), can_zero: Cell::new(true) })
     }
 }
 
@@ -41,6 +44,8 @@ pub struct RealFile {
     /// Shared with operations and helper threads: closed, and so unlocked, after the last of them (F2).
     fd: Arc<OwnedFd>,
     facts: FileFacts,
+    /// See [`AT_ONCE_MAX`].
+    in_memory: bool,
     /// False once the file system has said that it cannot.
     can_punch: Cell<bool>,
     can_zero: Cell<bool>,
@@ -54,6 +59,10 @@ impl DiskFile for RealFile {
     async fn read_at(&self, offset: u64, mut buffer: Buffer, range: Range<usize>) -> (io::Result<()>, Buffer) {
         if !fits(&buffer, &range) {
             return (Err(io::Error::new(io::ErrorKind::InvalidInput, "the range lies outside of the buffer")), buffer);
+        }
+        if self.in_memory && range.len() <= AT_ONCE_MAX {
+            let result = self.read_at_once(offset, buffer.get_mut(range).unwrap_or(&mut []));
+            return (result, buffer);
         }
         let mut at = range.start;
         while at < range.end {
@@ -76,6 +85,9 @@ impl DiskFile for RealFile {
     }
 
     async fn write_at(&self, offset: u64, data: Chunk) -> io::Result<()> {
+        if self.in_memory && data.len() <= AT_ONCE_MAX {
+            return self.write_at_once(offset, &data);
+        }
         let mut done = 0;
         while done < data.len() {
             let piece = Outgoing::new(data.part(done..data.len()));
@@ -127,6 +139,30 @@ impl DiskFile for RealFile {
 }
 
 impl RealFile {
+    fn read_at_once(&self, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
+        while !into.is_empty() {
+            let count = rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut *into, offset))?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            offset += count as u64;
+            into = into.get_mut(count..).unwrap_or(&mut []);
+        }
+        Ok(())
+    }
+
+    fn write_at_once(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let count = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.fd, data, offset))?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            offset += count as u64;
+            data = data.get(count..).unwrap_or(&[]);
+        }
+        Ok(())
+    }
+
     /// One `fallocate`; false where the file system (or the device, or this alignment) does not have it.
     async fn allocate(&self, flags: FallocateFlags, offset: u64, length: u64, can: &Cell<bool>) -> io::Result<bool> {
         let fd = Arc::clone(&self.fd);

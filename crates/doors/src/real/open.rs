@@ -15,15 +15,25 @@ use crate::{Buffer, FileFacts, OpenHow};
 
 /// A predecessor's lock is gone a moment before its exclusive claim on a device is.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
-/// Magic numbers of `statfs` for file systems that never write in place (`linux/magic.h`; zfs and bcachefs: their sources).
+/// Magic numbers of `statfs` (`linux/magic.h`) for file systems that have all of their files in memory: tmpfs and ramfs.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58F6];
+/// The same of file systems that never write in place (zfs and bcachefs: their sources).
 const COPY_ON_WRITE: [u64; 3] = [0x9123_683E, 0x2FC1_2FC1, 0xCA45_1A4E];
 
+/// An open file or device.
+pub(super) struct Opened {
+    pub fd: OwnedFd,
+    pub facts: FileFacts,
+    /// Its bytes lie in memory: no operation waits for a disk.
+    pub in_memory: bool,
+}
+
 /// Opens; the error names the path.
-pub(super) fn open(path: &Path, how: OpenHow) -> io::Result<(OwnedFd, FileFacts)> {
+pub(super) fn open(path: &Path, how: OpenHow) -> io::Result<Opened> {
     open_inner(path, how).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-fn open_inner(path: &Path, how: OpenHow) -> io::Result<(OwnedFd, FileFacts)> {
+fn open_inner(path: &Path, how: OpenHow) -> io::Result<Opened> {
     let device = match FileType::from_raw_mode(rustix::fs::stat(path)?.st_mode) {
         FileType::BlockDevice => true,
         FileType::RegularFile => false,
@@ -42,14 +52,15 @@ fn open_inner(path: &Path, how: OpenHow) -> io::Result<(OwnedFd, FileFacts)> {
     if how.exclusive && !same_file(&stat, &rustix::fs::stat(path)?) {
         return Err(io::Error::other("it was replaced while its lock was waited for; open it again"));
     }
+    let file_system = if device { 0 } else { rustix::fs::fstatfs(&fd)?.f_type as u64 & 0xFFFF_FFFF };
     let facts = FileFacts {
         size: rustix::fs::seek(&fd, SeekFrom::End(0))?,
         device,
         direct,
         disk_sequence: disk_sequence(&fd, &stat, device),
-        copy_on_write: !device && COPY_ON_WRITE.contains(&(rustix::fs::fstatfs(&fd)?.f_type as u64 & 0xFFFF_FFFF)),
+        copy_on_write: COPY_ON_WRITE.contains(&file_system),
     };
-    Ok((fd, facts))
+    Ok(Opened { fd, facts, in_memory: IN_MEMORY.contains(&file_system) })
 }
 
 /// Opens a block device with O_EXCL, so that nobody mounts it. A predecessor whose I/O is still in the kernel holds both the
