@@ -1,5 +1,6 @@
-//! `cargo xtask demo | test | soak | torture | figures | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
+//! `cargo xtask demo | test | soak | torture | figures | bench | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
 
+mod instructions;
 mod packages;
 mod run;
 mod tidy;
@@ -17,6 +18,11 @@ usage: cargo xtask COMMAND
                     --bless renews the fingerprints after the documents were brought up to date
   sim ARGS          the simulator: --seeds N [--seed FIRST], or --seed S --trace
   soak [SECONDS]    the end-to-end tests that take long (default 600 seconds each)
+  bench [--quick] [--only WORDS] [--on memory,disk] [--rounds N] [--save]
+                    Sublet beside the raw disk and other block servers, in one run (bench/README.md); --save renews
+                    bench/RESULTS.md and its charts; as root
+  bench --instructions [--bless]
+                    count the instructions of the hot pieces and compare them with bench/INSTRUCTIONS.md
   figures           measure recovery, resync, first writes and memory with the release binary (docs/performance.md); as root
   torture SECONDS [--seed S]
                     manager, servers and clients are killed, frozen, restarted and cut off at random for so long, under
@@ -38,6 +44,9 @@ fn main() -> ExitCode {
         ["sim", rest @ ..] => run::sim(&top(), rest),
         ["soak"] => run::soak(&top(), "600"),
         ["soak", seconds] => run::soak(&top(), seconds),
+        ["bench", "--instructions"] => run::count(&top(), false),
+        ["bench", "--instructions", "--bless"] => run::count(&top(), true),
+        ["bench", rest @ ..] => run::bench(&top(), rest),
         ["figures"] => run::figures(&top()),
         ["torture", seconds] => run::torture(&top(), seconds, None),
         ["torture", seconds, "--seed", seed] => run::torture(&top(), seconds, Some(seed)),

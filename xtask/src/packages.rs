@@ -34,6 +34,19 @@ pub const TEST: &[Need] = &[
 /// What the power cuts of the soak need beyond the tests; the guest's kernel is only downloaded.
 pub const SOAK: &[Need] = &[("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("cpio", "cpio")];
 
+/// What the benchmark needs: the load generator, and what Sublet is compared with.
+pub const BENCH: &[Need] = &[
+    ("losetup", "mount"),
+    ("fusermount3", "fuse3"),
+    ("fio", "fio"),
+    ("nbdkit", "nbdkit"),
+    ("qemu-nbd", "qemu-utils"),
+    ("qemu-storage-daemon", "qemu-system-common"),
+];
+
+/// What counting instructions needs.
+pub const COUNT: &[Need] = &[("valgrind", "valgrind")];
+
 fn found(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     // Root's programs are not on everybody's PATH in Debian.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use crate::instructions::instructions;
 use crate::packages;
 use crate::tidy;
 
@@ -104,6 +105,33 @@ pub fn figures(top: &Path) -> Result<(), String> {
     cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
     let args = ["test", "--package", "sublet-tests", "--test", "figures", "--", "--ignored", "--test-threads=1", "--nocapture"];
     cargo(top, &args, &[("SUBLET_TEST_PROFILE", "release")])
+}
+
+/// Instructions of the hot pieces.
+///
+/// # Errors
+/// The step that failed, or a piece that needs more than before.
+pub fn count(top: &Path, bless: bool) -> Result<(), String> {
+    packages::install(packages::COUNT)?;
+    cargo(top, &["build", "--release", "--package", "sublet-bench", "--bin", "sublet-bench-piece"], &[])?;
+    instructions(top, &top.join("target/release/sublet-bench-piece"), bless)
+}
+
+/// Sublet and others under the same loads.
+///
+/// # Errors
+/// The step that failed.
+pub fn bench(top: &Path, args: &[&str]) -> Result<(), String> {
+    packages::install(packages::BENCH)?;
+    cargo(top, &["build", "--release", "--package", "sublet", "--package", "sublet-bench"], &[])?;
+    let (built, folder) = (top.join("target/release"), top.join("bench"));
+    let mut command = Command::new(built.join("sublet-bench"));
+    command.arg("--program").arg(built.join("sublet")).args(args.iter().filter(|word| **word != "--save"));
+    if args.contains(&"--save") {
+        command.arg("--out").arg(&folder);
+    }
+    let status = command.status().map_err(|e| format!("cannot run the benchmark: {e}"))?;
+    if status.success() { Ok(()) } else { Err("the benchmark failed".to_owned()) }
 }
 
 /// The end-to-end tests that are ignored otherwise, each for so many seconds.
