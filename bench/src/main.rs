@@ -74,7 +74,7 @@ fn bench(args: &Args) -> Result<(), Failure> {
         }
         tables.push((*medium, matrix::measure(&plan, *medium, &targets)?));
     }
-    let text = report::text(&plan, &args.program, &tables)?;
+    let text = report::text(&plan, &args.program, &tables);
     println!("{text}");
     if let Some(out) = &args.out {
         report::save(out, &text, &tables)?;

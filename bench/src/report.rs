@@ -77,10 +77,7 @@ fn best_peer(row: &Row) -> Option<&Cell> {
 }
 
 /// All tables.
-///
-/// # Errors
-/// None yet.
-pub fn text(plan: &Plan, program: &Path, tables: &[(Medium, Vec<Row>)]) -> Result<String, Failure> {
+pub fn text(plan: &Plan, program: &Path, tables: &[(Medium, Vec<Row>)]) -> String {
     let mut out =
         String::from("# Results\n\nWritten by `cargo xtask bench`; see [README.md](README.md) for what is measured and how.\n\n");
     for line in machine::words(program) {
@@ -117,7 +114,7 @@ pub fn text(plan: &Plan, program: &Path, tables: &[(Medium, Vec<Row>)]) -> Resul
         let _ =
             writeln!(out, "{thrown} measurements were repeated, because the host took more than 2 % of the processors' time.\n");
     }
-    Ok(out)
+    out
 }
 
 /// Saves the tables, and a chart for each load.
