@@ -159,10 +159,6 @@ struct Loop(PathBuf);
 impl Loop {
     /// None, with the reason printed, if this machine does not allow it.
     fn attach(file: &Path) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            passed_over("root, for loop devices");
-            return None;
-        }
         let output = Command::new("losetup").args(["-P", "--find", "--show"]).arg(file).output();
         match output {
             Ok(output) if output.status.success() => Some(Self(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))),

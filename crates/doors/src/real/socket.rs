@@ -192,8 +192,8 @@ pub struct RealWriter {
 impl RealWriter {
     /// Sends what fits into the socket's buffer now, without going through the ring: the peer is woken sooner, and no completion
     /// has to be waited for. How many bytes that were.
-    fn send_now(&self, chunks: &VecDeque<Chunk>) -> io::Result<usize> {
-        let parts: Vec<IoSlice<'_>> = chunks.iter().take(CHUNKS_MAX).map(|chunk| IoSlice::new(chunk)).collect();
+    fn send_now(&self, chunks: &[Chunk]) -> io::Result<usize> {
+        let parts: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
         let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
         match rustix::net::sendmsg(&self.socket.fd, &parts, &mut SendAncillaryBuffer::default(), flags) {
             Ok(sent) => Ok(sent),
@@ -208,14 +208,14 @@ impl ConnWriter for RealWriter {
         // WAITALL: the kernel goes on by itself after a partial send.
         let flags = SendFlags::NOSIGNAL | SendFlags::from_bits_retain(libc::MSG_WAITALL as u32);
         let mut rest: VecDeque<Chunk> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let sent = self.send_now(&rest)?;
-        let batch = rest.drain(..rest.len().min(CHUNKS_MAX)).collect();
-        put_back_unsent(&mut rest, batch, sent);
+        let mut is_first = true;
         while !rest.is_empty() {
-            let batch = rest.drain(..rest.len().min(CHUNKS_MAX)).collect();
+            let batch: Vec<Chunk> = rest.drain(..rest.len().min(CHUNKS_MAX)).collect();
+            if std::mem::take(&mut is_first) {
+                let sent = self.send_now(&batch)?;
+                put_back_unsent(&mut rest, batch, sent);
+                continue;
+            }
             let operation = SendVectored::new(Arc::clone(&self.socket.fd), Parcel::new(batch), flags);
             let BufResult(result, operation) = submit(operation).await;
             let sent = match result {

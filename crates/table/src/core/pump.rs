@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sublet_api::order::Order;
+use sublet_api::server::Tombstone;
 use sublet_types::ServerId;
 
 use super::orders::Fate;
@@ -82,7 +83,8 @@ impl<S: Store> Core<S> {
     }
 
     /// What reconciliation wants of a server that is up: the present epoch first (F3), then names and wipes.
-    fn background(&self, server: ServerId) -> Vec<Order> {
+    /// `stones` are the tombstones that all labels have to keep: the same for all servers.
+    fn background(&self, server: ServerId, stones: &[Tombstone]) -> Vec<Order> {
         let Some(peer) = self.peers.all.get(&server).filter(|_| self.peers.is_up(server)) else { return Vec::new() };
         let mut orders = reconcile::wanted(&self.table, server, &peer.reported);
         let (mut well, mut stuck) = (0, 0);
@@ -92,7 +94,7 @@ impl<S: Store> Core<S> {
             *count += 1;
             *count <= max
         }));
-        orders.extend(self.tombstones(server));
+        orders.extend(self.tombstones(server, stones));
         orders.extend(distrust::wanted(&self.table, server, &peer.reported));
         orders
     }
@@ -100,8 +102,9 @@ impl<S: Store> Core<S> {
     /// Brings the order book in line with what is wanted now.
     fn give_orders(&mut self) {
         let mut wanted: Vec<(ServerId, Order)> = Vec::new();
+        let stones = self.wanted_tombstones();
         for server in self.peers.all.keys() {
-            wanted.extend(self.background(*server).into_iter().map(|order| (*server, order)));
+            wanted.extend(self.background(*server, &stones).into_iter().map(|order| (*server, order)));
         }
         for task in self.table.tasks.values().filter(|task| task.is_running() && Self::gives_orders(task)) {
             let orders = plan::orders(&self.table, task).into_iter();
@@ -115,8 +118,9 @@ impl<S: Store> Core<S> {
     fn take_confirmations(&mut self) -> Result<bool, StoreError> {
         let mut background: BTreeMap<u64, Order> = BTreeMap::new();
         let mut refused = Change::new();
+        let stones = self.wanted_tombstones();
         for server in self.peers.all.keys() {
-            for order in self.background(*server) {
+            for order in self.background(*server, &stones) {
                 match self.orders.find(&order) {
                     Some(entry) if entry.fate == Fate::Done => {
                         background.insert(entry.number, order);

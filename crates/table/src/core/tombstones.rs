@@ -44,9 +44,13 @@ impl<S: Store> Core<S> {
         is_told || has_begun() || is_new()
     }
 
-    /// What the labels of a server have to remember of deleted volumes, or need not any longer (R2).
-    pub(super) fn tombstones(&self, server: ServerId) -> Vec<Order> {
-        let stones = rebuild::wanted_tombstones(&self.table, |wipe| self.is_beginning(wipe));
+    /// What all labels have to remember of deleted volumes (R2).
+    pub(super) fn wanted_tombstones(&self) -> Vec<Tombstone> {
+        rebuild::wanted_tombstones(&self.table, |wipe| self.is_beginning(wipe))
+    }
+
+    /// Which of these the labels of a server have to be told, and which of theirs they need not keep any longer.
+    pub(super) fn tombstones(&self, server: ServerId, stones: &[Tombstone]) -> Vec<Order> {
         let Some(peer) = self.peers.all.get(&server) else { return Vec::new() };
         if stones.is_empty() && peer.reported.values().all(|report| report.tombstones.is_empty()) {
             return Vec::new();
