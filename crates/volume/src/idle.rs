@@ -18,8 +18,9 @@ use crate::volume::Inner;
 const IDLE_FLUSH_LIMIT: Duration = Duration::from_secs(30);
 /// CLOSE comes right after a flush, so it is quick; a request that comes meanwhile waits for it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// A copy that has just returned, or left, is in the labels within a moment; a close waits so long for that.
-const LABELS_LIMIT: Duration = Duration::from_secs(3);
+/// A copy that has just returned, or left, is in the labels within a moment, and has a session as a member; a close waits so long
+/// for that.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(3);
 /// Closing for good waits so long for lenders that do not answer ...
 const END_LIMIT: Duration = Duration::from_secs(30);
 /// ... and by force only so long.
@@ -110,9 +111,9 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             shared.set_phase(Phase::Running);
             return Err(error.clone());
         }
-        if result.is_ok() && !force {
+        if result.is_ok() && !force && !shared.info.read_only {
             // Else the next mount makes the legs equal for nothing.
-            let _ = shared.doors.timeout(LABELS_LIMIT, self.labels_written()).await;
+            let _ = shared.doors.timeout(MEMBERS_LIMIT, self.members_told()).await;
         }
         let clean = result.is_ok() && self.segments.iter().all(|s| s.members.borrow().is_whole());
         shared.parting.set(true);
@@ -134,13 +135,19 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         if self.shared.info.read_only { Ok(()) } else { self.flush().await }
     }
 
-    /// See [`LABELS_LIMIT`].
-    async fn labels_written(&self) {
+    /// See [`MEMBERS_LIMIT`].
+    async fn members_told(&self) {
         loop {
             let seen = self.shared.changed.version();
             let is_due = |segment: &Rc<Segment<D, M>>| {
                 let members = segment.members.borrow();
-                members.labels_due || members.legs.iter().any(|m| m.role == Role::Joining)
+                let is_away = |leg: usize| segment.legs.get(leg).is_none_or(|leg| leg.session().is_none());
+                let joins = |(leg, role): (usize, Role)| match role {
+                    Role::Joining => true,
+                    Role::InSync => is_away(leg),
+                    _ => false,
+                };
+                members.labels_due || members.legs.iter().map(|m| m.role).enumerate().any(joins)
             };
             if !self.segments.iter().any(is_due) || self.shared.is_over() {
                 return;

@@ -48,7 +48,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             shared.fence(&refusal.message);
             return Asked::Unknown;
         }
-        let unknown = matches!(refusal.kind, ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Internal | ErrorKind::Io);
+        // The manager itself may have to wait for a lender.
+        let passes =
+            [ErrorKind::Unreachable, ErrorKind::LenderUnreachable, ErrorKind::TimedOut, ErrorKind::Internal, ErrorKind::Io];
+        let unknown = passes.contains(&refusal.kind);
         let problem = format!("waiting for the manager ({change:?} of server {}): {}", facts.server_name, refusal.message);
         if self.manager_problem.borrow().as_ref() != Some(&problem) {
             tracing::warn!(volume = %shared.info.name, segment = self.index, "{problem}");

@@ -2,8 +2,10 @@
 //! at once: the others are only told of one that does not.
 
 use sublet_api::order::Order;
+use sublet_api::request::{ChangeLeg, LegChange};
 use sublet_api::server::Tombstone;
-use sublet_types::ServerId;
+use sublet_api::{ErrorKind, Refusal};
+use sublet_types::{AreaId, ServerId, VolumeId};
 
 use super::Core;
 use crate::plan::{self, rebuild};
@@ -13,7 +15,8 @@ use crate::store::Store;
 /// Tombstones in one order.
 const TOMBSTONES_AT_ONCE: usize = 64;
 /// A wipe that has not been seen to begin for so long is told to the other labels, in milliseconds. Until then only the table
-/// knows of it: the shorter the better, but each return of a volume would cost two changes of every label.
+/// knows of it: the shorter the better, but each return of a volume would cost two changes of every label. One that was
+/// replaced is told at once: another slice has its place.
 const PATIENCE_MS: u64 = 2000;
 
 impl<S: Store> Core<S> {
@@ -41,7 +44,45 @@ impl<S: Store> Core<S> {
         let is_told = label.is_some_and(|label| label.wiping || plan::wipe::is_refuted(wipe.epoch, label));
         let has_begun = || self.orders.find(&plan::wipe::order(wipe)).is_some_and(|entry| entry.has_progress());
         let is_new = || self.wipes_since.get(&wipe.slice).is_none_or(|since| self.now_ms < since + PATIENCE_MS);
-        is_told || has_begun() || is_new()
+        let has_successor = wipe.replaced && self.table.volumes.contains_key(&wipe.volume);
+        is_told || has_begun() || (is_new() && !has_successor)
+    }
+
+    /// Refuses to let a leg return as long as a label of its segment's in-sync set, or its own, does not tell a slice that was
+    /// replaced from the one that has its place now: if the table were lost, the label of the new one not seen and that of the
+    /// old one seen, the old one would be taken for it, and it lacks all that was written since (R1).
+    ///
+    /// # Errors
+    /// `lender_unreachable`: to be asked again.
+    pub(super) fn check_replaced(&self, volume: VolumeId, change: &ChangeLeg) -> Result<(), Refusal> {
+        let row = self.table.volumes.get(&volume).filter(|_| change.change == LegChange::Returning);
+        let Some(segment) = row.and_then(|row| row.segments.get(change.segment as usize)) else { return Ok(()) };
+        let members = segment.legs.iter().filter(|leg| leg.in_sync || leg.slice == change.slice);
+        let areas: Vec<AreaId> = members.map(|leg| leg.area).collect();
+        let known = |wipe: &WipeRow, area: AreaId| area == wipe.area || self.reported_stone(wipe, area);
+        let former = self.table.wipes.values().filter(|wipe| wipe.volume == volume && wipe.drop);
+        for wipe in former.filter(|wipe| !self.is_marked(wipe)) {
+            if let Some(area) = areas.iter().find(|area| !known(wipe, **area)) {
+                let (lender, former) = (self.table.lender_name(*area), self.table.lender_name(wipe.area));
+                let text = format!("the label at {lender} does not tell yet that the copy at {former} was replaced");
+                return Err(Refusal::new(ErrorKind::LenderUnreachable, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the label of an area has the tombstone of a wipe.
+    fn reported_stone(&self, wipe: &WipeRow, area: AreaId) -> bool {
+        let peer = self.table.lender(area).and_then(|server| self.peers.all.get(&server));
+        let report = peer.and_then(|peer| peer.reported.get(&area));
+        report.is_some_and(|report| report.tombstones.iter().any(|stone| stone.slice == wipe.slice))
+    }
+
+    /// Whether the label of a replaced slice says itself that it is to go, or does not have it any more.
+    fn is_marked(&self, wipe: &WipeRow) -> bool {
+        let peer = self.table.lender(wipe.area).and_then(|server| self.peers.all.get(&server));
+        let Some(report) = peer.and_then(|peer| peer.reported.get(&wipe.area)) else { return false };
+        report.slices.iter().find(|slice| slice.facts.slice == wipe.slice).is_none_or(|label| label.wiping && label.drop)
     }
 
     /// What all labels have to remember of deleted volumes (R2).

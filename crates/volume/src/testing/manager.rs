@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) asked: Cell<usize>,
     /// So many requests more are carried out, but their answers are lost.
     pub(crate) deaf: Cell<usize>,
+    /// So many returns more are put off: a label has to be written first.
+    pub(crate) puts_off: Cell<usize>,
     pub(crate) lenders: RefCell<Vec<LenderAddresses>>,
     pub(crate) history: Rc<RefCell<Vec<String>>>,
 }
@@ -50,6 +52,10 @@ impl ManagerDoor for FakeManager {
         let lost = || Refusal::new(ErrorKind::Unreachable, "the manager cannot be reached");
         if state.away.get() {
             return Err(lost());
+        }
+        if change.change == LegChange::Returning && state.puts_off.get() > 0 {
+            state.puts_off.set(state.puts_off.get() - 1);
+            return Err(Refusal::new(ErrorKind::LenderUnreachable, "a label does not tell yet that a copy was replaced"));
         }
         let answer = state.apply(&change);
         if state.deaf.get() > 0 {

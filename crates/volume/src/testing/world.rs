@@ -76,6 +76,7 @@ impl World {
             away: std::cell::Cell::new(false),
             asked: std::cell::Cell::new(0),
             deaf: std::cell::Cell::new(0),
+            puts_off: std::cell::Cell::new(0),
             lenders: RefCell::default(),
             history: Rc::clone(&history),
         }));

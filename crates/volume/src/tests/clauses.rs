@@ -65,6 +65,30 @@ fn f5_s5_a_close_waits_for_the_labels_of_a_copy_that_has_just_returned() {
     }
 }
 
+/// A copy that has returned is opened again as a member (W4), and that takes a moment.
+#[test]
+fn f5_s5_a_close_waits_for_the_session_of_a_copy_that_has_just_returned() {
+    for seed in 24..32 {
+        MemDoors::run(seed, |doors| async move {
+            let world = World::new(&doors, &[MIB], 2);
+            let volume = world.open().await;
+            world.lenders[1].stop();
+            write(&volume, 0, &[1; 4096]).await.unwrap();
+            let asked = world.manager.0.asked.get();
+            world.lenders[1].start();
+            while world.manager.0.asked.get() < asked + 2 {
+                world.sleep(0.001).await;
+            }
+            // The answer is lost: while the close goes on, nobody knows yet whether it has returned.
+            world.manager.0.deaf.set(1);
+            world.until(60, "the copy has returned", || in_sync(&world) == [true, true]).await;
+            world.lenders[1].delay.set(Duration::from_secs(1));
+            assert_eq!(volume.close(false).await, Ok(true));
+            assert!(world.lenders.iter().all(|lender| lender.label().open_epoch.is_none()));
+        });
+    }
+}
+
 #[test]
 fn f4_a_newer_epoch_that_a_lender_tells_before_its_session_is_used_stops_everything() {
     MemDoors::run(2, |doors| async move {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sublet_api::view::PathState;
 use sublet_doors::Doors;
+use sublet_wire::Op;
 
 use crate::testing::doors::MemDoors;
 use crate::testing::world::{World, exercise, kind, read, write};
@@ -298,6 +299,25 @@ fn s5_an_idle_path_is_not_closed_while_a_copy_is_stale_so_that_it_gets_what_it_m
         world.lenders[1].start();
         world.until(60, "the copy that came back is in sync", || world.event(0, "manager InSync").is_some()).await;
         world.until(60, "the path is closed", || volume.status().path == PathState::Idle).await;
+        world.assert_same(0, 1);
+    });
+}
+
+#[test]
+fn s5_a_return_that_the_manager_puts_off_is_asked_for_again_and_nothing_is_copied_twice() {
+    MemDoors::run(4, |doors| async move {
+        let world = World::new(&doors, &[256 << 10], 2);
+        let volume = world.open().await;
+        write(&volume, 0, &[1; 4096]).await.unwrap();
+        world.lenders[1].stop();
+        write(&volume, 4096, &[2; 4096]).await.unwrap();
+        world.manager.0.puts_off.set(3);
+        let copied = world.lenders[1].seen.borrow().iter().filter(|seen| seen.op == Op::Write).count();
+        world.lenders[1].start();
+        world.until(60, "the copy that came back is in sync", || world.event(0, "manager InSync").is_some()).await;
+        assert_eq!(world.manager.0.puts_off.get(), 0);
+        let now = world.lenders[1].seen.borrow().iter().filter(|seen| seen.op == Op::Write).count();
+        assert_eq!(now - copied, 1, "what it had missed, once");
         world.assert_same(0, 1);
     });
 }

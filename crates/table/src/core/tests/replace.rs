@@ -2,7 +2,10 @@
 
 use sublet_api::ErrorKind;
 use sublet_api::mount::MountingInformation;
-use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, ControlTask, LegChange, Request, Response, TaskOutcome};
+use sublet_api::rebuild::Rebuild;
+use sublet_api::request::{
+    ChangeLeg, ClientAnswer, ClientReport, ControlTask, LegAnswer, LegChange, Request, Response, TaskOutcome,
+};
 use sublet_api::view::TaskView;
 use sublet_types::{SliceId, Way};
 
@@ -274,4 +277,87 @@ fn a_volume_that_is_returned_meanwhile_is_not_replaced_any_more() {
     pool.pass(60_000);
     assert!(pool.servers.iter().all(|server| server.areas.values().all(|area| area.slices.is_empty())));
     assert!(pool.core.table().wipes.is_empty());
+}
+
+/// `v`, mounted: the copy at b1 was replaced by one at c1 that is about to return, and b1's lender is away.
+fn replaced() -> (Pool, MountingInformation, SliceId) {
+    let (mut pool, mounting) = mounted();
+    let old = slice(&pool, 1);
+    pool.lose(1);
+    let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
+    pool.set_state(0, &left);
+    pool.servers[0].stuck = true;
+    pool.send(replace(4, "v", "server-b", None));
+    pool.settle();
+    assert_eq!((areas(&pool)[1].as_str(), in_sync(&pool)), ("c1", vec![true, false]));
+    let segments = tell(&mut pool, &mounting, 0).segments.unwrap();
+    let now = MountingInformation { segments, ..mounting };
+    (pool, now, old)
+}
+
+/// server-a carries out orders again.
+fn unstick(pool: &mut Pool) {
+    (pool.servers[0].stuck, pool.servers[0].registered) = (false, false);
+    pool.lose_answer(0);
+}
+
+#[test]
+fn r1_a_new_copy_returns_only_when_the_labels_can_tell_it_from_the_one_that_it_replaces() {
+    let (mut pool, now, old) = replaced();
+    let generation = now.segments[0].generation;
+    let Response::Refused(refusal) = pool.change_leg(&now, 1, generation, LegChange::Returning) else { panic!() };
+    assert_eq!(refusal.kind, ErrorKind::LenderUnreachable);
+    assert!(
+        refusal.message.contains("the label at server-a does not tell yet that the copy at server-b was replaced"),
+        "{refusal}"
+    );
+    let has_stone = |pool: &Pool, server: usize| {
+        let mut stones = pool.servers[server].areas.values().flat_map(|area| &area.tombstones);
+        stones.any(|stone| stone.slice == old)
+    };
+    assert_eq!([0, 2].map(|server| has_stone(&pool, server)), [false, true], "every label that can be reached has it at once");
+    unstick(&mut pool);
+    assert!(has_stone(&pool, 0));
+    assert!(matches!(pool.change_leg(&now, 1, generation, LegChange::Returning), Response::Leg(_)));
+}
+
+/// The label that is seen tells it by the tombstone; and if that is not there, by the epoch and the generation.
+#[test]
+fn r1_a_copy_that_was_replaced_is_not_taken_for_its_successor_when_the_table_is_lost() {
+    [true, false].into_iter().for_each(lose_table_of_replaced);
+}
+
+fn lose_table_of_replaced(has_tombstones: bool) {
+    let (mut pool, now, old) = replaced();
+    unstick(&mut pool);
+    pool.bring_back(&now);
+    let new = slice(&pool, 1);
+    assert_eq!(in_sync(&pool), [true, true]);
+    let generation = pool.core.table().volume("v").unwrap().segments[0].generation;
+    for server in [0, 2] {
+        pool.set_state(server, &LegAnswer { generation, in_sync: vec![true, true] });
+    }
+    if !has_tombstones {
+        let borrower = pool.id(E);
+        pool.done(unmount(5, borrower, "v", now.epoch));
+        pool.mounted(mount(6, borrower, "v"));
+        pool.servers.iter_mut().flat_map(|server| server.areas.values_mut()).for_each(|area| area.tombstones.clear());
+    }
+    // The table is lost; the old copy is there before the new one.
+    pool.kill(2);
+    pool.lose_table();
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    pool.revive(1);
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
+    pool.pass(6000);
+    let row = pool.core.table().volume("v").unwrap().clone();
+    assert!(row.legs().all(|(_, leg)| leg.slice != old), "{row:#?}");
+    assert!(row.frozen.unwrap().contains("copy 2 of 2 of segment 0 is missing"));
+    pool.revive(2);
+    pool.pass(6000);
+    let row = pool.core.table().volume("v").unwrap();
+    assert_eq!(row.legs().map(|(_, leg)| leg.slice).collect::<Vec<_>>()[1], new);
+    assert_eq!((in_sync(&pool), &row.frozen), (vec![true, true], &None));
 }

@@ -26,7 +26,7 @@ impl Seen<'_> {
     }
 
     /// Whether the label says that leg `leg` is in sync.
-    fn says(&self, leg: u32) -> bool {
+    pub fn says(&self, leg: u32) -> bool {
         self.slice.facts.in_sync.get(leg as usize).copied().unwrap_or(false)
     }
 }

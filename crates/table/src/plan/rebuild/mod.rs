@@ -149,6 +149,22 @@ fn segments_of<'a>(seen: &[Seen<'a>], problems: &mut Vec<String>) -> BTreeMap<u3
     segments
 }
 
+/// The labels of a mounted volume that are not those of the copies they claim to be. A copy in sync was admitted to the lease, or
+/// it has returned since and has the generation of its return (S5); a label that is behind in both ways is of a slice that was
+/// replaced. The one in its place has not been seen.
+fn drop_former(segments: &mut BTreeMap<u32, BTreeMap<u32, Seen<'_>>>, held: &Held) {
+    if held.lease.is_none() {
+        return;
+    }
+    for legs in segments.values_mut() {
+        let Some(head) = legs.values().max_by_key(|seen| seen.slice.facts.generation.number).copied() else { continue };
+        legs.retain(|leg, seen| {
+            let is_older = seen.slice.facts.generation.number < head.slice.facts.generation.number;
+            !(is_older && seen.slice.epoch.number < held.epoch.number && head.says(*leg))
+        });
+    }
+}
+
 /// The label that speaks for the volume: of the newest epoch, then of the newest generation.
 fn head<'a>(seen: &[Seen<'a>]) -> Option<Seen<'a>> {
     let rank = |seen: &&Seen<'_>| {
@@ -257,9 +273,11 @@ fn derive(
     context: &mut Context<'_>,
 ) -> (VolumeRow, String) {
     let mut problems = Vec::new();
-    let segments = segments_of(seen, &mut problems);
     let Some(head) = head(seen) else { return (empty_row(id, before), String::new()) };
     let facts = &head.slice.facts;
+    let mut held = labels::held(seen, facts.segments);
+    let mut segments = segments_of(seen, &mut problems);
+    drop_former(&mut segments, &held);
     let missing = (facts.segments as usize).saturating_sub(segments.len());
     let nowhere = BTreeMap::new();
     let mut absent = Vec::new();
@@ -289,7 +307,6 @@ fn derive(
             problems.push(format!("no trusted copy of segment {index} is in sync by its labels"));
         }
     }
-    let mut held = labels::held(seen, facts.segments);
     // Where the labels' epoch is not the table's own past, what the table has beside it is not theirs either (L5).
     let is_behind = |row: &VolumeRow| held.epoch.number > row.epoch.number || held.epoch.is_split_from(row.epoch);
     let known = before.filter(|row| !row.unsettled && !is_behind(row));
