@@ -6,13 +6,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_table::Table;
-use sublet_table::records::{AreaRow, SegmentRow, VolumeRow};
+use sublet_table::records::{AreaRow, LeaseState, SegmentRow, VolumeRow};
 use sublet_types::{Epoch, Generation, SliceId, VolumeId};
 
 use crate::world::World;
 
-/// The number of a generation, and the copies that were in sync in it.
-type Newest = (u64, Vec<SliceId>);
+/// The copies of a segment that have every acknowledged write.
+#[derive(Default)]
+struct Newest {
+    /// The number of the epoch in which it was so,
+    epoch: u64,
+    /// that of the generation,
+    generation: u64,
+    /// and the slices.
+    slices: Vec<SliceId>,
+}
 
 /// What was seen before.
 #[derive(Default)]
@@ -45,17 +53,24 @@ impl Checks {
     /// Whether a copy has every acknowledged write, as far as any table knew. Of what was never finished nobody knew anything.
     pub fn is_in_sync(&self, volume: VolumeId, slice: SliceId) -> bool {
         let all = self.in_sync.borrow();
-        let mut segments = all.range((volume, 0)..=(volume, usize::MAX)).map(|(_, (_, slices))| slices).peekable();
+        let mut segments = all.range((volume, 0)..=(volume, usize::MAX)).map(|(_, newest)| &newest.slices).peekable();
         segments.peek().is_none() || segments.any(|slices| slices.contains(&slice))
     }
 
-    fn note_in_sync(&self, place: (VolumeId, usize), segment: &SegmentRow) {
+    /// A table that is behind counts as soon as it has the volume mounted, with an epoch above all that were seen: then its
+    /// copies are those that are written.
+    fn note_in_sync(&self, row: &VolumeRow, (index, segment): (usize, &SegmentRow)) {
         let mut all = self.in_sync.borrow_mut();
-        let newest = all.entry(place).or_default();
-        if segment.generation.number >= newest.0 {
-            newest.0 = segment.generation.number;
-            newest.1.clear();
-            newest.1.extend(segment.legs.iter().filter(|leg| leg.in_sync).map(|leg| leg.slice));
+        let newest = all.entry((row.id, index)).or_default();
+        let is_mounted = row.lease.as_ref().is_some_and(|lease| lease.state == LeaseState::Active);
+        let is_newer = match self.behind.get() {
+            true => is_mounted && (row.epoch.number, segment.generation.number) >= (newest.epoch, newest.generation),
+            false => segment.generation.number >= newest.generation,
+        };
+        if is_newer {
+            (newest.epoch, newest.generation) = (row.epoch.number, segment.generation.number);
+            newest.slices.clear();
+            newest.slices.extend(segment.legs.iter().filter(|leg| leg.in_sync).map(|leg| leg.slice));
         }
     }
 
@@ -65,6 +80,9 @@ impl Checks {
     /// What must not be.
     pub fn table(&self, table: &Table) -> Result<(), String> {
         // What a table that is behind gives out is given up again when it is reconciled (L5).
+        for row in table.volumes.values().filter(|row| self.behind.get() && !row.unsettled && row.frozen.is_none()) {
+            row.segments.iter().enumerate().for_each(|segment| self.note_in_sync(row, segment));
+        }
         for row in table.volumes.values().filter(|_| !self.behind.get()) {
             let mut epochs = self.epochs.borrow_mut();
             if let Some(before) = epochs.insert(row.id, row.epoch)
@@ -82,7 +100,7 @@ impl Checks {
                     return Err(format!("the generation of {} segment {index} went from {before} to {now}", row.name));
                 }
                 if row.frozen.is_none() {
-                    self.note_in_sync((row.id, index), segment);
+                    self.note_in_sync(row, (index, segment));
                 }
                 if !segment.legs.iter().any(|leg| leg.in_sync) {
                     return Err(format!("S1: no copy of {} segment {index} is in sync", row.name));

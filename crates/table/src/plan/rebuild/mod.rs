@@ -205,11 +205,12 @@ fn segment_row(legs: &BTreeMap<u32, Seen<'_>>, set: &Set) -> SegmentRow {
 
 /// Where the copies of a segment were seen, for people.
 fn places(table: &Table, legs: &BTreeMap<u32, Seen<'_>>) -> String {
-    let place = |seen: &Seen<'_>| {
-        let area = table.areas.get(&seen.area).map_or_else(|| seen.area.short(), |row| row.name.to_string());
-        format!("{} (area {area})", table.server_name(seen.server))
-    };
+    let place = |seen: &Seen<'_>| format!("{} (area {})", table.server_name(seen.server), area_name(table, seen.area));
     listed(legs.values().map(place))
+}
+
+fn area_name(table: &Table, area: AreaId) -> String {
+    table.areas.get(&area).map_or_else(|| area.short(), |row| row.name.to_string())
 }
 
 /// The legs of a segment that its labels name, or that it must have, and that no label shows.
@@ -227,10 +228,7 @@ fn remembered(table: &Table, before: Option<&VolumeRow>, (segment, leg): (u32, u
         return known.map(|one| one.place.clone()).unwrap_or_default();
     }
     let leg = row.segments.get(segment as usize).and_then(|row| row.legs.get(leg as usize));
-    let place = |leg: &LegRow| {
-        let area = table.areas.get(&leg.area).map_or_else(|| leg.area.short(), |row| row.name.to_string());
-        format!("{} (area {area})", table.lender_name(leg.area))
-    };
+    let place = |leg: &LegRow| format!("{} (area {})", table.lender_name(leg.area), area_name(table, leg.area));
     leg.map(place).unwrap_or_default()
 }
 
@@ -244,7 +242,15 @@ fn were_at(absent: &[AbsentLeg]) -> String {
 fn check_segment(table: &Table, index: u32, legs: &BTreeMap<u32, Seen<'_>>, absent: &[AbsentLeg]) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some(number) = labels::split(legs) {
-        problems.push(format!("segment {index} is split: generation {number} has two histories, at {}", places(table, legs)));
+        let side = |seen: &Seen<'_>| {
+            let epoch = seen.slice.epoch.number;
+            format!("{} (area {}, epoch {epoch})", table.server_name(seen.server), area_name(table, seen.area))
+        };
+        let sides = listed(legs.values().map(side));
+        // Which one to take is not decided here: either may have what somebody was told is safe.
+        problems.push(format!(
+            "segment {index} is split: generation {number} has two histories, at {sides}; the highest epoch was mounted last"
+        ));
         return problems;
     }
     let named = legs.values().map(|seen| seen.slice.facts.legs).max().unwrap_or_default();

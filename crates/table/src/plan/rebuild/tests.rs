@@ -224,7 +224,8 @@ fn r1_two_histories_are_shown_and_never_merged() {
     rebuild(&mut pool, Rebuild::default());
     pool.pass(6000);
     let reason = pool.core.table().volume("free").unwrap().frozen.clone().unwrap();
-    assert!(reason.contains("two histories"), "{reason}");
+    assert!(reason.contains("two histories, at server-a (area a1, epoch "), "{reason}");
+    assert!(reason.contains("the highest epoch was mounted last"), "{reason}");
     pool.ask(Request::AcceptVolume {
         volume: "free".to_owned(),
         accept: AcceptVolume { leg: "server-b".to_owned(), stale: false },
