@@ -24,7 +24,7 @@ const TOMBSTONE_SIZE: usize = 80;
 /// Earlier openings that the label names (L2).
 pub(crate) const HISTORY_MAX: usize = 200;
 /// The most tombstones in one label (R2): what fits beside the most slices.
-pub(crate) const TOMBSTONES_MAX: usize = 4096;
+pub(crate) const TOMBSTONES_MAX: usize = sublet_types::limits::TOMBSTONES_PER_AREA_MAX;
 /// The longest reason of a quarantine in bytes.
 pub(crate) const QUARANTINE_MAX: usize = HEAD_SIZE - QUARANTINE_AT;
 const PIECE_LENGTHS_AT: usize = 256;

@@ -22,6 +22,8 @@ pub const COPIES_MAX: usize = 4;
 pub const PIECES_MAX: usize = 64;
 /// The most slices of one area: what one label copy holds (`docs/format.md`).
 pub const SLICES_PER_AREA_MAX: usize = 1000;
+/// The most tombstones in the label of one area (`docs/format.md`).
+pub const TOMBSTONES_PER_AREA_MAX: usize = 4096;
 /// The smallest area, as room for data, in bytes.
 pub const AREA_SIZE_MIN: u64 = 16 * MIB;
 /// The largest volume or area, in bytes: offsets must stay far from overflow and inside signed 64-bit file offsets.

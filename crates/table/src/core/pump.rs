@@ -47,8 +47,9 @@ impl<S: Store> Core<S> {
             let confirmed = self.take_confirmations()?;
             let advanced = self.advance_tasks(outside)?;
             let vanished = advanced && self.notice_vanished(outside)?;
+            let settled = self.take_labels(outside)?;
             let worked = self.advance_background(outside)?;
-            if !confirmed && !advanced && !vanished && !worked {
+            if !confirmed && !advanced && !vanished && !settled && !worked {
                 break;
             }
         }

@@ -167,7 +167,7 @@ impl<S: Store> Core<S> {
     }
 
     /// The last reports of all servers, brought up to date with what they have done since.
-    fn labels(&self) -> Vec<(ServerId, &AreaReport)> {
+    pub(super) fn labels(&self) -> Vec<(ServerId, &AreaReport)> {
         let all = self.peers.all.iter().flat_map(|(id, peer)| peer.reported.values().map(move |report| (*id, report)));
         rebuild::believed(&self.table, all)
     }

@@ -83,10 +83,10 @@ impl<S: Store> Core<S> {
                 if !table.volumes.contains_key(&volume) {
                     return Err(self.no_volume(volume));
                 }
-                self.check_replaced(volume, &change)?;
                 let reachable = self.peers.reachable();
                 let mut context = Context { now_ms: self.now_ms, random: outside.random, reachable: &reachable };
                 let (rows, answer) = plan::leg::plan(table, volume, &change, &mut context)?;
+                self.check_replaced(volume, &change)?;
                 self.commit_request(rows)?;
                 Response::Leg(answer)
             }

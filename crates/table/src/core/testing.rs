@@ -200,11 +200,12 @@ impl FakeServer {
             offline: area.offline.clone(),
             open: area.openings.last().copied(),
             sequence: area.sequence,
-            slices: area.slices.values().map(slice).collect(),
+            // As real servers do: of what is not open nothing is known.
+            slices: area.slices.values().filter(|_| area.offline.is_none()).map(slice).collect(),
             history: area.openings.iter().rev().skip(1).copied().collect(),
             quarantined: area.quarantined.clone(),
             failures: 0,
-            tombstones: area.tombstones.clone(),
+            tombstones: area.tombstones.iter().filter(|_| area.offline.is_none()).cloned().collect(),
         };
         self.areas.iter().map(report).collect()
     }

@@ -3,8 +3,9 @@
 
 use sublet_api::order::Order;
 use sublet_api::request::{ChangeLeg, LegChange};
-use sublet_api::server::Tombstone;
+use sublet_api::server::{AreaReport, Tombstone};
 use sublet_api::{ErrorKind, Refusal};
+use sublet_types::limits::TOMBSTONES_PER_AREA_MAX;
 use sublet_types::{AreaId, ServerId, VolumeId};
 
 use super::Core;
@@ -37,15 +38,24 @@ impl<S: Store> Core<S> {
     /// Whether the label of a slice that is to be wiped says so, or is about to: its lender is there, and the wipe was wanted
     /// just now or tells of progress. A label that proves that nothing is to be wiped (L5) needs no tombstone either.
     fn is_beginning(&self, wipe: &WipeRow) -> bool {
+        // As long as no label has the slice that takes its place, the former one is the only one with its number, and what is
+        // there if the table is lost. The new one does not return before the labels know (R1).
+        let volume = self.table.volumes.get(&wipe.volume).filter(|_| wipe.replaced);
+        if volume.is_some_and(|volume| volume.legs().any(|(_, leg)| leg.fresh)) {
+            return true;
+        }
         let Some(area) = self.table.areas.get(&wipe.area).filter(|area| area.offline.is_none()) else { return false };
         let peer = self.peers.all.get(&area.server).filter(|_| self.peers.is_reachable(area.server));
         let Some(peer) = peer else { return false };
         let label = plan::wipe::told(&peer.reported, wipe.area, wipe.slice);
-        let is_told = label.is_some_and(|label| label.wiping || plan::wipe::is_refuted(wipe.epoch, label));
-        let has_begun = || self.orders.find(&plan::wipe::order(wipe)).is_some_and(|entry| entry.has_progress());
+        let is_told = label.is_some_and(|label| label.wiping || plan::wipe::is_refuted_by(&self.table, wipe.epoch, label));
         let is_new = || self.wipes_since.get(&wipe.slice).is_none_or(|since| self.now_ms < since + PATIENCE_MS);
-        let has_successor = wipe.replaced && self.table.volumes.contains_key(&wipe.volume);
-        is_told || has_begun() || (is_new() && !has_successor)
+        is_told || self.has_begun(wipe) || (is_new() && volume.is_none())
+    }
+
+    /// Whether a wipe has told of progress; its label says that it is to be wiped by then.
+    fn has_begun(&self, wipe: &WipeRow) -> bool {
+        self.orders.find(&plan::wipe::order(wipe)).is_some_and(|entry| entry.has_progress())
     }
 
     /// Refuses to let a leg return as long as a label of its segment's in-sync set, or its own, does not tell a slice that was
@@ -59,35 +69,48 @@ impl<S: Store> Core<S> {
         let Some(segment) = row.and_then(|row| row.segments.get(change.segment as usize)) else { return Ok(()) };
         let members = segment.legs.iter().filter(|leg| leg.in_sync || leg.slice == change.slice);
         let areas: Vec<AreaId> = members.map(|leg| leg.area).collect();
-        let known = |wipe: &WipeRow, area: AreaId| area == wipe.area || self.reported_stone(wipe, area);
         let former = self.table.wipes.values().filter(|wipe| wipe.volume == volume && wipe.drop);
         for wipe in former.filter(|wipe| !self.is_marked(wipe)) {
-            if let Some(area) = areas.iter().find(|area| !known(wipe, **area)) {
+            for area in areas.iter().filter(|area| **area != wipe.area) {
+                let kept = self.report_of(*area).map(|report| &report.tombstones);
+                if kept.is_some_and(|kept| kept.iter().any(|stone| stone.slice == wipe.slice)) {
+                    continue;
+                }
                 let (lender, former) = (self.table.lender_name(*area), self.table.lender_name(wipe.area));
-                let text = format!("the label at {lender} does not tell yet that the copy at {former} was replaced");
+                let mut text = format!("the label at {lender} does not tell yet that the copy at {former} was replaced");
+                if kept.is_some_and(|kept| kept.len() >= TOMBSTONES_PER_AREA_MAX) {
+                    text.push_str("; it has no room for that");
+                }
                 return Err(Refusal::new(ErrorKind::LenderUnreachable, text));
             }
         }
         Ok(())
     }
 
-    /// Whether the label of an area has the tombstone of a wipe.
-    fn reported_stone(&self, wipe: &WipeRow, area: AreaId) -> bool {
-        let peer = self.table.lender(area).and_then(|server| self.peers.all.get(&server));
-        let report = peer.and_then(|peer| peer.reported.get(&area));
-        report.is_some_and(|report| report.tombstones.iter().any(|stone| stone.slice == wipe.slice))
+    /// What an area's lender last reported of it.
+    fn report_of(&self, area: AreaId) -> Option<&AreaReport> {
+        self.peers.all.get(&self.table.lender(area)?)?.reported.get(&area)
     }
 
-    /// Whether the label of a replaced slice says itself that it is to go, or does not have it any more.
+    /// Whether a rebuilt table would know of a wipe from the label of its slice: it is to go, or never should have (L5), or is not
+    /// there any more.
     fn is_marked(&self, wipe: &WipeRow) -> bool {
-        let peer = self.table.lender(wipe.area).and_then(|server| self.peers.all.get(&server));
-        let Some(report) = peer.and_then(|peer| peer.reported.get(&wipe.area)) else { return false };
-        report.slices.iter().find(|slice| slice.facts.slice == wipe.slice).is_none_or(|label| label.wiping && label.drop)
+        let Some(report) = self.report_of(wipe.area) else { return false };
+        match report.slices.iter().find(|slice| slice.facts.slice == wipe.slice) {
+            Some(label) => {
+                let is_to_go = label.wiping && label.drop;
+                is_to_go || plan::wipe::is_refuted_by(&self.table, wipe.epoch, label) || self.has_begun(wipe)
+            }
+            None => plan::wipe::is_complete(&self.table, report),
+        }
     }
 
     /// What all labels have to remember of deleted volumes (R2).
     pub(super) fn wanted_tombstones(&self) -> Vec<Tombstone> {
-        rebuild::wanted_tombstones(&self.table, |wipe| self.is_beginning(wipe))
+        let mut stones = rebuild::wanted_tombstones(&self.table, |wipe| self.is_beginning(wipe));
+        // Where there is not room for all, those come first for which copies wait.
+        stones.sort_by_key(|stone| !self.table.volumes.contains_key(&stone.volume));
+        stones
     }
 
     /// Which of these the labels of a server have to be told, and which of theirs they need not keep any longer.
@@ -100,7 +123,8 @@ impl<S: Store> Core<S> {
         for area in self.table.areas_of(server).filter(|row| row.offline.is_none() && !row.reclaiming) {
             let Some(report) = peer.reported.get(&area.id) else { continue };
             let is_new = |stone: &&Tombstone| stone.area != area.id && !report.tombstones.contains(stone);
-            let fresh: Vec<Tombstone> = stones.iter().filter(is_new).take(TOMBSTONES_AT_ONCE).cloned().collect();
+            let room = TOMBSTONES_PER_AREA_MAX.saturating_sub(report.tombstones.len()).min(TOMBSTONES_AT_ONCE);
+            let fresh: Vec<Tombstone> = stones.iter().filter(is_new).take(room).cloned().collect();
             if !fresh.is_empty() {
                 orders.push(Order::PutTombstones { area: area.id, tombstones: fresh });
             }
@@ -116,18 +140,20 @@ impl<S: Store> Core<S> {
     /// Whether the label of a tombstone's area is there, without its slice; or whether there is no such area any more, as far as
     /// a table can tell that is not behind.
     fn is_gone(&self, stone: &Tombstone) -> bool {
-        let Some(row) = self.table.areas.get(&stone.area) else { return self.knows_all() };
-        if row.offline.is_some() {
-            return false;
+        if !self.table.areas.contains_key(&stone.area) {
+            return self.knows_all();
         }
-        let report = self.peers.all.get(&row.server).and_then(|peer| peer.reported.get(&stone.area));
+        let report = self.report_of(stone.area).filter(|report| plan::wipe::is_complete(&self.table, report));
         report.is_some_and(|report| report.slices.iter().all(|slice| slice.facts.slice != stone.slice))
     }
 
     /// Whether the label of a tombstone's slice proves that it was written for a table that was behind (L5).
     fn is_refuted(&self, stone: &Tombstone) -> bool {
-        let peer = self.table.lender(stone.area).and_then(|server| self.peers.all.get(&server));
-        let label = peer.and_then(|peer| plan::wipe::told(&peer.reported, stone.area, stone.slice));
-        label.is_some_and(|label| plan::wipe::is_refuted(stone.epoch, label))
+        let label = self.report_of(stone.area);
+        let label = label.and_then(|report| report.slices.iter().find(|slice| slice.facts.slice == stone.slice));
+        label.is_some_and(|label| {
+            let may_lead = label.epoch == stone.epoch;
+            plan::wipe::is_refuted(stone.epoch, label) || (may_lead && rebuild::leads(&self.labels(), stone.epoch, label))
+        })
     }
 }

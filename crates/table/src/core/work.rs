@@ -153,7 +153,8 @@ impl<S: Store> Core<S> {
         }
         let mut held = self.table.wipes.values().filter(|row| row.volume == id && row.held_by == Some(report.epoch));
         match report.segments_revision.cmp(&volume.work.segments_revision) {
-            Ordering::Equal => {
+            // Only this table's own replacements are told with the revision; those of one that was lost stay held.
+            Ordering::Equal if volume.work.replaced_in == report.epoch => {
                 for row in held {
                     change.put(Row::Wipe(crate::records::WipeRow { held_by: None, ..row.clone() }));
                 }

@@ -260,9 +260,10 @@ fn leftovers<'a>(
 /// The wipes that a server has to do, once it has told of its labels. What they know better is left alone (L5).
 pub fn wipes(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaReport>) -> Vec<Order> {
     let online = |area: &AreaId| table.areas.get(area).is_some_and(|row| row.server == server && row.offline.is_none());
-    let is_told = |row: &WipeRow| {
-        let label = wipe::told(reports, row.area, row.slice);
-        reports.contains_key(&row.area) && !label.is_some_and(|label| wipe::is_refuted(row.epoch, label))
+    let is_told = |row: &WipeRow| match wipe::told(reports, row.area, row.slice) {
+        Some(label) => !wipe::is_refuted_by(table, row.epoch, label),
+        // The label of an area that is not trusted may be older than the slice: that it does not have it proves nothing (L2).
+        None => reports.get(&row.area).is_some_and(|report| wipe::is_complete(table, report)),
     };
     let due = |row: &&WipeRow| online(&row.area) && !wipe::is_held(table, row) && is_told(row);
     table.wipes.values().filter(due).map(wipe::order).collect()

@@ -24,9 +24,30 @@ pub fn is_refuted(epoch: Epoch, label: &SliceReport) -> bool {
     !label.wiping && (told.number > epoch.number || (told.number > 0 && told.is_split_from(epoch)))
 }
 
+/// Whether the label of a slice that is to be wiped proves that whoever decided it was behind (L5): by its epoch, or because it
+/// tells of a change of its segment that this table never made. A copy that is replaced while somebody holds its volume keeps
+/// his epoch, which proves nothing then.
+pub fn is_refuted_by(table: &Table, epoch: Epoch, label: &SliceReport) -> bool {
+    is_refuted(epoch, label) || is_ahead(table, epoch, label)
+}
+
+/// See [`is_refuted_by`].
+pub fn is_ahead(table: &Table, epoch: Epoch, label: &SliceReport) -> bool {
+    let facts = &label.facts;
+    let volume = table.volumes.get(&facts.volume).filter(|volume| !volume.unsettled);
+    let segment = volume.and_then(|volume| volume.segments.get(facts.segment as usize));
+    !label.wiping && label.epoch == epoch && segment.is_some_and(|segment| segment.issued < facts.generation.number)
+}
+
 /// What the label of a slice's area says of it, if it was reported.
 pub fn told(reports: &BTreeMap<AreaId, AreaReport>, area: AreaId, slice: SliceId) -> Option<&SliceReport> {
     reports.get(&area)?.slices.iter().find(|row| row.facts.slice == slice)
+}
+
+/// Whether a slice that the report of an area does not have is not there: the area is open, and trusted (L2).
+pub fn is_complete(table: &Table, report: &AreaReport) -> bool {
+    let is_trusted = table.areas.get(&report.area).is_some_and(|row| row.quarantined.is_none());
+    report.offline.is_none() && report.quarantined.is_none() && is_trusted
 }
 
 /// The row of a wipe cannot be read, and is now: a volume that is free otherwise would be lent with its former borrower's bytes

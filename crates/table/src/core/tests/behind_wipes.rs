@@ -2,7 +2,7 @@
 
 use sublet_api::order::Order;
 use sublet_api::rebuild::Rebuild;
-use sublet_api::request::Request;
+use sublet_api::request::{LegChange, Request, Response};
 use sublet_types::{SliceId, Way};
 
 use crate::core::testing::{Pool, R, borrow, create, give_back, mount, replace, set_way, unmount};
@@ -57,6 +57,37 @@ fn l5_a_volume_that_was_returned_since_is_seen_to_be_gone_when_its_old_task_has_
     let table = pool.core.table();
     assert_eq!(table.volumes.values().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["w"]);
     assert_eq!(table.volume("w").unwrap().lease.as_ref().map(|lease| lease.epoch), Some(epoch));
+}
+
+/// The copy of the table was made while the volume was being mounted, and the labels are heard before that has ended.
+#[test]
+fn l5_a_volume_whose_old_task_ends_while_the_table_is_reconciled_is_looked_at_then() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    pool.servers.iter_mut().for_each(|server| server.stuck = true);
+    pool.send(mount(10, borrower, "v"));
+    pool.settle();
+    let backup = pool.backup();
+    pool.servers.iter_mut().for_each(|server| (server.stuck, server.registered) = (false, false));
+    pool.pass(20_000);
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    let left = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale);
+    let Response::Leg(left) = left else { panic!() };
+    pool.set_state(0, &left);
+    pool.servers.iter_mut().for_each(|server| server.stuck = true);
+    pool.restore(&backup);
+    pool.pass(1000);
+    pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
+    pool.pass(1000);
+    assert!(volume(&pool).task.is_some() && volume(&pool).frozen.is_some());
+    for server in &mut pool.servers {
+        (server.stuck, server.registered, server.tells_nothing) = (false, false, true);
+        server.coordinates_nothing = true;
+    }
+    pool.pass(60_000);
+    assert_eq!(volume(&pool).task, None);
+    assert_eq!(volume(&pool).frozen, None);
+    assert_eq!(volume(&pool).segments[0].in_sync(), [true, false]);
 }
 
 /// The old table has a copy made anew elsewhere, because its lender is away; and so is the other one, which would know.

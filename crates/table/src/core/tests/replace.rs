@@ -2,7 +2,7 @@
 
 use sublet_api::ErrorKind;
 use sublet_api::mount::MountingInformation;
-use sublet_api::rebuild::Rebuild;
+use sublet_api::rebuild::{AcceptVolume, Rebuild};
 use sublet_api::request::{
     ChangeLeg, ClientAnswer, ClientReport, ControlTask, LegAnswer, LegChange, Request, Response, TaskOutcome,
 };
@@ -350,14 +350,123 @@ fn lose_table_of_replaced(has_tombstones: bool) {
     pool.ask(Request::Rebuild(Rebuild::default()));
     pool.revive(1);
     pool.pass(6000);
-    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
-    pool.pass(6000);
+    finish(&mut pool);
     let row = pool.core.table().volume("v").unwrap().clone();
     assert!(row.legs().all(|(_, leg)| leg.slice != old), "{row:#?}");
     assert!(row.frozen.unwrap().contains("copy 2 of 2 of segment 0 is missing"));
+    // Nor can it be chosen.
+    let accept = AcceptVolume { leg: "b1".to_owned(), stale: true };
+    let refusal = pool.refused(Request::AcceptVolume { volume: "v".to_owned(), accept });
+    assert!(refusal.message.contains("'b1' has no copy of volume 'v'"), "{refusal}");
     pool.revive(2);
     pool.pass(6000);
     let row = pool.core.table().volume("v").unwrap();
     assert_eq!(row.legs().map(|(_, leg)| leg.slice).collect::<Vec<_>>()[1], new);
     assert_eq!((in_sync(&pool), &row.frozen), (vec![true, true], &None));
+}
+
+fn finish(pool: &mut Pool) {
+    pool.ask(Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() }));
+    pool.pass(6000);
+}
+
+#[test]
+fn r1_that_an_area_is_not_open_does_not_say_that_the_replaced_copy_in_it_is_gone() {
+    let (mut pool, now, _) = replaced();
+    let generation = now.segments[0].generation;
+    pool.servers[1].areas.values_mut().for_each(|area| area.offline = Some("it is being opened".to_owned()));
+    pool.revive(1);
+    let Response::Refused(refusal) = pool.change_leg(&now, 1, generation, LegChange::Returning) else { panic!() };
+    assert_eq!(refusal.kind, ErrorKind::LenderUnreachable);
+    // Whoever is fenced is told that first.
+    let fenced = MountingInformation { epoch: sublet_types::Epoch { number: 0, random: 1 }, ..now };
+    let Response::Refused(refusal) = pool.change_leg(&fenced, 1, generation, LegChange::Returning) else { panic!() };
+    assert_eq!(refusal.kind, ErrorKind::StaleEpoch);
+}
+
+#[test]
+fn r1_a_replaced_copy_whose_label_proves_that_it_should_not_have_been_holds_up_no_return() {
+    let (mut pool, now, old) = replaced();
+    for area in pool.servers[1].areas.values_mut() {
+        area.slices.get_mut(&old).unwrap().epoch.number += 5;
+    }
+    pool.revive(1);
+    assert!(matches!(pool.change_leg(&now, 1, now.segments[0].generation, LegChange::Returning), Response::Leg(_)));
+}
+
+#[test]
+fn r1_a_copy_that_is_to_be_replaced_is_what_there_is_until_a_label_has_the_new_one() {
+    let (mut pool, mounting) = mounted();
+    let old = slice(&pool, 1);
+    pool.lose(1);
+    let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
+    pool.set_state(0, &left);
+    pool.servers[2].stuck = true;
+    pool.send(replace(4, "v", "server-b", Some("c1")));
+    pool.pass(5000);
+    assert!(pool.core.table().volume("v").unwrap().segments[0].legs[1].fresh);
+    pool.lose_table();
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    pool.revive(1);
+    pool.pass(6000);
+    finish(&mut pool);
+    let row = pool.core.table().volume("v").unwrap().clone();
+    assert_eq!((row.frozen, row.lease.is_some(), slice(&pool, 1)), (None, true, old));
+    assert_eq!(in_sync(&pool), [true, false]);
+}
+
+#[test]
+fn f4_a_holder_that_has_not_heard_of_a_replacement_is_not_fenced_by_a_table_that_was_rebuilt_meanwhile() {
+    let (mut pool, now, old) = replaced();
+    unstick(&mut pool);
+    pool.lose_table();
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    pool.revive(1);
+    pool.pass(6000);
+    finish(&mut pool);
+    assert_eq!((areas(&pool)[1].as_str(), in_sync(&pool)), ("c1", vec![true, false]));
+    tell(&mut pool, &now, 0);
+    pool.pass(20_000);
+    let held = |pool: &Pool| pool.servers[1].areas.values().any(|area| area.slices.get(&old).is_some_and(|row| row.admitted));
+    assert!(held(&pool), "it may have a session there");
+    let borrower = pool.id(E);
+    pool.done(unmount(5, borrower, "v", now.epoch));
+    pool.pass(20_000);
+    assert!(!holds(&pool, 1, old), "now it is wiped");
+}
+
+#[test]
+fn l5_p2_a_replaced_copy_that_has_heard_of_more_than_the_table_is_not_wiped() {
+    let (mut pool, mounting) = mounted();
+    let old = slice(&pool, 1);
+    let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
+    pool.set_state(0, &left);
+    pool.pass(1000);
+    let backup = pool.backup();
+    // It comes back, and then it is the only one.
+    pool.bring_back(&mounting);
+    let generation = pool.core.table().volume("v").unwrap().segments[0].generation;
+    pool.set_state(0, &LegAnswer { generation, in_sync: vec![true, true] });
+    let Response::Leg(left) = pool.change_leg(&mounting, 0, generation, LegChange::Stale) else { panic!() };
+    assert_eq!(left.in_sync, [false, true]);
+    pool.set_state(1, &left);
+    (0..2).for_each(|server| pool.kill(server));
+    pool.restore(&backup);
+    pool.pass(20_000);
+    pool.send(replace(4, "v", "server-b", Some("c1")));
+    pool.pass(20_000);
+    assert_ne!(slice(&pool, 1), old);
+    let revision = pool.core.table().volume("v").unwrap().work.segments_revision;
+    tell(&mut pool, &mounting, revision);
+    (0..2).for_each(|server| pool.revive(server));
+    pool.pass(60_000);
+    assert!(holds(&pool, 1, old));
+    assert!(pool.core.table().volume("v").unwrap().frozen.is_some());
+    pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
+    pool.pass(20_000);
+    finish(&mut pool);
+    assert_eq!((slice(&pool, 1), in_sync(&pool)), (old, vec![false, true]));
+    assert!(holds(&pool, 1, old));
 }

@@ -6,8 +6,8 @@ use sublet_api::Refusal;
 use sublet_api::server::AreaReport;
 use sublet_types::{Generation, ServerId, VolumeId};
 
-use super::labels::{Seen, epochs_split, held};
-use super::{NUMBER_JUMP, by_volume, check_segment, derive, leg_row, missing_legs, places, segments_of};
+use super::labels::{Seen, epochs_split};
+use super::{Copies, NUMBER_JUMP, by_volume, check_segment, copies, derive, leg_row, missing_legs, places};
 use crate::change::Change;
 use crate::plan::{Context, conflict, listed};
 use crate::records::Row;
@@ -45,8 +45,8 @@ pub fn plan(
     }
     let seen = seen_of(table, reports, row.id);
     let mut unused = Vec::new();
-    let segments = segments_of(&seen, &mut unused);
     let named = seen.iter().map(|one| one.slice.facts.segments).max().unwrap_or_default();
+    let Copies { segments, held, .. } = copies(&seen, Some(row), named, &mut unused);
     if segments.len() < named as usize || segments.is_empty() {
         let text = match segments.len() {
             0 => format!("nothing is left of volume '{}' here", row.name),
@@ -106,7 +106,7 @@ pub fn plan(
     next.lease = None;
     next.path = crate::records::PathRow { since_ms: context.now_ms, ..Default::default() };
     // Whoever had it, and whatever the missing lender knows: both are older from now on (F3).
-    if held(&seen, named).epoch.number > 0 || epochs_split(&seen).is_some() {
+    if held.epoch.number > 0 || epochs_split(&seen).is_some() {
         next.epoch = next.next_epoch((context.random)());
     }
     let mut change = Change::new();

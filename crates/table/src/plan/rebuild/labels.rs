@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use sublet_api::server::SliceReport;
-use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId};
+use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId};
+
+use super::NUMBER_JUMP;
 
 use crate::records::{LeaseRow, LeaseState};
 
@@ -26,7 +28,7 @@ impl Seen<'_> {
     }
 
     /// Whether the label says that leg `leg` is in sync.
-    pub fn says(&self, leg: u32) -> bool {
+    fn says(&self, leg: u32) -> bool {
         self.slice.facts.in_sync.get(leg as usize).copied().unwrap_or(false)
     }
 }
@@ -51,6 +53,23 @@ pub fn split(legs: &BTreeMap<u32, Seen<'_>>) -> Option<u64> {
     };
     let mut pairs = labels.iter().enumerate().flat_map(|(i, a)| labels.iter().skip(i + 1).map(move |b| (a, b)));
     pairs.find(|(a, b)| differs(a, b)).map(|(a, _)| a.number())
+}
+
+/// Takes the labels out that are in sync by the newest one, and are not those of the copies whose numbers they have: of slices
+/// that were replaced, or that others have gone on without. The copy in that place has not been seen then. `is_own` says what is
+/// a copy by a table that is not behind.
+///
+/// A copy that is really in sync may lag behind in its generation (S1, S5). But it was admitted to the lease, if there is one; it
+/// had its generation before anybody else if it has returned, so that its own label never says that it is stale; and
+/// it is not from before a fork, which leaves [`NUMBER_JUMP`] numbers out.
+pub fn drop_former(legs: &mut BTreeMap<u32, Seen<'_>>, held: &Held, is_own: impl Fn(SliceId) -> bool) {
+    let Some(head) = legs.values().max_by_key(|seen| seen.number()).copied() else { return };
+    legs.retain(|leg, seen| {
+        let is_outside = held.lease.is_some() && (seen.slice.epoch.number < held.epoch.number || !seen.says(*leg));
+        let is_forked = seen.number() + NUMBER_JUMP <= head.number();
+        let is_lagging = seen.number() < head.number() && head.says(*leg) && !is_own(seen.slice.facts.slice);
+        !(is_lagging && (is_outside || is_forked))
+    });
 }
 
 /// Which legs are in sync, of a segment whose legs were all seen and are not split. `is_mounted`: its client decides about legs

@@ -75,6 +75,36 @@ fn r1_the_in_sync_set_is_what_the_labels_prove() {
     }
 }
 
+/// Generation, what the label says of itself and of the other leg, epoch: of leg 0, which is behind, and of leg 1.
+#[test]
+fn r1_a_label_of_a_slice_that_is_no_more_that_copy_stands_for_nobody() {
+    type Label = (u64, [bool; 2], u64);
+    let cases: [(&str, Label, Label, bool, bool); 9] = [
+        ("it lags behind a return", (2, [T, F], 7), (3, [T, T], 7), T, T),
+        ("a withdrawal that it has not heard of", (1, [T, T], 7), (3, [T, T], 7), T, T),
+        ("it was not admitted to the lease", (1, [T, T], 3), (3, [T, T], 7), T, F),
+        ("it is stale, and nobody hides that", (1, [T, T], 3), (2, [F, T], 7), T, T),
+        ("it says itself that it is stale", (2, [F, T], 7), (3, [T, T], 7), T, F),
+        ("it has the newest generation", (3, [T, T], 3), (3, [T, T], 7), T, T),
+        ("nobody has it mounted: it is stale by its generation", (2, [F, T], 3), (3, [T, T], 7), F, T),
+        ("it is from before a fork", (2, [T, T], 3), (1002, [T, T], 7), F, F),
+        ("the same while mounted", (2, [T, T], 7), (1002, [T, T], 7), T, F),
+    ];
+    for (name, old, new, is_mounted, expected) in cases {
+        let label = |leg, (number, set, epoch): Label| report(leg, (number, 1), &set, epoch, is_mounted);
+        let reports = [label(0, old), label(1, new)];
+        let held = held(&seen(&reports).into_values().collect::<Vec<_>>(), 1);
+        assert_eq!(held.lease.is_some(), is_mounted, "{name}");
+        let left = |own: Option<SliceId>| {
+            let mut legs = seen(&reports);
+            drop_former(&mut legs, &held, |slice| Some(slice) == own);
+            legs.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(left(None), if expected { vec![0, 1] } else { vec![1] }, "{name}");
+        assert_eq!(left(Some(SliceId::from_u128(1))), [0, 1], "{name}: the table knows it");
+    }
+}
+
 #[test]
 fn l2_a_leg_in_a_quarantined_area_is_not_in_sync_while_another_is() {
     let reports = [report(0, (3, 1), &[T, T], 1, F), report(1, (3, 1), &[T, T], 1, F)];

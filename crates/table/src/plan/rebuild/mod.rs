@@ -14,7 +14,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::limits::{COPIES_MAX, SEGMENTS_MAX};
 use sublet_types::{AreaId, Name, ServerId, SliceId, VolumeId};
 
-pub use tombs::{obey, spent, wanted as wanted_tombstones};
+pub use tombs::{leads, obey, spent, wanted as wanted_tombstones};
 
 use self::labels::{Held, Seen, Set};
 use super::{Context, listed, wipe};
@@ -125,6 +125,28 @@ fn begun_wipes(table: &Table, reports: &[(ServerId, &AreaReport)], change: &mut 
     }
 }
 
+/// What the labels of a volume say of it.
+struct Copies<'a, 'b> {
+    segments: BTreeMap<u32, BTreeMap<u32, Seen<'a>>>,
+    held: Held,
+    /// The table's row, if it is not behind them.
+    known: Option<&'b VolumeRow>,
+}
+
+/// `count` is how many segments it has.
+fn copies<'a, 'b>(seen: &[Seen<'a>], before: Option<&'b VolumeRow>, count: u32, problems: &mut Vec<String>) -> Copies<'a, 'b> {
+    let held = labels::held(seen, count);
+    // Where the labels' epoch is not the table's own past, what the table has beside it is not theirs either (L5).
+    let is_behind = |row: &VolumeRow| held.epoch.number > row.epoch.number || held.epoch.is_split_from(row.epoch);
+    let known = before.filter(|row| !row.unsettled && !is_behind(row));
+    let own: BTreeSet<SliceId> = known.into_iter().flat_map(VolumeRow::legs).map(|(_, leg)| leg.slice).collect();
+    let mut segments = segments_of(seen, problems);
+    for legs in segments.values_mut() {
+        labels::drop_former(legs, &held, |slice| own.contains(&slice));
+    }
+    Copies { segments, held, known }
+}
+
 /// The segments of a volume as the labels have them: leg by leg, the newer label where two claim the same place.
 fn segments_of<'a>(seen: &[Seen<'a>], problems: &mut Vec<String>) -> BTreeMap<u32, BTreeMap<u32, Seen<'a>>> {
     let mut segments: BTreeMap<u32, BTreeMap<u32, Seen<'a>>> = BTreeMap::new();
@@ -147,22 +169,6 @@ fn segments_of<'a>(seen: &[Seen<'a>], problems: &mut Vec<String>) -> BTreeMap<u3
         }
     }
     segments
-}
-
-/// The labels of a mounted volume that are not those of the copies they claim to be. A copy in sync was admitted to the lease, or
-/// it has returned since and has the generation of its return (S5); a label that is behind in both ways is of a slice that was
-/// replaced. The one in its place has not been seen.
-fn drop_former(segments: &mut BTreeMap<u32, BTreeMap<u32, Seen<'_>>>, held: &Held) {
-    if held.lease.is_none() {
-        return;
-    }
-    for legs in segments.values_mut() {
-        let Some(head) = legs.values().max_by_key(|seen| seen.slice.facts.generation.number).copied() else { continue };
-        legs.retain(|leg, seen| {
-            let is_older = seen.slice.facts.generation.number < head.slice.facts.generation.number;
-            !(is_older && seen.slice.epoch.number < held.epoch.number && head.says(*leg))
-        });
-    }
 }
 
 /// The label that speaks for the volume: of the newest epoch, then of the newest generation.
@@ -281,9 +287,7 @@ fn derive(
     let mut problems = Vec::new();
     let Some(head) = head(seen) else { return (empty_row(id, before), String::new()) };
     let facts = &head.slice.facts;
-    let mut held = labels::held(seen, facts.segments);
-    let mut segments = segments_of(seen, &mut problems);
-    drop_former(&mut segments, &held);
+    let Copies { segments, mut held, known } = copies(seen, before, facts.segments, &mut problems);
     let missing = (facts.segments as usize).saturating_sub(segments.len());
     let nowhere = BTreeMap::new();
     let mut absent = Vec::new();
@@ -313,9 +317,6 @@ fn derive(
             problems.push(format!("no trusted copy of segment {index} is in sync by its labels"));
         }
     }
-    // Where the labels' epoch is not the table's own past, what the table has beside it is not theirs either (L5).
-    let is_behind = |row: &VolumeRow| held.epoch.number > row.epoch.number || held.epoch.is_split_from(row.epoch);
-    let known = before.filter(|row| !row.unsettled && !is_behind(row));
     if let Some(row) = known {
         held = Held { epoch: row.epoch, lease: row.lease.clone(), must_fence: false };
     }

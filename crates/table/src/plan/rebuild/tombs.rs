@@ -21,7 +21,7 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
     let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for stone in stones {
         let label = label_of(reports, stone.area, stone.slice);
-        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| wipe::is_refuted(stone.epoch, label)) {
+        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| is_refuted(table, reports, stone.epoch, label)) {
             continue;
         }
         let owner = table.volumes.get(&stone.volume).filter(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
@@ -50,7 +50,7 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
         leftovers(table, report, context, &mut change);
     }
     for row in table.wipes.values() {
-        meet(reports, row, is_reconciling, &mut change);
+        meet(table, reports, row, is_reconciling, &mut change);
     }
     change
 }
@@ -86,9 +86,12 @@ fn shed_slice(volume: VolumeRow, stone: &Tombstone, context: &mut Context<'_>, c
         epoch = Epoch { number: stone.epoch.number + 1, random: epoch.random };
     }
     let mut next = volume;
+    let holder = next.lease.as_ref().map(|lease| lease.epoch);
+    let held_by = holder.or(next.work.background.as_ref().map(|row| row.epoch));
     for (_, leg) in next.legs().filter(|(_, leg)| leg.slice == stone.slice) {
         // The volume does not wait for it.
-        change.put(Row::Wipe(WipeRow { replaced: true, ..super::super::layout::wipe_row(&next, leg, epoch, true) }));
+        let row = super::super::layout::wipe_row(&next, leg, epoch, true);
+        change.put(Row::Wipe(WipeRow { replaced: true, held_by, ..row }));
     }
     for segment in &mut next.segments {
         segment.legs.retain(|leg| leg.slice != stone.slice);
@@ -138,8 +141,34 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
         drop: true,
         // Whether the whole volume was deleted or only this copy replaced is not known here: the volume waits for nothing.
         replaced: true,
-        held_by: None,
+        // If it was replaced: a holder of that epoch may not have heard of it yet (F4). No other wipe has the epoch of a holder.
+        held_by: Some(stone.epoch),
     }));
+}
+
+/// Whether a label proves that its slice should never have been given up: by itself (see [`wipe::is_refuted_by`]), or beside the
+/// other labels of its segment.
+fn is_refuted(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
+    wipe::is_refuted_by(table, epoch, label) || leads(reports, epoch, label)
+}
+
+/// Whether the label of a slice that was replaced during its own epoch is the newest of its segment, and says that another copy
+/// that is here has left. A table that was not behind would have given the slice in its place a generation that is not older.
+pub fn leads(reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
+    let own = &label.facts;
+    if label.wiping || label.epoch != epoch {
+        return false;
+    }
+    let all = reports.iter().flat_map(|(_, report)| &report.slices).map(|slice| &slice.facts);
+    let others = all.filter(|facts| (facts.volume, facts.segment) == (own.volume, own.segment) && facts.slice != own.slice);
+    let mut has_left = false;
+    for other in others {
+        if other.generation.number >= own.generation.number {
+            return false;
+        }
+        has_left |= own.in_sync.get(other.leg as usize) == Some(&false);
+    }
+    has_left
 }
 
 /// What the label of a slice's area says of it, if it was reported.
@@ -150,9 +179,9 @@ fn label_of<'a>(reports: &[(ServerId, &'a AreaReport)], area: AreaId, slice: Sli
 
 /// A label shows a slice that is to be wiped: where it lies is known now. If the label proves that whoever decided the wipe was
 /// behind it, nothing is wiped there; while the table is reconciled the wipe is given up, and the slice is taken over (L5).
-fn meet(reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool, change: &mut Change) {
+fn meet(table: &Table, reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool, change: &mut Change) {
     let Some(slice) = label_of(reports, row.area, row.slice) else { return };
-    if wipe::is_refuted(row.epoch, slice) {
+    if is_refuted(table, reports, row.epoch, slice) {
         let what = format!("its slice {} was to be wiped, but its label is ahead of that", row.slice.short());
         if is_reconciling {
             change.delete(Key::Wipe(row.slice));
@@ -163,6 +192,9 @@ fn meet(reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool
                  `sublet manager rebuild --reconcile`"
             );
             change.warning(row.name.as_str(), text);
+            // What took its place lacks what it has.
+            let volume = table.volumes.get(&row.volume).filter(|_| wipe::is_ahead(table, row.epoch, slice));
+            volume.into_iter().for_each(|volume| freeze(volume, change));
         }
         return;
     }
