@@ -48,7 +48,7 @@ impl<S: Store> Core<S> {
         let peer = self.peers.all.get(&area.server).filter(|_| self.peers.is_reachable(area.server));
         let Some(peer) = peer else { return false };
         let label = plan::wipe::told(&peer.reported, wipe.area, wipe.slice);
-        let is_told = label.is_some_and(|label| label.wiping || plan::wipe::is_refuted_by(&self.table, wipe.epoch, label));
+        let is_told = label.is_some_and(|label| label.wiping || plan::wipe::is_refuted_by(wipe, label));
         let is_new = || self.wipes_since.get(&wipe.slice).is_none_or(|since| self.now_ms < since + PATIENCE_MS);
         is_told || self.has_begun(wipe) || (is_new() && volume.is_none())
     }
@@ -99,7 +99,7 @@ impl<S: Store> Core<S> {
         match report.slices.iter().find(|slice| slice.facts.slice == wipe.slice) {
             Some(label) => {
                 let is_to_go = label.wiping && label.drop;
-                is_to_go || plan::wipe::is_refuted_by(&self.table, wipe.epoch, label) || self.has_begun(wipe)
+                is_to_go || plan::wipe::is_refuted_by(wipe, label) || self.has_begun(wipe)
             }
             None => plan::wipe::is_complete(&self.table, report),
         }

@@ -261,7 +261,7 @@ fn leftovers<'a>(
 pub fn wipes(table: &Table, server: ServerId, reports: &BTreeMap<AreaId, AreaReport>) -> Vec<Order> {
     let online = |area: &AreaId| table.areas.get(area).is_some_and(|row| row.server == server && row.offline.is_none());
     let is_told = |row: &WipeRow| match wipe::told(reports, row.area, row.slice) {
-        Some(label) => !wipe::is_refuted_by(table, row.epoch, label),
+        Some(label) => !wipe::is_refuted_by(row, label),
         // The label of an area that is not trusted may be older than the slice: that it does not have it proves nothing (L2).
         None => reports.get(&row.area).is_some_and(|report| wipe::is_complete(table, report)),
     };

@@ -259,7 +259,7 @@ pub fn leave(table: &Table, task: &TaskRow, volume: &VolumeRow, context: &mut Co
     };
     let mut change = Change::new();
     let slice = SliceId::from_u128((context.random)());
-    change.put(Row::Wipe(lost_slice(volume, leg)));
+    change.put(Row::Wipe(lost_slice(volume, segment, leg)));
     change.put(Row::Volume(Box::new(with_new_leg(volume, (index, position), (slice, spot), context))));
     let mut legs = legs.to_vec();
     if let Some(leg) = legs.get_mut(next) {
@@ -334,10 +334,11 @@ fn new_leg(slice: SliceId, spot: Spot) -> LegRow {
 }
 
 /// The lost slice is fenced and wiped when its lender returns, and its space is not lent before (P2).
-fn lost_slice(volume: &VolumeRow, leg: &LegRow) -> WipeRow {
+fn lost_slice(volume: &VolumeRow, segment: &SegmentRow, leg: &LegRow) -> WipeRow {
     let lease = volume.lease.as_ref().map(|lease| lease.epoch);
     let held_by = lease.or(volume.work.background.as_ref().map(|row| row.epoch));
-    WipeRow { replaced: true, held_by, ..layout::wipe_row(volume, leg, volume.epoch, true) }
+    let issued = Some(segment.issued);
+    WipeRow { replaced: true, held_by, issued, ..layout::wipe_row(volume, leg, volume.epoch, true) }
 }
 
 fn with_new_leg(

@@ -25,18 +25,15 @@ pub fn is_refuted(epoch: Epoch, label: &SliceReport) -> bool {
 }
 
 /// Whether the label of a slice that is to be wiped proves that whoever decided it was behind (L5): by its epoch, or because it
-/// tells of a change of its segment that this table never made. A copy that is replaced while somebody holds its volume keeps
-/// his epoch, which proves nothing then.
-pub fn is_refuted_by(table: &Table, epoch: Epoch, label: &SliceReport) -> bool {
-    is_refuted(epoch, label) || is_ahead(table, epoch, label)
+/// tells of a change of its segment that was not known then. A copy that is replaced while somebody holds its volume keeps his
+/// epoch, which proves nothing.
+pub fn is_refuted_by(row: &WipeRow, label: &SliceReport) -> bool {
+    is_refuted(row.epoch, label) || is_ahead(row, label)
 }
 
 /// See [`is_refuted_by`].
-pub fn is_ahead(table: &Table, epoch: Epoch, label: &SliceReport) -> bool {
-    let facts = &label.facts;
-    let volume = table.volumes.get(&facts.volume).filter(|volume| !volume.unsettled);
-    let segment = volume.and_then(|volume| volume.segments.get(facts.segment as usize));
-    !label.wiping && label.epoch == epoch && segment.is_some_and(|segment| segment.issued < facts.generation.number)
+pub fn is_ahead(row: &WipeRow, label: &SliceReport) -> bool {
+    !label.wiping && label.epoch == row.epoch && row.issued.is_some_and(|issued| issued < label.facts.generation.number)
 }
 
 /// What the label of a slice's area says of it, if it was reported.
@@ -82,6 +79,7 @@ pub fn found(report: &AreaReport, slice: &SliceReport, epoch: Epoch) -> WipeRow 
         // Nobody waits for it.
         replaced: true,
         held_by: None,
+        issued: None,
     }
 }
 
@@ -100,6 +98,7 @@ pub fn whole_volume(volume: &VolumeRow, epoch: Epoch) -> WipeRow {
         drop: true,
         replaced: true,
         held_by: None,
+        issued: None,
     }
 }
 

@@ -31,4 +31,7 @@ pub struct WipeRow {
     /// one has dropped it, because a holder that is fenced anywhere stops everywhere (F4).
     #[serde(default)]
     pub held_by: Option<Epoch>,
+    /// The last generation that was issued for its segment when it was replaced. A label that tells of a later one knew more (L5).
+    #[serde(default)]
+    pub issued: Option<u64>,
 }

@@ -21,7 +21,7 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
     let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for stone in stones {
         let label = label_of(reports, stone.area, stone.slice);
-        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| is_refuted(table, reports, stone.epoch, label)) {
+        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| is_refuted(reports, stone.epoch, label)) {
             continue;
         }
         let owner = table.volumes.get(&stone.volume).filter(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
@@ -143,13 +143,13 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
         replaced: true,
         // If it was replaced: a holder of that epoch may not have heard of it yet (F4). No other wipe has the epoch of a holder.
         held_by: Some(stone.epoch),
+        issued: None,
     }));
 }
 
-/// Whether a label proves that its slice should never have been given up: by itself (see [`wipe::is_refuted_by`]), or beside the
-/// other labels of its segment.
-fn is_refuted(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
-    wipe::is_refuted_by(table, epoch, label) || leads(reports, epoch, label)
+/// Whether a label proves that its slice should never have been given up: by its epoch, or beside the other labels of its segment.
+fn is_refuted(reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
+    wipe::is_refuted(epoch, label) || leads(reports, epoch, label)
 }
 
 /// Whether the label of a slice that was replaced during its own epoch is the newest of its segment, and says that another copy
@@ -181,7 +181,7 @@ fn label_of<'a>(reports: &[(ServerId, &'a AreaReport)], area: AreaId, slice: Sli
 /// behind it, nothing is wiped there; while the table is reconciled the wipe is given up, and the slice is taken over (L5).
 fn meet(table: &Table, reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool, change: &mut Change) {
     let Some(slice) = label_of(reports, row.area, row.slice) else { return };
-    if is_refuted(table, reports, row.epoch, slice) {
+    if is_refuted(reports, row.epoch, slice) || wipe::is_ahead(row, slice) {
         let what = format!("its slice {} was to be wiped, but its label is ahead of that", row.slice.short());
         if is_reconciling {
             change.delete(Key::Wipe(row.slice));
@@ -193,7 +193,7 @@ fn meet(table: &Table, reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_re
             );
             change.warning(row.name.as_str(), text);
             // What took its place lacks what it has.
-            let volume = table.volumes.get(&row.volume).filter(|_| wipe::is_ahead(table, row.epoch, slice));
+            let volume = table.volumes.get(&row.volume).filter(|_| wipe::is_ahead(row, slice));
             volume.into_iter().for_each(|volume| freeze(volume, change));
         }
         return;
