@@ -122,6 +122,11 @@ impl<S: Store> Core<S> {
             if label.is_some_and(|label| plan::wipe::is_refuted(*epoch, label)) {
                 return Standing::Unreachable("its label is ahead of the table".to_owned());
             }
+            let report = self.peers.all.get(&server).and_then(|peer| peer.reported.get(area));
+            if label.is_none() && report.is_some_and(|report| !plan::wipe::is_complete(&self.table, report)) {
+                // That it is not there proves nothing (L2), and nothing is ordered.
+                return Standing::Unreachable("its area is quarantined: `sublet area accept`".to_owned());
+            }
         }
         let is_wipe = matches!(order, sublet_api::order::Order::WipeSlice { .. });
         if entry.is_none() && is_wipe && self.orders.has_stuck_wipe(server, self.now_ms) {

@@ -40,8 +40,7 @@ impl<S: Store> Core<S> {
     fn is_beginning(&self, wipe: &WipeRow) -> bool {
         // As long as no label has the slice that takes its place, the former one is the only one with its number, and what is
         // there if the table is lost. The new one does not return before the labels know (R1).
-        let volume = self.table.volumes.get(&wipe.volume).filter(|_| wipe.replaced);
-        if volume.is_some_and(|volume| volume.legs().any(|(_, leg)| leg.fresh)) {
+        if plan::wipe::waits_for_successor(&self.table, wipe) {
             return true;
         }
         let Some(area) = self.table.areas.get(&wipe.area).filter(|area| area.offline.is_none()) else { return false };
@@ -50,7 +49,8 @@ impl<S: Store> Core<S> {
         let label = plan::wipe::told(&peer.reported, wipe.area, wipe.slice);
         let is_told = label.is_some_and(|label| label.wiping || plan::wipe::is_refuted_by(wipe, label));
         let is_new = || self.wipes_since.get(&wipe.slice).is_none_or(|since| self.now_ms < since + PATIENCE_MS);
-        is_told || self.has_begun(wipe) || (is_new() && volume.is_none())
+        let has_successor = wipe.replaced && self.table.volumes.contains_key(&wipe.volume);
+        is_told || self.has_begun(wipe) || (is_new() && !has_successor)
     }
 
     /// Whether a wipe has told of progress; its label says that it is to be wiped by then.
@@ -69,7 +69,10 @@ impl<S: Store> Core<S> {
         let Some(segment) = row.and_then(|row| row.segments.get(change.segment as usize)) else { return Ok(()) };
         let members = segment.legs.iter().filter(|leg| leg.in_sync || leg.slice == change.slice);
         let areas: Vec<AreaId> = members.map(|leg| leg.area).collect();
-        let former = self.table.wipes.values().filter(|wipe| wipe.volume == volume && wipe.drop);
+        let is_here = |wipe: &WipeRow| wipe.was.as_ref().is_none_or(|was| was.segment == change.segment);
+        let former = self.table.wipes.values().filter(|wipe| wipe.volume == volume && wipe.drop && is_here(wipe));
+        // One whose successor is in no label is a copy still, and stale.
+        let former = former.filter(|wipe| !plan::wipe::waits_for_successor(&self.table, wipe));
         for wipe in former.filter(|wipe| !self.is_marked(wipe)) {
             for area in areas.iter().filter(|area| **area != wipe.area) {
                 let kept = self.report_of(*area).map(|report| &report.tombstones);
@@ -153,7 +156,17 @@ impl<S: Store> Core<S> {
         let label = label.and_then(|report| report.slices.iter().find(|slice| slice.facts.slice == stone.slice));
         label.is_some_and(|label| {
             let may_lead = label.epoch == stone.epoch;
-            plan::wipe::is_refuted(stone.epoch, label) || (may_lead && rebuild::leads(&self.labels(), stone.epoch, label))
+            let leads = || rebuild::rank(&self.table, &self.labels(), stone.epoch, label) == rebuild::Rank::Leads;
+            plan::wipe::is_refuted(stone.epoch, label) || (may_lead && leads())
         })
+    }
+
+    /// Whether a wipe waits because its slice may have what no other copy has: its label is the newest that was seen (L5).
+    pub(super) fn is_doubtful(&self, order: &Order) -> bool {
+        let Order::WipeSlice { slice, area, epoch, .. } = order else { return false };
+        let label = self.report_of(*area);
+        let label = label.and_then(|report| report.slices.iter().find(|label| label.facts.slice == *slice));
+        let label = label.filter(|label| label.epoch == *epoch && !label.wiping);
+        label.is_some_and(|label| rebuild::rank(&self.table, &self.labels(), *epoch, label) != rebuild::Rank::Former)
     }
 }

@@ -154,7 +154,7 @@ pub fn wipe_row(volume: &VolumeRow, leg: &LegRow, epoch: Epoch, drop: bool) -> W
         drop,
         replaced: false,
         held_by: None,
-        issued: None,
+        was: None,
     }
 }
 

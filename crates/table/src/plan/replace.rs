@@ -16,7 +16,7 @@ use sublet_types::{AreaId, ByteSize, ServerId, SliceId};
 use super::place::{Room, Spot, rooms};
 use super::{Advance, Context, Standing, Standings, at_step, begin, check_quiet, conflict, done, failed, layout, listed};
 use crate::change::Change;
-use crate::records::{Command, LegRow, ReplacedLeg, Row, SegmentRow, Step, TaskRow, VolumeRow, WipeRow};
+use crate::records::{Command, Former, LegRow, ReplacedLeg, Row, SegmentRow, Step, TaskRow, VolumeRow, WipeRow};
 use crate::table::{Stretch, Table};
 use crate::views;
 
@@ -259,7 +259,7 @@ pub fn leave(table: &Table, task: &TaskRow, volume: &VolumeRow, context: &mut Co
     };
     let mut change = Change::new();
     let slice = SliceId::from_u128((context.random)());
-    change.put(Row::Wipe(lost_slice(volume, segment, leg)));
+    change.put(Row::Wipe(lost_slice(volume, (index, position), leg)));
     change.put(Row::Volume(Box::new(with_new_leg(volume, (index, position), (slice, spot), context))));
     let mut legs = legs.to_vec();
     if let Some(leg) = legs.get_mut(next) {
@@ -334,11 +334,13 @@ fn new_leg(slice: SliceId, spot: Spot) -> LegRow {
 }
 
 /// The lost slice is fenced and wiped when its lender returns, and its space is not lent before (P2).
-fn lost_slice(volume: &VolumeRow, segment: &SegmentRow, leg: &LegRow) -> WipeRow {
+fn lost_slice(volume: &VolumeRow, (index, position): (usize, usize), leg: &LegRow) -> WipeRow {
     let lease = volume.lease.as_ref().map(|lease| lease.epoch);
     let held_by = lease.or(volume.work.background.as_ref().map(|row| row.epoch));
-    let issued = Some(segment.issued);
-    WipeRow { replaced: true, held_by, issued, ..layout::wipe_row(volume, leg, volume.epoch, true) }
+    let issued = volume.segments.get(index).map_or(0, |segment| segment.issued);
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let was = Some(Former { segment: number(index), leg: number(position), issued });
+    WipeRow { replaced: true, held_by, was, ..layout::wipe_row(volume, leg, volume.epoch, true) }
 }
 
 fn with_new_leg(

@@ -33,7 +33,7 @@ pub fn is_refuted_by(row: &WipeRow, label: &SliceReport) -> bool {
 
 /// See [`is_refuted_by`].
 pub fn is_ahead(row: &WipeRow, label: &SliceReport) -> bool {
-    !label.wiping && label.epoch == row.epoch && row.issued.is_some_and(|issued| issued < label.facts.generation.number)
+    !label.wiping && label.epoch == row.epoch && row.was.as_ref().is_some_and(|was| was.issued < label.facts.generation.number)
 }
 
 /// What the label of a slice's area says of it, if it was reported.
@@ -79,7 +79,7 @@ pub fn found(report: &AreaReport, slice: &SliceReport, epoch: Epoch) -> WipeRow 
         // Nobody waits for it.
         replaced: true,
         held_by: None,
-        issued: None,
+        was: None,
     }
 }
 
@@ -98,7 +98,7 @@ pub fn whole_volume(volume: &VolumeRow, epoch: Epoch) -> WipeRow {
         drop: true,
         replaced: true,
         held_by: None,
-        issued: None,
+        was: None,
     }
 }
 
@@ -107,9 +107,23 @@ pub fn whole_slice(volume: VolumeId) -> SliceId {
     SliceId::from_u128(volume.to_u128())
 }
 
-/// Whether the holder of an epoch may still have a session at the slice: then it is not fenced yet (F4).
+/// Whether the slice that takes the place of a replaced one is in no label yet.
+pub fn waits_for_successor(table: &Table, row: &WipeRow) -> bool {
+    let Some((was, volume)) = row.was.as_ref().zip(table.volumes.get(&row.volume)) else { return false };
+    let segment = volume.segments.get(was.segment as usize);
+    segment.and_then(|segment| segment.legs.get(was.leg as usize)).is_some_and(|leg| leg.fresh)
+}
+
+/// Whether the holder of an epoch may still have a session at the slice: then it is not fenced yet (F4). Who holds a volume that a
+/// rebuild has not seen, or not settled, is not known.
 pub fn is_held(table: &Table, row: &WipeRow) -> bool {
-    let Some((epoch, volume)) = row.held_by.zip(table.volumes.get(&row.volume)) else { return false };
+    let Some(epoch) = row.held_by else { return false };
+    let Some(volume) = table.volumes.get(&row.volume) else {
+        return table.pool.as_ref().is_some_and(|pool| pool.rebuild.is_some());
+    };
+    if volume.unsettled {
+        return true;
+    }
     let mounted = volume.lease.as_ref().is_some_and(|lease| lease.epoch == epoch);
     let coordinated = volume.work.background.as_ref().is_some_and(|background| background.epoch == epoch);
     volume.epoch == epoch && (mounted || coordinated)

@@ -20,7 +20,7 @@ pub use pool::{PoolRow, RebuildRow};
 pub use server::ServerRow;
 pub use task::{Command, ReplacedLeg, Step, TaskRow, TaskState};
 pub use volume::{AbsentLeg, FrozenUntil, LastChange, LeaseRow, LeaseState, LegRow, PathRow, Pending, SegmentRow, VolumeRow};
-pub use wipe::WipeRow;
+pub use wipe::{Former, WipeRow};
 pub use work::{BackgroundRow, BackgroundState, FindingsRow, WorkRow};
 
 use crate::store::RawRow;

@@ -31,7 +31,18 @@ pub struct WipeRow {
     /// one has dropped it, because a holder that is fenced anywhere stops everywhere (F4).
     #[serde(default)]
     pub held_by: Option<Epoch>,
-    /// The last generation that was issued for its segment when it was replaced. A label that tells of a later one knew more (L5).
+    /// What this table knew of the copy when it replaced it.
     #[serde(default)]
-    pub issued: Option<u64>,
+    pub was: Option<Former>,
+}
+
+/// A copy that was replaced.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Former {
+    /// Its segment, from 0.
+    pub segment: u32,
+    /// Its number among the copies of the segment, from 0: the slice in its place has the same.
+    pub leg: u32,
+    /// The last generation that had been issued for the segment. A label that tells of a later one knew more (L5).
+    pub issued: u64,
 }

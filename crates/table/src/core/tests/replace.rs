@@ -4,7 +4,7 @@ use sublet_api::ErrorKind;
 use sublet_api::mount::MountingInformation;
 use sublet_api::rebuild::{AcceptVolume, Rebuild};
 use sublet_api::request::{
-    ChangeLeg, ClientAnswer, ClientReport, ControlTask, LegAnswer, LegChange, Request, Response, TaskOutcome,
+    Borrow, ChangeLeg, ClientAnswer, ClientReport, ControlTask, LegAnswer, LegChange, Request, Response, TaskOutcome,
 };
 use sublet_api::view::TaskView;
 use sublet_types::{SliceId, Way};
@@ -321,13 +321,8 @@ fn r1_a_new_copy_returns_only_when_the_labels_can_tell_it_from_the_one_that_it_r
     assert!(matches!(pool.change_leg(&now, 1, generation, LegChange::Returning), Response::Leg(_)));
 }
 
-/// The label that is seen tells it by the tombstone; and if that is not there, by the epoch and the generation.
 #[test]
 fn r1_a_copy_that_was_replaced_is_not_taken_for_its_successor_when_the_table_is_lost() {
-    [true, false].into_iter().for_each(lose_table_of_replaced);
-}
-
-fn lose_table_of_replaced(has_tombstones: bool) {
     let (mut pool, now, old) = replaced();
     unstick(&mut pool);
     pool.bring_back(&now);
@@ -336,12 +331,6 @@ fn lose_table_of_replaced(has_tombstones: bool) {
     let generation = pool.core.table().volume("v").unwrap().segments[0].generation;
     for server in [0, 2] {
         pool.set_state(server, &LegAnswer { generation, in_sync: vec![true, true] });
-    }
-    if !has_tombstones {
-        let borrower = pool.id(E);
-        pool.done(unmount(5, borrower, "v", now.epoch));
-        pool.mounted(mount(6, borrower, "v"));
-        pool.servers.iter_mut().flat_map(|server| server.areas.values_mut()).for_each(|area| area.tombstones.clear());
     }
     // The table is lost; the old copy is there before the new one.
     pool.kill(2);
@@ -421,9 +410,14 @@ fn f4_a_holder_that_has_not_heard_of_a_replacement_is_not_fenced_by_a_table_that
     let (mut pool, now, old) = replaced();
     unstick(&mut pool);
     pool.lose_table();
+    // What the others have is heard only later.
+    [0, 2].into_iter().for_each(|server| pool.kill(server));
     pool.pass(6000);
     pool.ask(Request::Rebuild(Rebuild::default()));
     pool.revive(1);
+    pool.pass(20_000);
+    assert!(pool.core.table().wipes.contains_key(&old));
+    [0, 2].into_iter().for_each(|server| pool.revive(server));
     pool.pass(6000);
     finish(&mut pool);
     assert_eq!((areas(&pool)[1].as_str(), in_sync(&pool)), ("c1", vec![true, false]));
@@ -437,8 +431,8 @@ fn f4_a_holder_that_has_not_heard_of_a_replacement_is_not_fenced_by_a_table_that
     assert!(!holds(&pool, 1, old), "now it is wiped");
 }
 
-#[test]
-fn l5_p2_a_replaced_copy_that_has_heard_of_more_than_the_table_is_not_wiped() {
+/// A table that is behind replaces the only copy that is in sync, whose lender is away, and so is that of the other one.
+fn replaced_by_a_table_that_is_behind() -> (Pool, MountingInformation, SliceId) {
     let (mut pool, mounting) = mounted();
     let old = slice(&pool, 1);
     let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
@@ -460,6 +454,12 @@ fn l5_p2_a_replaced_copy_that_has_heard_of_more_than_the_table_is_not_wiped() {
     assert_ne!(slice(&pool, 1), old);
     let revision = pool.core.table().volume("v").unwrap().work.segments_revision;
     tell(&mut pool, &mounting, revision);
+    (pool, mounting, old)
+}
+
+#[test]
+fn l5_p2_a_replaced_copy_that_has_heard_of_more_than_the_table_is_not_wiped() {
+    let (mut pool, _, old) = replaced_by_a_table_that_is_behind();
     (0..2).for_each(|server| pool.revive(server));
     pool.pass(60_000);
     assert!(holds(&pool, 1, old));
@@ -469,4 +469,66 @@ fn l5_p2_a_replaced_copy_that_has_heard_of_more_than_the_table_is_not_wiped() {
     finish(&mut pool);
     assert_eq!((slice(&pool, 1), in_sync(&pool)), (old, vec![false, true]));
     assert!(holds(&pool, 1, old));
+}
+
+/// As above, and that table is lost too, before it has heard of the copy that it had replaced.
+#[test]
+fn l5_p2_a_replaced_copy_that_may_have_what_nobody_else_has_waits_for_the_label_of_its_successor() {
+    let (mut pool, mounting, old) = replaced_by_a_table_that_is_behind();
+    pool.kill(2);
+    pool.lose_table();
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    (0..2).for_each(|server| pool.revive(server));
+    pool.pass(20_000);
+    finish(&mut pool);
+    pool.pass(60_000);
+    assert!(holds(&pool, 1, old), "its label is the newest that is here");
+    pool.revive(2);
+    pool.pass(20_000);
+    pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
+    pool.pass(20_000);
+    finish(&mut pool);
+    assert_eq!((slice(&pool, 1), in_sync(&pool)), (old, vec![false, true]));
+    assert!(pool.is_open(old, mounting.epoch));
+}
+
+#[test]
+fn s5_a_copy_whose_successor_is_in_no_label_holds_up_the_return_of_no_other_one() {
+    let mut pool = Pool::new(&[16, 16, 16, 20, 24, 0]);
+    let server = pool.id(5);
+    let (way, name) = (Some(Way::Doubled), Some(crate::core::testing::name("v")));
+    let task = crate::core::testing::task(1);
+    pool.done(Request::Borrow(Borrow { task, server, name, size: Some(3 * R), way, copies: Some(3), local: false }));
+    let mut mounting = pool.mounted(mount(2, server, "v"));
+    let mut generation = mounting.segments[0].generation;
+    for leg in [1, 2] {
+        pool.lose(leg);
+        let Response::Leg(left) = pool.change_leg(&mounting, leg, generation, LegChange::Stale) else { panic!() };
+        generation = left.generation;
+    }
+    pool.servers[4].stuck = true;
+    pool.send(replace(4, "v", "server-c", Some("e1")));
+    pool.send(replace(5, "v", "server-b", Some("d1")));
+    pool.pass(5000);
+    let fresh: Vec<bool> = pool.core.table().volume("v").unwrap().legs().map(|(_, leg)| leg.fresh).collect();
+    assert_eq!(fresh, [false, false, true]);
+    mounting.segments = tell(&mut pool, &mounting, 0).segments.unwrap();
+    assert!(matches!(pool.change_leg(&mounting, 1, generation, LegChange::Returning), Response::Leg(_)));
+}
+
+#[test]
+fn l2_p2_that_a_quarantined_label_lacks_a_slice_does_not_say_that_it_is_wiped() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    for area in pool.servers[1].areas.values_mut() {
+        area.quarantined = Some("it was restored from an older copy".to_owned());
+        area.slices.clear();
+    }
+    pool.servers[1].registered = false;
+    pool.lose_answer(1);
+    pool.send(crate::core::testing::give_back(4, Some(borrower), "v", true));
+    pool.pass(20_000);
+    assert_eq!(pool.core.table().wipes.len(), 1);
+    let view = task(&mut pool, 4);
+    assert!(view.state == "done" || view.reason.contains("quarantined"), "{view:?}");
 }

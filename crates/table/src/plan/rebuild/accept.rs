@@ -7,7 +7,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::{Generation, ServerId, VolumeId};
 
 use super::labels::{Seen, epochs_split};
-use super::{Copies, NUMBER_JUMP, by_volume, check_segment, copies, derive, leg_row, missing_legs, places};
+use super::{Copies, FORK_JUMP, by_volume, check_segment, copies, derive, leg_row, missing_legs, places};
 use crate::change::Change;
 use crate::plan::{Context, conflict, listed};
 use crate::records::Row;
@@ -93,7 +93,7 @@ pub fn plan(
         absent.extend(away);
         segment.legs = legs.iter().map(|(leg, one)| leg_row(one, chosen.contains(leg))).collect();
         let newest = legs.values().map(|one| one.slice.facts.generation.number).max().unwrap_or_default();
-        segment.issued = segment.issued.max(newest + NUMBER_JUMP);
+        segment.issued = segment.issued.max(newest + FORK_JUMP);
         segment.generation = Generation::default();
         segment.generation = segment.issue((context.random)());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sublet_api::server::SliceReport;
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ServerId, SliceId};
 
-use super::NUMBER_JUMP;
+use super::FORK_JUMP;
 
 use crate::records::{LeaseRow, LeaseState};
 
@@ -55,20 +55,19 @@ pub fn split(legs: &BTreeMap<u32, Seen<'_>>) -> Option<u64> {
     pairs.find(|(a, b)| differs(a, b)).map(|(a, _)| a.number())
 }
 
-/// Takes the labels out that are in sync by the newest one, and are not those of the copies whose numbers they have: of slices
-/// that were replaced, or that others have gone on without. The copy in that place has not been seen then. `is_own` says what is
-/// a copy by a table that is not behind.
+/// Takes the labels out that are in sync by the newest one, and are not those of the copies whose numbers they have: a slice that
+/// was replaced by a table that was behind, or one that others have gone on without. The copy in that place has not been
+/// seen then. `is_own` says what is a copy by a table that is not behind. Slices that a table replaced that was not behind have
+/// tombstones (R2).
 ///
-/// A copy that is really in sync may lag behind in its generation (S1, S5). But it was admitted to the lease, if there is one; it
-/// had its generation before anybody else if it has returned, so that its own label never says that it is stale; and
-/// it is not from before a fork, which leaves [`NUMBER_JUMP`] numbers out.
-pub fn drop_former(legs: &mut BTreeMap<u32, Seen<'_>>, held: &Held, is_own: impl Fn(SliceId) -> bool) {
+/// A copy that is really in sync may lag behind in its generation (S1, S5). But it had its generation before anybody else if
+/// it has returned, so that its own label never says that it is stale; and it is not from before a fork ([`FORK_JUMP`]).
+pub fn drop_former(legs: &mut BTreeMap<u32, Seen<'_>>, is_own: impl Fn(SliceId) -> bool) {
     let Some(head) = legs.values().max_by_key(|seen| seen.number()).copied() else { return };
     legs.retain(|leg, seen| {
-        let is_outside = held.lease.is_some() && (seen.slice.epoch.number < held.epoch.number || !seen.says(*leg));
-        let is_forked = seen.number() + NUMBER_JUMP <= head.number();
+        let is_forked = seen.number().saturating_add(FORK_JUMP) <= head.number();
         let is_lagging = seen.number() < head.number() && head.says(*leg) && !is_own(seen.slice.facts.slice);
-        !(is_lagging && (is_outside || is_forked))
+        !(is_lagging && (is_forked || !seen.says(*leg)))
     });
 }
 

@@ -14,7 +14,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::limits::{COPIES_MAX, SEGMENTS_MAX};
 use sublet_types::{AreaId, Name, ServerId, SliceId, VolumeId};
 
-pub use tombs::{leads, obey, spent, wanted as wanted_tombstones};
+pub use tombs::{Rank, obey, rank, spent, wanted as wanted_tombstones};
 
 use self::labels::{Held, Seen, Set};
 use super::{Context, listed, wipe};
@@ -24,6 +24,9 @@ use crate::table::Table;
 
 /// So far above any number that was seen does a rebuilt table go on: a lender that was not seen may know a few more.
 pub const NUMBER_JUMP: u64 = 1000;
+/// So many generations are left out where an administrator has decided without all copies: more than by any number of rebuilds,
+/// so that a label shows that it is from before that.
+pub const FORK_JUMP: u64 = 1_000_000_000;
 
 /// The reports that may be believed: of the area's own lender, of this pool, and of an area that is served.
 pub fn believed<'a>(table: &Table, reports: impl Iterator<Item = (ServerId, &'a AreaReport)>) -> Vec<(ServerId, &'a AreaReport)> {
@@ -142,7 +145,7 @@ fn copies<'a, 'b>(seen: &[Seen<'a>], before: Option<&'b VolumeRow>, count: u32, 
     let own: BTreeSet<SliceId> = known.into_iter().flat_map(VolumeRow::legs).map(|(_, leg)| leg.slice).collect();
     let mut segments = segments_of(seen, problems);
     for legs in segments.values_mut() {
-        labels::drop_former(legs, &held, |slice| own.contains(&slice));
+        labels::drop_former(legs, |slice| own.contains(&slice));
     }
     Copies { segments, held, known }
 }

@@ -21,7 +21,7 @@ pub fn obey(table: &Table, reports: &[(ServerId, &AreaReport)], context: &mut Co
     let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for stone in stones {
         let label = label_of(reports, stone.area, stone.slice);
-        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| is_refuted(reports, stone.epoch, label)) {
+        if table.wipes.contains_key(&stone.slice) || label.is_some_and(|label| is_refuted(table, reports, stone.epoch, label)) {
             continue;
         }
         let owner = table.volumes.get(&stone.volume).filter(|row| row.legs().any(|(_, leg)| leg.slice == stone.slice));
@@ -142,33 +142,49 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
         // Whether the whole volume was deleted or only this copy replaced is not known here: the volume waits for nothing.
         replaced: true,
         // If it was replaced: a holder of that epoch may not have heard of it yet (F4). No other wipe has the epoch of a holder.
-        held_by: Some(stone.epoch),
-        issued: None,
+        held_by: slice.is_none_or(|slice| slice.epoch == stone.epoch).then_some(stone.epoch),
+        was: None,
     }));
 }
 
-/// Whether a label proves that its slice should never have been given up: by its epoch, or beside the other labels of its segment.
-fn is_refuted(reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
-    wipe::is_refuted(epoch, label) || leads(reports, epoch, label)
+/// Whether a label proves that its slice should never have been given up: by its epoch, or beside the label of its successor.
+fn is_refuted(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
+    wipe::is_refuted(epoch, label) || rank(table, reports, epoch, label) == Rank::Leads
 }
 
-/// Whether the label of a slice that was replaced during its own epoch is the newest of its segment, and says that another copy
-/// that is here has left. A table that was not behind would have given the slice in its place a generation that is not older.
-pub fn leads(reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
+/// What the other labels of its segment say of a slice that was replaced during its own epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rank {
+    /// Nothing speaks for it.
+    Former,
+    /// None of them is as new, and it says that one of them has left: it may have what nobody else has.
+    Newest,
+    /// The slice in its place is older too. A table that was not behind would have made that with a generation that is not.
+    Leads,
+}
+
+/// See [`Rank`]. `epoch` is that of its wipe or tombstone.
+pub fn rank(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> Rank {
     let own = &label.facts;
     if label.wiping || label.epoch != epoch {
-        return false;
+        return Rank::Former;
     }
-    let all = reports.iter().flat_map(|(_, report)| &report.slices).map(|slice| &slice.facts);
-    let others = all.filter(|facts| (facts.volume, facts.segment) == (own.volume, own.segment) && facts.slice != own.slice);
-    let mut has_left = false;
+    let all = reports.iter().flat_map(|(_, report)| &report.slices);
+    let others = all.filter(|slice| !slice.wiping && !table.wipes.contains_key(&slice.facts.slice)).map(|slice| &slice.facts);
+    let others = others.filter(|facts| (facts.volume, facts.segment) == (own.volume, own.segment) && facts.slice != own.slice);
+    let (mut has_left, mut has_successor) = (false, false);
     for other in others {
         if other.generation.number >= own.generation.number {
-            return false;
+            return Rank::Former;
         }
-        has_left |= own.in_sync.get(other.leg as usize) == Some(&false);
+        has_successor |= other.leg == own.leg;
+        has_left |= other.leg != own.leg && own.in_sync.get(other.leg as usize) == Some(&false);
     }
-    has_left
+    match (has_left, has_successor) {
+        (true, true) => Rank::Leads,
+        (true, false) => Rank::Newest,
+        _ => Rank::Former,
+    }
 }
 
 /// What the label of a slice's area says of it, if it was reported.
@@ -181,7 +197,7 @@ fn label_of<'a>(reports: &[(ServerId, &'a AreaReport)], area: AreaId, slice: Sli
 /// behind it, nothing is wiped there; while the table is reconciled the wipe is given up, and the slice is taken over (L5).
 fn meet(table: &Table, reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool, change: &mut Change) {
     let Some(slice) = label_of(reports, row.area, row.slice) else { return };
-    if is_refuted(reports, row.epoch, slice) || wipe::is_ahead(row, slice) {
+    if is_refuted(table, reports, row.epoch, slice) || wipe::is_ahead(row, slice) {
         let what = format!("its slice {} was to be wiped, but its label is ahead of that", row.slice.short());
         if is_reconciling {
             change.delete(Key::Wipe(row.slice));
@@ -193,8 +209,8 @@ fn meet(table: &Table, reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_re
             );
             change.warning(row.name.as_str(), text);
             // What took its place lacks what it has.
-            let volume = table.volumes.get(&row.volume).filter(|_| wipe::is_ahead(row, slice));
-            volume.into_iter().for_each(|volume| freeze(volume, change));
+            let may_lack = slice.epoch == row.epoch;
+            table.volumes.get(&row.volume).filter(|_| may_lack).into_iter().for_each(|volume| freeze(volume, change));
         }
         return;
     }
@@ -202,6 +218,10 @@ fn meet(table: &Table, reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_re
     if slice.epoch.number > row.epoch.number {
         // It is being wiped with that epoch.
         next.epoch = slice.epoch;
+    }
+    if row.was.is_none() && slice.epoch != row.epoch {
+        // It was deleted and not replaced: nobody holds it.
+        next.held_by = None;
     }
     if next != *row {
         change.put(Row::Wipe(next));
