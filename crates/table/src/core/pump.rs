@@ -90,7 +90,7 @@ impl<S: Store> Core<S> {
         let mut orders = reconcile::wanted(&self.table, server, &peer.reported);
         let (mut well, mut stuck) = (0, 0);
         let wipes = reconcile::wipes(&self.table, server, &peer.reported).into_iter();
-        orders.extend(wipes.filter(|order| !self.is_doubtful(order)).filter(|order| {
+        orders.extend(wipes.filter(|order| !self.is_refuted_wipe(order)).filter(|order| {
             let is_stuck = self.orders.find(order).is_some_and(|entry| entry.is_stuck(self.now_ms));
             let (count, max) = if is_stuck { (&mut stuck, WIPES_STUCK_MAX) } else { (&mut well, WIPES_AT_ONCE) };
             *count += 1;

@@ -156,17 +156,17 @@ impl<S: Store> Core<S> {
         let label = label.and_then(|report| report.slices.iter().find(|slice| slice.facts.slice == stone.slice));
         label.is_some_and(|label| {
             let may_lead = label.epoch == stone.epoch;
-            let leads = || rebuild::rank(&self.table, &self.labels(), stone.epoch, label) == rebuild::Rank::Leads;
+            let leads = || rebuild::leads(&self.table, &self.labels(), stone.epoch, label);
             plan::wipe::is_refuted(stone.epoch, label) || (may_lead && leads())
         })
     }
 
-    /// Whether a wipe waits because its slice may have what no other copy has: its label is the newest that was seen (L5).
-    pub(super) fn is_doubtful(&self, order: &Order) -> bool {
+    /// Whether a wipe is left alone because its slice may have what no other copy has (L5).
+    pub(super) fn is_refuted_wipe(&self, order: &Order) -> bool {
         let Order::WipeSlice { slice, area, epoch, .. } = order else { return false };
         let label = self.report_of(*area);
         let label = label.and_then(|report| report.slices.iter().find(|label| label.facts.slice == *slice));
         let label = label.filter(|label| label.epoch == *epoch && !label.wiping);
-        label.is_some_and(|label| rebuild::rank(&self.table, &self.labels(), *epoch, label) != rebuild::Rank::Former)
+        label.is_some_and(|label| rebuild::leads(&self.table, &self.labels(), *epoch, label))
     }
 }

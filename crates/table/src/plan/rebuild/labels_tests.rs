@@ -1,8 +1,9 @@
 use sublet_api::order::SliceFacts;
-use sublet_api::server::LeaseReport;
-use sublet_types::{SliceId, VolumeId, Way};
+use sublet_api::server::{AreaReport, LeaseReport};
+use sublet_types::{PoolId, SliceId, VolumeId, Way};
 
 use super::*;
+use crate::table::Table;
 
 /// A label of leg `leg` of `in_sync.len()`: generation, set, epoch, admitted.
 fn report(leg: u32, generation: (u64, u128), in_sync: &[bool], epoch: u64, admitted: bool) -> SliceReport {
@@ -100,6 +101,48 @@ fn r1_a_label_of_a_slice_that_is_no_more_that_copy_stands_for_nobody() {
         assert_eq!(left(None), if expected { vec![0, 1] } else { vec![1] }, "{name}");
         assert_eq!(left(Some(SliceId::from_u128(1))), [0, 1], "{name}: the table knows it");
     }
+}
+
+fn area(slices: Vec<SliceReport>) -> AreaReport {
+    AreaReport {
+        area: AreaId::from_u128(1),
+        pool: PoolId::from_u128(1),
+        name: "a1".parse().unwrap(),
+        capacity: 64 << 20,
+        place: String::new(),
+        sparse: false,
+        offline: None,
+        open: None,
+        sequence: 1,
+        slices,
+        history: Vec::new(),
+        quarantined: None,
+        failures: 0,
+        tombstones: Vec::new(),
+    }
+}
+
+#[test]
+fn l5_a_replaced_copy_leads_if_its_successor_is_older_and_another_copy_has_left_it() {
+    let successor = |number| {
+        let mut label = report(1, (number, 1), &[T, F], 7, F);
+        label.facts.slice = SliceId::from_u128(77);
+        label
+    };
+    let own = |set: [bool; 2]| report(1, (4, 1), &set, 7, F);
+    let source = |number| report(0, (number, 1), &[T, T], 7, F);
+    let leads = |label: &SliceReport, others: Vec<SliceReport>, epoch| {
+        let mut slices = others;
+        slices.push(label.clone());
+        let server = ServerId::from_u128(1);
+        crate::plan::rebuild::leads(&Table::default(), &[(server, &area(slices))], Epoch { number: epoch, random: 7 }, label)
+    };
+    assert!(leads(&own([F, T]), vec![source(3), successor(2)], 7));
+    assert!(!leads(&own([F, T]), vec![source(3), successor(4)], 7), "its successor was made by somebody who knew of it");
+    assert!(!leads(&own([F, T]), vec![source(5), successor(2)], 7), "another copy knows of more");
+    assert!(!leads(&own([T, T]), vec![source(3), successor(2)], 7), "the other copy has all that it has");
+    assert!(!leads(&own([F, T]), vec![source(3)], 7), "its successor may know of more");
+    assert!(!leads(&own([F, T]), vec![source(3), successor(2)], 8), "it was replaced after its epoch");
 }
 
 #[test]

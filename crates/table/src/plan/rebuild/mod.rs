@@ -14,7 +14,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::limits::{COPIES_MAX, SEGMENTS_MAX};
 use sublet_types::{AreaId, Name, ServerId, SliceId, VolumeId};
 
-pub use tombs::{Rank, obey, rank, spent, wanted as wanted_tombstones};
+pub use tombs::{leads, obey, spent, wanted as wanted_tombstones};
 
 use self::labels::{Held, Seen, Set};
 use super::{Context, listed, wipe};

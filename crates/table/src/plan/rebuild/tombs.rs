@@ -149,25 +149,16 @@ fn enter(table: &Table, reports: &[(ServerId, &AreaReport)], (stone, is_rebuilt)
 
 /// Whether a label proves that its slice should never have been given up: by its epoch, or beside the label of its successor.
 fn is_refuted(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
-    wipe::is_refuted(epoch, label) || rank(table, reports, epoch, label) == Rank::Leads
+    wipe::is_refuted(epoch, label) || leads(table, reports, epoch, label)
 }
 
-/// What the other labels of its segment say of a slice that was replaced during its own epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Rank {
-    /// Nothing speaks for it.
-    Former,
-    /// None of them is as new, and it says that one of them has left: it may have what nobody else has.
-    Newest,
-    /// The slice in its place is older too. A table that was not behind would have made that with a generation that is not.
-    Leads,
-}
-
-/// See [`Rank`]. `epoch` is that of its wipe or tombstone.
-pub fn rank(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> Rank {
+/// Whether the labels show that a slice was replaced during its own epoch by a table that was behind: no other label of its
+/// segment is as new, it says that another copy has left, and the slice in its place is here. A table that was not behind would
+/// have made that with a generation that is not older. `epoch` is that of the wipe or tombstone.
+pub fn leads(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
     let own = &label.facts;
     if label.wiping || label.epoch != epoch {
-        return Rank::Former;
+        return false;
     }
     let all = reports.iter().flat_map(|(_, report)| &report.slices);
     let others = all.filter(|slice| !slice.wiping && !table.wipes.contains_key(&slice.facts.slice)).map(|slice| &slice.facts);
@@ -175,16 +166,12 @@ pub fn rank(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, la
     let (mut has_left, mut has_successor) = (false, false);
     for other in others {
         if other.generation.number >= own.generation.number {
-            return Rank::Former;
+            return false;
         }
         has_successor |= other.leg == own.leg;
         has_left |= other.leg != own.leg && own.in_sync.get(other.leg as usize) == Some(&false);
     }
-    match (has_left, has_successor) {
-        (true, true) => Rank::Leads,
-        (true, false) => Rank::Newest,
-        _ => Rank::Former,
-    }
+    has_left && has_successor
 }
 
 /// What the label of a slice's area says of it, if it was reported.
