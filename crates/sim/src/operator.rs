@@ -264,17 +264,23 @@ impl Keeper {
     }
 
     /// An order of a former table has wiped a slice that the present one had found in its label: events say that it is missing, and
-    /// it is made anew.
+    /// it is made anew: where there is room, or else in any area that is allowed when it is named.
     async fn replace_stale(&self, volume: VolumeId) {
         let of = |table: &Table| {
             let (_, leg) = table.volumes.get(&volume)?.legs().find(|(_, leg)| !leg.in_sync)?;
-            Some(table.lender_name(leg.area))
+            let areas: Vec<String> = table.areas.values().map(|row| row.name.to_string()).collect();
+            Some((table.lender_name(leg.area), areas))
         };
-        let Some(lost) = self.world.manager.table(of).flatten() else { return };
-        let replace = Replace { task: self.task(), lost, on: None };
-        let request = || Request::Replace { volume: self.name.to_string(), replace: replace.clone() };
-        let answer = ask_once(&self.world, &self.world.any_server(), request()).await;
-        self.log(|| format!("a copy is made anew: {answer:?}"));
+        let Some((lost, areas)) = self.world.manager.table(of).flatten() else { return };
+        for on in std::iter::once(None).chain(areas.into_iter().map(Some)) {
+            let replace = Replace { task: self.task(), lost: lost.clone(), on };
+            let request = Request::Replace { volume: self.name.to_string(), replace };
+            let answer = ask_once(&self.world, &self.world.any_server(), request).await;
+            self.log(|| format!("a copy is made anew: {answer:?}"));
+            if !matches!(answer, Some(Err(_))) {
+                return;
+            }
+        }
     }
 
     /// Once nothing is wrong any more, all copies become equal.
