@@ -164,6 +164,9 @@ impl<S: Store> Core<S> {
     /// Whether a wipe is left alone because its slice may have what no other copy has (L5).
     pub(super) fn is_refuted_wipe(&self, order: &Order) -> bool {
         let Order::WipeSlice { slice, area, epoch, .. } = order else { return false };
+        if self.table.wipes.get(slice).is_some_and(|row| row.was.is_some()) {
+            return false;
+        }
         let label = self.report_of(*area);
         let label = label.and_then(|report| report.slices.iter().find(|label| label.facts.slice == *slice));
         let label = label.filter(|label| label.epoch == *epoch && !label.wiping);

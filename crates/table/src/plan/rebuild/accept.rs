@@ -7,7 +7,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::{Generation, ServerId, VolumeId};
 
 use super::labels::{Seen, epochs_split};
-use super::{Copies, FORK_JUMP, by_volume, check_segment, copies, derive, leg_row, missing_legs, places};
+use super::{Copies, FORK_JUMP, by_volume, check_segment, copies, derive, leg_row, missing_legs, places, segments_of};
 use crate::change::Change;
 use crate::plan::{Context, conflict, listed};
 use crate::records::Row;
@@ -46,7 +46,11 @@ pub fn plan(
     let seen = seen_of(table, reports, row.id);
     let mut unused = Vec::new();
     let named = seen.iter().map(|one| one.slice.facts.segments).max().unwrap_or_default();
-    let Copies { segments, held, .. } = copies(&seen, Some(row), named, &mut unused);
+    let Copies { mut segments, held, former, .. } = copies(&seen, Some(row), named, &mut unused);
+    if choice.stale && former.iter().any(|one| matches(table, one, choice.leg)) {
+        // By the other labels there is a better one in its place. Whoever says so has nothing better.
+        segments = segments_of(&seen, &mut unused);
+    }
     if segments.len() < named as usize || segments.is_empty() {
         let text = match segments.len() {
             0 => format!("nothing is left of volume '{}' here", row.name),

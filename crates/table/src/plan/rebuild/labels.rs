@@ -58,17 +58,29 @@ pub fn split(legs: &BTreeMap<u32, Seen<'_>>) -> Option<u64> {
 /// Takes the labels out that are in sync by the newest one, and are not those of the copies whose numbers they have: a slice that
 /// was replaced by a table that was behind, or one that others have gone on without. The copy in that place has not been
 /// seen then. `is_own` says what is a copy by a table that is not behind. Slices that a table replaced that was not behind have
-/// tombstones (R2).
+/// tombstones (R2). What was taken out is the answer.
 ///
 /// A copy that is really in sync may lag behind in its generation (S1, S5). But it had its generation before anybody else if
-/// it has returned, so that its own label never says that it is stale; and it is not from before a fork ([`FORK_JUMP`]).
-pub fn drop_former(legs: &mut BTreeMap<u32, Seen<'_>>, is_own: impl Fn(SliceId) -> bool) {
-    let Some(head) = legs.values().max_by_key(|seen| seen.number()).copied() else { return };
+/// it has returned, so that its own label never says that it is stale, unless that went back in time (L2); and it is not from
+/// before a fork ([`FORK_JUMP`]). A free volume holds nobody's bytes: all its copies are in sync, whatever their labels say.
+pub fn drop_former<'a>(legs: &mut BTreeMap<u32, Seen<'a>>, is_own: impl Fn(SliceId) -> bool) -> Vec<Seen<'a>> {
+    let Some(head) = legs.values().max_by_key(|seen| seen.number()).copied() else { return Vec::new() };
+    if head.slice.facts.borrower.is_none() {
+        return Vec::new();
+    }
+    let is_former = |leg: u32, seen: &Seen<'_>| {
+        // The copies that were not there may have been ahead of those that were accepted.
+        let is_forked = seen.number().saturating_add(FORK_JUMP / 2) <= head.number();
+        let is_lagging = seen.number() < head.number() && head.says(leg) && !is_own(seen.slice.facts.slice);
+        is_lagging && (is_forked || (seen.trusted && !seen.says(leg)))
+    };
+    let mut former = Vec::new();
     legs.retain(|leg, seen| {
-        let is_forked = seen.number().saturating_add(FORK_JUMP) <= head.number();
-        let is_lagging = seen.number() < head.number() && head.says(*leg) && !is_own(seen.slice.facts.slice);
-        !(is_lagging && (is_forked || !seen.says(*leg)))
+        let is_it = is_former(*leg, seen);
+        former.extend(is_it.then_some(*seen));
+        !is_it
     });
+    former
 }
 
 /// Which legs are in sync, of a segment whose legs were all seen and are not split. `is_mounted`: its client decides about legs

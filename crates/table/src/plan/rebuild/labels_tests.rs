@@ -80,7 +80,7 @@ fn r1_the_in_sync_set_is_what_the_labels_prove() {
 #[test]
 fn r1_a_label_of_a_slice_that_is_no_more_that_copy_stands_for_nobody() {
     type Label = (u64, [bool; 2]);
-    let cases: [(&str, Label, Label, bool); 8] = [
+    let cases: [(&str, Label, Label, bool); 10] = [
         ("it lags behind a return", (2, [T, F]), (3, [T, T]), T),
         ("a return that was given up, and others since a rebuild", (2, [T, F]), (1003, [T, T]), T),
         ("a withdrawal that it has not heard of", (1, [T, T]), (3, [T, T]), T),
@@ -88,6 +88,8 @@ fn r1_a_label_of_a_slice_that_is_no_more_that_copy_stands_for_nobody() {
         ("it says itself that it is stale", (2, [F, T]), (3, [T, T]), F),
         ("it has the newest generation", (3, [T, T]), (3, [T, T]), T),
         ("it is from before a fork", (2, [T, T]), (FORK_JUMP + 2, [T, T]), F),
+        ("it is from before a fork, and was ahead of what was accepted", (12, [T, T]), (FORK_JUMP + 8, [T, T]), F),
+        ("as above, after another rebuild", (1007, [T, T]), (FORK_JUMP + 8, [T, T]), F),
         ("it is from before a fork, and nobody says that it is in sync", (2, [T, T]), (FORK_JUMP + 2, [F, T]), T),
     ];
     for (name, old, new, expected) in cases {
@@ -101,6 +103,12 @@ fn r1_a_label_of_a_slice_that_is_no_more_that_copy_stands_for_nobody() {
         assert_eq!(left(None), if expected { vec![0, 1] } else { vec![1] }, "{name}");
         assert_eq!(left(Some(SliceId::from_u128(1))), [0, 1], "{name}: the table knows it");
     }
+    let mut reports = [report(0, (2, 1), &[F, T], 1, F), report(1, (3, 1), &[T, T], 1, F)];
+    let mut legs = seen(&reports);
+    legs.get_mut(&0).unwrap().trusted = false;
+    assert!(drop_former(&mut legs, |_| false).is_empty(), "L2: its label may have gone back in time");
+    reports.iter_mut().for_each(|label| label.facts.borrower = None);
+    assert!(drop_former(&mut seen(&reports), |_| false).is_empty(), "a free volume is in sync, whatever its labels say");
 }
 
 fn area(slices: Vec<SliceReport>) -> AreaReport {
@@ -142,6 +150,12 @@ fn l5_a_replaced_copy_leads_if_its_successor_is_older_and_another_copy_has_left_
     assert!(!leads(&own([F, T]), vec![source(5), successor(2)], 7), "another copy knows of more");
     assert!(!leads(&own([T, T]), vec![source(3), successor(2)], 7), "the other copy has all that it has");
     assert!(!leads(&own([F, T]), vec![source(3)], 7), "its successor may know of more");
+    let mut stale = source(3);
+    stale.facts.in_sync = vec![F, T];
+    assert!(
+        !leads(&own([F, T]), vec![stale, successor(2)], 7),
+        "that one has left is known to the others: it was about to return"
+    );
     assert!(!leads(&own([F, T]), vec![source(3), successor(2)], 8), "it was replaced after its epoch");
 }
 

@@ -134,6 +134,8 @@ struct Copies<'a, 'b> {
     held: Held,
     /// The table's row, if it is not behind them.
     known: Option<&'b VolumeRow>,
+    /// See [`labels::drop_former`].
+    former: Vec<Seen<'a>>,
 }
 
 /// `count` is how many segments it has.
@@ -144,10 +146,9 @@ fn copies<'a, 'b>(seen: &[Seen<'a>], before: Option<&'b VolumeRow>, count: u32, 
     let known = before.filter(|row| !row.unsettled && !is_behind(row));
     let own: BTreeSet<SliceId> = known.into_iter().flat_map(VolumeRow::legs).map(|(_, leg)| leg.slice).collect();
     let mut segments = segments_of(seen, problems);
-    for legs in segments.values_mut() {
-        labels::drop_former(legs, |slice| own.contains(&slice));
-    }
-    Copies { segments, held, known }
+    let is_own = |slice| own.contains(&slice);
+    let former = segments.values_mut().flat_map(|legs| labels::drop_former(legs, is_own)).collect();
+    Copies { segments, held, known, former }
 }
 
 /// The segments of a volume as the labels have them: leg by leg, the newer label where two claim the same place.
@@ -290,7 +291,7 @@ fn derive(
     let mut problems = Vec::new();
     let Some(head) = head(seen) else { return (empty_row(id, before), String::new()) };
     let facts = &head.slice.facts;
-    let Copies { segments, mut held, known } = copies(seen, before, facts.segments, &mut problems);
+    let Copies { segments, mut held, known, former } = copies(seen, before, facts.segments, &mut problems);
     let missing = (facts.segments as usize).saturating_sub(segments.len());
     let nowhere = BTreeMap::new();
     let mut absent = Vec::new();
@@ -304,6 +305,11 @@ fn derive(
         let away = missing_legs(table, *index, legs, before);
         problems.extend(check_segment(table, *index, legs, &away));
         absent.extend(away);
+    }
+    for one in former {
+        let (lender, index) = (table.server_name(one.server), one.slice.facts.segment);
+        let area = area_name(table, one.area);
+        problems.push(format!("what {lender} (area {area}) has of segment {index} is a former copy by the other labels"));
     }
     if let Some(number) = labels::epochs_split(seen) {
         problems.push(format!("epoch {number} has two histories"));

@@ -234,6 +234,31 @@ fn r1_two_histories_are_shown_and_never_merged() {
 }
 
 #[test]
+fn r1_a_former_copy_is_named_and_accepted_only_by_who_says_that_there_is_nothing_better() {
+    let mut pool = populated();
+    let slices: Vec<_> = pool.core.table().volume("pair").unwrap().legs().map(|(_, leg)| leg.slice).collect();
+    for area in pool.servers.iter_mut().flat_map(|server| server.areas.values_mut()) {
+        for (slice, number, set) in [(slices[0], 3, [true, true]), (slices[1], 2, [true, false])] {
+            if let Some(label) = area.slices.get_mut(&slice) {
+                (label.facts.generation.number, label.facts.in_sync) = (number, set.to_vec());
+            }
+        }
+    }
+    let lender = pool.core.table().lender(pool.core.table().volume("pair").unwrap().segments[0].legs[1].area).unwrap();
+    let lender = pool.core.table().server_name(lender);
+    pool.lose_table();
+    rebuild(&mut pool, Rebuild::default());
+    pool.pass(6000);
+    let reason = pool.core.table().volume("pair").unwrap().frozen.clone().unwrap();
+    assert!(reason.contains("copy 2 of 2 of segment 0 is missing"), "{reason}");
+    assert!(reason.contains(&format!("what {lender} (area ")) && reason.contains("is a former copy"), "{reason}");
+    let accept = |stale| Request::AcceptVolume { volume: "pair".to_owned(), accept: AcceptVolume { leg: lender.clone(), stale } };
+    assert!(pool.refused(accept(false)).message.contains("has no copy"));
+    pool.ask(accept(true));
+    assert_eq!(pool.core.table().volume("pair").unwrap().segments[0].in_sync(), [false, true]);
+}
+
+#[test]
 fn r1_servers_of_several_pools_are_told_apart() {
     let mut pool = populated();
     pool.lose_table();

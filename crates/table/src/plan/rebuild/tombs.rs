@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sublet_api::order::SliceFacts;
 use sublet_api::server::{AreaReport, SliceReport, Tombstone};
 use sublet_types::{AreaId, Epoch, Name, ServerId, SliceId, VolumeId};
 
@@ -153,8 +154,8 @@ fn is_refuted(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, 
 }
 
 /// Whether the labels show that a slice was replaced during its own epoch by a table that was behind: no other label of its
-/// segment is as new, it says that another copy has left, and the slice in its place is here. A table that was not behind would
-/// have made that with a generation that is not older. `epoch` is that of the wipe or tombstone.
+/// segment is as new, it says that another copy has left of which they do not know that, and the slice in its place is here. A
+/// table that was not behind would have made that with a generation that is not older. `epoch` is that of the tombstone.
 pub fn leads(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, label: &SliceReport) -> bool {
     let own = &label.facts;
     if label.wiping || label.epoch != epoch {
@@ -163,15 +164,13 @@ pub fn leads(table: &Table, reports: &[(ServerId, &AreaReport)], epoch: Epoch, l
     let all = reports.iter().flat_map(|(_, report)| &report.slices);
     let others = all.filter(|slice| !slice.wiping && !table.wipes.contains_key(&slice.facts.slice)).map(|slice| &slice.facts);
     let others = others.filter(|facts| (facts.volume, facts.segment) == (own.volume, own.segment) && facts.slice != own.slice);
-    let (mut has_left, mut has_successor) = (false, false);
-    for other in others {
-        if other.generation.number >= own.generation.number {
-            return false;
-        }
-        has_successor |= other.leg == own.leg;
-        has_left |= other.leg != own.leg && own.in_sync.get(other.leg as usize) == Some(&false);
-    }
-    has_left && has_successor
+    let others: Vec<_> = others.collect();
+    let Some(newest) = others.iter().max_by_key(|facts| facts.generation.number) else { return false };
+    let says = |facts: &SliceFacts, leg: u32| facts.in_sync.get(leg as usize) == Some(&true);
+    let has_left = |facts: &&SliceFacts| facts.leg != own.leg && says(newest, facts.leg) && !says(own, facts.leg);
+    newest.generation.number < own.generation.number
+        && others.iter().any(|facts| facts.leg == own.leg)
+        && others.iter().copied().any(|facts| has_left(&facts))
 }
 
 /// What the label of a slice's area says of it, if it was reported.
@@ -184,7 +183,9 @@ fn label_of<'a>(reports: &[(ServerId, &'a AreaReport)], area: AreaId, slice: Sli
 /// behind it, nothing is wiped there; while the table is reconciled the wipe is given up, and the slice is taken over (L5).
 fn meet(table: &Table, reports: &[(ServerId, &AreaReport)], row: &WipeRow, is_reconciling: bool, change: &mut Change) {
     let Some(slice) = label_of(reports, row.area, row.slice) else { return };
-    if is_refuted(table, reports, row.epoch, slice) || wipe::is_ahead(row, slice) {
+    // What was known when it was replaced tells more than the other labels do.
+    let is_wrong = if row.was.is_some() { wipe::is_refuted_by(row, slice) } else { is_refuted(table, reports, row.epoch, slice) };
+    if is_wrong {
         let what = format!("its slice {} was to be wiped, but its label is ahead of that", row.slice.short());
         if is_reconciling {
             change.delete(Key::Wipe(row.slice));
