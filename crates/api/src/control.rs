@@ -102,6 +102,9 @@ pub enum ServerAnswer {
         listen: Vec<String>,
         /// Open sessions of borrowers.
         sessions: usize,
+        /// How its operations are given to the kernel: `io_uring`, or what is used in its place and why.
+        #[serde(default)]
+        io: String,
     },
     /// Refused.
     Refused {
@@ -188,6 +191,9 @@ pub enum ClientAnswerLine {
         device: Option<String>,
         /// Bytes copied and to copy of resyncs going on.
         resync: Option<(u64, u64)>,
+        /// How its operations are given to the kernel: `io_uring`, or what is used in its place and why.
+        #[serde(default)]
+        io: String,
     },
     /// Done.
     Done,

@@ -106,5 +106,6 @@ fn status(daemon: &Daemon) -> Result<ServerAnswer, Refusal> {
         manager: daemon.link.urls().into_iter().next().unwrap_or_default(),
         listen: daemon.facts.listen.iter().map(ToString::to_string).collect(),
         sessions: daemon.data.call(async |agent| agent.sessions())?,
+        io: sublet_doors::real::io(),
     })
 }

@@ -35,6 +35,8 @@ struct Server {
     manager: String,
     listen: Vec<String>,
     sessions: usize,
+    /// `io_uring`, or what is used in its place and why.
+    io: String,
 }
 
 #[derive(Serialize)]
@@ -49,22 +51,24 @@ struct Mount {
     mountpoint: Option<String>,
     pid: Option<u32>,
     resync: Option<(u64, u64)>,
+    /// As that of the server; empty if the client does not say.
+    io: String,
     mounting: MountingInformation,
 }
 
 fn mount_status(mount: &LocalMount) -> Mount {
     let ready = mount.ready();
-    let (path, reason, missing, resync) = match mount.client() {
-        Client::Answers(ClientAnswerLine::Status { path, reason, missing, resync, .. }) => {
-            (format!("{path:?}").to_lowercase(), reason, missing, resync)
+    let (path, reason, missing, resync, io) = match mount.client() {
+        Client::Answers(ClientAnswerLine::Status { path, reason, missing, resync, io, .. }) => {
+            (format!("{path:?}").to_lowercase(), reason, missing, resync, io)
         }
         Client::Answers(_) | Client::Silent => {
             let hint = format!("to end it: sublet unmount {} --force", mount.info.name);
-            ("client does not answer".to_owned(), hint, Vec::new(), None)
+            ("client does not answer".to_owned(), hint, Vec::new(), None, String::new())
         }
         Client::Gone => {
             let hint = format!("mount it again to go on (sublet mount {0}), or sublet unmount {0}", mount.info.name);
-            ("client is gone".to_owned(), hint, Vec::new(), None)
+            ("client is gone".to_owned(), hint, Vec::new(), None, String::new())
         }
     };
     Mount {
@@ -77,10 +81,13 @@ fn mount_status(mount: &LocalMount) -> Mount {
         mountpoint: mount.mountpoint().filter(|p| local::is_mount_point(p)).map(|p| p.to_string_lossy().into_owned()),
         pid: ready.map(|ready| ready.pid),
         resync,
+        io,
         mounting: mount.info.printable(),
     }
 }
 
+/// What nobody has to be told.
+const IO_URING: &str = "io_uring";
 /// How long the manager has to say how its table is.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -108,8 +115,8 @@ fn table(c: &Context, server: &Server) -> Vec<String> {
 
 pub(super) fn run(c: &Context) -> Result<(), Refusal> {
     let (server, server_reason) = match ask_server(c, &ServerRequest::Status) {
-        Ok(ServerAnswer::Status { identity, areas, manager_reached, manager_refusal, manager, listen, sessions }) => {
-            (Some(Server { identity, areas, manager_reached, manager_refusal, manager, listen, sessions }), String::new())
+        Ok(ServerAnswer::Status { identity, areas, manager_reached, manager_refusal, manager, listen, sessions, io }) => {
+            (Some(Server { identity, areas, manager_reached, manager_refusal, manager, listen, sessions, io }), String::new())
         }
         Ok(other) => (None, format!("it answered strangely: {other:?}")),
         Err(refusal) => (None, refusal.to_string()),
@@ -137,6 +144,9 @@ fn text(status: &Status) -> String {
             out += &format!("server   {} ({})\n", server.identity.name, server.identity.server);
             out += &format!("manager  {} ({reached})\n", server.manager);
             out += &format!("listens  {} ({} sessions of borrowers)\n", server.listen.join(", "), server.sessions);
+            if server.io != IO_URING && !server.io.is_empty() {
+                out += &format!("disks    {}\n", server.io);
+            }
             for matter in &status.table {
                 out += &format!("table    {matter}\n");
             }
@@ -173,6 +183,9 @@ fn text(status: &Status) -> String {
             ]);
         }
         out += &format!("\n{}", columns.render());
+    }
+    for mount in status.mounts.iter().filter(|mount| mount.io != IO_URING && !mount.io.is_empty()) {
+        out += &format!("{}: {}\n", mount.name, mount.io);
     }
     out
 }

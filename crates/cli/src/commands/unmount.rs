@@ -336,6 +336,7 @@ mod tests {
                     missing: Vec::new(),
                     device: None,
                     resync: None,
+                    io: String::new(),
                 };
                 match conn.receive::<ClientRequest>().unwrap() {
                     Some(ClientRequest::Stop { .. }) => {

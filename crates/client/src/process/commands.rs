@@ -39,7 +39,14 @@ pub fn status<D: Doors, M: ManagerDoor>(volume: &Volume<D, M>, device: Option<St
     let status = volume.status();
     let resyncs = status.work.iter().filter(|work| work.kind == WorkKind::Resync);
     let resync = resyncs.map(|work| (work.done, work.total)).reduce(|all, one| (all.0 + one.0, all.1 + one.1));
-    ClientAnswerLine::Status { path: status.path, reason: status.reason, missing: status.missing, device, resync }
+    ClientAnswerLine::Status {
+        path: status.path,
+        reason: status.reason,
+        missing: status.missing,
+        device,
+        resync,
+        io: sublet_doors::real::io(),
+    }
 }
 
 /// Makes every byte read as zero, durably (seed: initialization). An asker that went away does not stop it, only the client's

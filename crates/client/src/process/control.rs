@@ -150,6 +150,7 @@ mod tests {
                             missing: Vec::new(),
                             device: None,
                             resync: None,
+                            io: String::new(),
                         },
                     };
                     next.answer.send(last).unwrap();

@@ -13,10 +13,12 @@ use compio::runtime::submit;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::driver::FILE_THREADS;
 use super::owned::{Outgoing, Window, fits};
-use super::{RealDoors, blocking, open};
+use super::{RealDoors, blocking, open, without_io_uring};
 use crate::buffer::ALIGNMENT;
 use crate::disk::Zero;
+use crate::local::{Permit, Semaphore};
 use crate::{Buffer, Chunk, Disk, DiskFile, FileFacts, OpenHow};
 
 /// A file in memory is read and written at once up to this size. io_uring has a worker thread do it, because such a file system
@@ -31,7 +33,8 @@ impl Disk for RealDoors {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<RealFile> {
         let path = path.to_owned();
         let open::Opened { fd, facts, in_memory } = blocking(move || open::open(&path, how)).await?;
-        Ok(RealFile { fd: Arc::new(fd), facts, in_memory, can_punch: Cell::new(true), can_zero: Cell::new(true) })
+        let turns = without_io_uring().map(|_| Semaphore::new(FILE_THREADS));
+        Ok(RealFile { fd: Arc::new(fd), facts, in_memory, turns, can_punch: Cell::new(true), can_zero: Cell::new(true) })
     }
 }
 
@@ -46,6 +49,8 @@ pub struct RealFile {
     facts: FileFacts,
     /// See [`AT_ONCE_MAX`].
     in_memory: bool,
+    /// Where threads do what io_uring would: so many at the same time.
+    turns: Option<Semaphore>,
     /// False once the file system has said that it cannot.
     can_punch: Cell<bool>,
     can_zero: Cell<bool>,
@@ -64,6 +69,7 @@ impl DiskFile for RealFile {
             let result = self.read_at_once(offset, buffer.get_mut(range).unwrap_or(&mut []));
             return (result, buffer);
         }
+        let _turn = self.turn().await;
         let mut at = range.start;
         while at < range.end {
             let place = offset + (at - range.start) as u64;
@@ -88,6 +94,7 @@ impl DiskFile for RealFile {
         if self.in_memory && data.len() <= AT_ONCE_MAX {
             return self.write_at_once(offset, &data);
         }
+        let _turn = self.turn().await;
         let mut done = 0;
         while done < data.len() {
             let piece = Outgoing::new(data.part(done..data.len()));
@@ -103,6 +110,7 @@ impl DiskFile for RealFile {
     }
 
     async fn sync(&self) -> io::Result<()> {
+        let _turn = self.turn().await;
         loop {
             match submit(Sync::new(Arc::clone(&self.fd), true)).await.0 {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -139,6 +147,13 @@ impl DiskFile for RealFile {
 }
 
 impl RealFile {
+    async fn turn(&self) -> Option<Permit> {
+        match &self.turns {
+            Some(turns) => Some(turns.acquire(1).await),
+            None => None,
+        }
+    }
+
     fn read_at_once(&self, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
         while !into.is_empty() {
             let count = rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut *into, offset))?;

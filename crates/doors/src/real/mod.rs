@@ -1,4 +1,5 @@
-//! The doors to the real machine: files, sockets and timers through io_uring (compio), one runtime per thread.
+//! The doors to the real machine: files, sockets and timers through io_uring (compio), one runtime per thread. Where there is no
+//! io_uring, through epoll and threads ([`without_io_uring`]).
 //!
 //! Blocking calls that have no completion-based form (opening and locking, `fallocate`, `SEEK_HOLE`, name resolution) run on
 //! helper threads ([`blocking`]), never on the data thread. Unsafe code lives in `owned` (buffers lent to the kernel) and
@@ -8,6 +9,7 @@ mod boot;
 mod clock;
 mod connect;
 mod device;
+mod driver;
 mod file;
 mod helper;
 mod ioctl;
@@ -22,6 +24,7 @@ use std::rc::Rc;
 
 pub use boot::boot_id;
 pub use device::Device;
+pub use driver::{io, without_io_uring};
 pub use file::RealFile;
 pub use helper::blocking;
 pub use listen::RealListener;

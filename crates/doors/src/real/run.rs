@@ -10,14 +10,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use compio::driver::ProactorBuilder;
-use compio::runtime::{JoinHandle, Runtime, RuntimeBuilder};
+use compio::runtime::{JoinHandle, Runtime};
 use futures_util::FutureExt;
 
-use super::{RealDoors, owned};
+use super::{RealDoors, driver, owned};
 
-/// Entries of the submission queue.
-const RING_ENTRIES: u32 = 1024;
 /// Turns of the task queue before completions are looked at, while there are ready tasks all the time.
 const TURNS_MAX: usize = 32;
 /// How long the end of a runtime waits for buffers that the kernel still uses.
@@ -36,7 +33,7 @@ pub(super) fn current() -> Option<Rc<Tasks>> {
 /// memory that the kernel still uses is waited for.
 ///
 /// # Errors
-/// If io_uring is not available, or the thread has a runtime already.
+/// If the kernel gives no descriptors or threads for it, or the thread has a runtime already.
 ///
 /// # Panics
 /// If `main` or one of its tasks panics.
@@ -44,7 +41,7 @@ pub fn run<T>(main: impl AsyncFnOnce(RealDoors) -> T) -> io::Result<T> {
     if current().is_some() {
         return Err(io::Error::other("this thread is inside `real::run` already"));
     }
-    let runtime = build()?;
+    let runtime = driver::build()?;
     let tasks = Rc::new(Tasks::default());
     CURRENT.set(Some(Rc::clone(&tasks)));
     let doors = RealDoors { tasks: Rc::clone(&tasks) };
@@ -52,25 +49,6 @@ pub fn run<T>(main: impl AsyncFnOnce(RealDoors) -> T) -> io::Result<T> {
     finish(runtime, &tasks);
     CURRENT.set(None);
     outcome.or_else(|panic| resume_unwind(panic))
-}
-
-fn build() -> io::Result<Runtime> {
-    let mut tuned = ProactorBuilder::new();
-    tuned.capacity(RING_ENTRIES).single_issuer(true).defer_taskrun(true).taskrun_flag(true);
-    let mut plain = ProactorBuilder::new();
-    plain.capacity(RING_ENTRIES);
-    // Kernels before 6.1 do not know the flags.
-    RuntimeBuilder::new().with_proactor(tuned).build().or_else(|_| RuntimeBuilder::new().with_proactor(plain).build()).map_err(
-        |error| {
-            io::Error::new(
-                error.kind(),
-                format!(
-                    "io_uring is not available: {error}. Allow it (sysctl kernel.io_uring_disabled=0; in a container, a \
-                     seccomp profile that permits io_uring)"
-                ),
-            )
-        },
-    )
 }
 
 /// Like `Runtime::block_on`, but empties the task queue before it enters the kernel: `block_on` makes one turn only, and then

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendAncillaryBuffer, Shutdown, sockopt};
 
 use super::owned::{Parcel, Window, fits};
+use super::without_io_uring;
 use crate::{Buffer, Chunk, Conn, ConnReader, ConnWriter};
 
 /// A silent peer is asked after this time whether it still lives,
@@ -43,7 +44,8 @@ impl RealConn {
     /// # Errors
     /// If it is not a connected stream socket.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, false)?;
+        // With io_uring the kernel waits for a socket, and only if that may block.
+        rustix::io::ioctl_fionbio(&fd, without_io_uring().is_some())?;
         let peer = rustix::net::getpeername(&fd)?;
         let family = peer.as_ref().map_or(AddressFamily::UNIX, |peer| peer.address_family());
         let peer = if family == AddressFamily::UNIX {
@@ -205,7 +207,7 @@ impl RealWriter {
 
 impl ConnWriter for RealWriter {
     async fn write_all(&mut self, chunks: Vec<Chunk>) -> io::Result<()> {
-        // WAITALL: the kernel goes on by itself after a partial send.
+        // WAITALL: io_uring goes on by itself after a partial send.
         let flags = SendFlags::NOSIGNAL | SendFlags::from_bits_retain(libc::MSG_WAITALL as u32);
         let mut rest: VecDeque<Chunk> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
         let mut is_first = true;
