@@ -105,6 +105,10 @@ pub fn main(args: &[String]) -> ExitCode {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
+    if cfg!(not(feature = "mutations")) && (wishes.mutations || wishes.mutation.is_some()) {
+        eprintln!("this build has no deliberate bugs; cargo xtask sim --mutations makes one that has");
+        return ExitCode::from(2);
+    }
     if wishes.mutations {
         return crate::mutations::main(wishes.first, wishes.count, wishes.jobs);
     }
