@@ -86,8 +86,11 @@ fn mount_status(mount: &LocalMount) -> Mount {
     }
 }
 
-/// What nobody has to be told.
-const IO_URING: &str = "io_uring";
+/// Whether people have to be told how operations are given to the kernel.
+fn is_slow(io: &str) -> bool {
+    !io.is_empty() && io != "io_uring"
+}
+
 /// How long the manager has to say how its table is.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -144,7 +147,7 @@ fn text(status: &Status) -> String {
             out += &format!("server   {} ({})\n", server.identity.name, server.identity.server);
             out += &format!("manager  {} ({reached})\n", server.manager);
             out += &format!("listens  {} ({} sessions of borrowers)\n", server.listen.join(", "), server.sessions);
-            if server.io != IO_URING && !server.io.is_empty() {
+            if is_slow(&server.io) {
                 out += &format!("disks    {}\n", server.io);
             }
             for matter in &status.table {
@@ -184,7 +187,7 @@ fn text(status: &Status) -> String {
         }
         out += &format!("\n{}", columns.render());
     }
-    for mount in status.mounts.iter().filter(|mount| mount.io != IO_URING && !mount.io.is_empty()) {
+    for mount in status.mounts.iter().filter(|mount| is_slow(&mount.io)) {
         out += &format!("{}: {}\n", mount.name, mount.io);
     }
     out

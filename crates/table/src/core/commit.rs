@@ -75,10 +75,11 @@ impl<S: Store> Core<S> {
             if let Row::Volume(row) = &row {
                 // Copies that come late are taken in only while nobody uses the volume.
                 let is_quiet = |row: &VolumeRow| row.lease.is_none() && row.task.is_none();
-                let was_quiet = self.table.volumes.get(&row.id).is_some_and(is_quiet);
+                let before = self.table.volumes.get(&row.id);
+                let was_quiet = before.is_some_and(is_quiet);
                 self.relabel |= !row.absent.is_empty() && is_quiet(row) && !was_quiet;
                 // What its labels make of a frozen volume is looked at when nothing is going on with it any more.
-                let was_changing = self.table.volumes.get(&row.id).is_some_and(|before| before.task.is_some());
+                let was_changing = before.is_some_and(|before| before.task.is_some());
                 self.relabel |= row.frozen.is_some() && row.task.is_none() && was_changing;
             }
             // Held reports are answered with it.

@@ -118,12 +118,11 @@ impl<S: Store> Core<S> {
             return Standing::Unreachable(format!("area {} is offline: {reason}", area.name));
         }
         if let sublet_api::order::Order::WipeSlice { slice, area, epoch, .. } = order {
-            let label = self.peers.all.get(&server).and_then(|peer| plan::wipe::told(&peer.reported, *area, *slice));
+            let label = self.label_of(*area, *slice);
             if label.is_some_and(|label| plan::wipe::is_refuted(*epoch, label)) {
                 return Standing::Unreachable("its label is ahead of the table".to_owned());
             }
-            let report = self.peers.all.get(&server).and_then(|peer| peer.reported.get(area));
-            if label.is_none() && report.is_some_and(|report| !plan::wipe::is_complete(&self.table, report)) {
+            if label.is_none() && self.report_of(*area).is_some_and(|report| !plan::wipe::is_complete(&self.table, report)) {
                 // That it is not there proves nothing (L2), and nothing is ordered.
                 return Standing::Unreachable("its area is quarantined: `sublet area accept`".to_owned());
             }

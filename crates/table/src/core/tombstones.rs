@@ -3,10 +3,10 @@
 
 use sublet_api::order::Order;
 use sublet_api::request::{ChangeLeg, LegChange};
-use sublet_api::server::{AreaReport, Tombstone};
+use sublet_api::server::{AreaReport, SliceReport, Tombstone};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::TOMBSTONES_PER_AREA_MAX;
-use sublet_types::{AreaId, ServerId, VolumeId};
+use sublet_types::{AreaId, ServerId, SliceId, VolumeId};
 
 use super::Core;
 use crate::plan::{self, rebuild};
@@ -90,8 +90,13 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
+    /// What the label of a slice's area says of it, as its lender last reported.
+    pub(super) fn label_of(&self, area: AreaId, slice: SliceId) -> Option<&SliceReport> {
+        self.report_of(area)?.slices.iter().find(|label| label.facts.slice == slice)
+    }
+
     /// What an area's lender last reported of it.
-    fn report_of(&self, area: AreaId) -> Option<&AreaReport> {
+    pub(super) fn report_of(&self, area: AreaId) -> Option<&AreaReport> {
         self.peers.all.get(&self.table.lender(area)?)?.reported.get(&area)
     }
 
@@ -99,7 +104,7 @@ impl<S: Store> Core<S> {
     /// there any more.
     fn is_marked(&self, wipe: &WipeRow) -> bool {
         let Some(report) = self.report_of(wipe.area) else { return false };
-        match report.slices.iter().find(|slice| slice.facts.slice == wipe.slice) {
+        match self.label_of(wipe.area, wipe.slice) {
             Some(label) => {
                 let is_to_go = label.wiping && label.drop;
                 is_to_go || plan::wipe::is_refuted_by(wipe, label) || self.has_begun(wipe)
@@ -152,8 +157,7 @@ impl<S: Store> Core<S> {
 
     /// Whether the label of a tombstone's slice proves that it was written for a table that was behind (L5).
     fn is_refuted(&self, stone: &Tombstone) -> bool {
-        let label = self.report_of(stone.area);
-        let label = label.and_then(|report| report.slices.iter().find(|slice| slice.facts.slice == stone.slice));
+        let label = self.label_of(stone.area, stone.slice);
         label.is_some_and(|label| {
             let may_lead = label.epoch == stone.epoch;
             let leads = || rebuild::leads(&self.table, &self.labels(), stone.epoch, label);
@@ -167,8 +171,7 @@ impl<S: Store> Core<S> {
         if self.table.wipes.get(slice).is_some_and(|row| row.was.is_some()) {
             return false;
         }
-        let label = self.report_of(*area);
-        let label = label.and_then(|report| report.slices.iter().find(|label| label.facts.slice == *slice));
+        let label = self.label_of(*area, *slice);
         let label = label.filter(|label| label.epoch == *epoch && !label.wiping);
         label.is_some_and(|label| rebuild::leads(&self.table, &self.labels(), *epoch, label))
     }

@@ -335,8 +335,7 @@ fn new_leg(slice: SliceId, spot: Spot) -> LegRow {
 
 /// The lost slice is fenced and wiped when its lender returns, and its space is not lent before (P2).
 fn lost_slice(volume: &VolumeRow, (index, position): (usize, usize), leg: &LegRow) -> WipeRow {
-    let lease = volume.lease.as_ref().map(|lease| lease.epoch);
-    let held_by = lease.or(volume.work.background.as_ref().map(|row| row.epoch));
+    let held_by = volume.holder_epoch();
     let issued = volume.segments.get(index).map_or(0, |segment| segment.issued);
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let was = Some(Former { segment: number(index), leg: number(position), issued });

@@ -28,12 +28,8 @@ pub fn is_refuted(epoch: Epoch, label: &SliceReport) -> bool {
 /// tells of a change of its segment that was not known then. A copy that is replaced while somebody holds its volume keeps his
 /// epoch, which proves nothing.
 pub fn is_refuted_by(row: &WipeRow, label: &SliceReport) -> bool {
-    is_refuted(row.epoch, label) || is_ahead(row, label)
-}
-
-/// See [`is_refuted_by`].
-pub fn is_ahead(row: &WipeRow, label: &SliceReport) -> bool {
-    !label.wiping && label.epoch == row.epoch && row.was.as_ref().is_some_and(|was| was.issued < label.facts.generation.number)
+    let is_ahead = || row.was.as_ref().is_some_and(|was| was.issued < label.facts.generation.number);
+    is_refuted(row.epoch, label) || (!label.wiping && label.epoch == row.epoch && is_ahead())
 }
 
 /// What the label of a slice's area says of it, if it was reported.

@@ -115,6 +115,12 @@ impl VolumeRow {
         self.lease.as_ref().filter(|lease| lease.epoch == epoch && lease.state != LeaseState::Closing)
     }
 
+    /// The epoch of whoever may have sessions at its slices: a mount's client, or the coordinator of background work.
+    pub fn holder_epoch(&self) -> Option<Epoch> {
+        let mounted = self.lease.as_ref().map(|lease| lease.epoch);
+        mounted.or(self.work.background.as_ref().map(|row| row.epoch))
+    }
+
     /// Whether this epoch's holder, a mount's client or the coordinator of background work, may act (S2, F4).
     pub fn is_held(&self, epoch: Epoch) -> bool {
         let background = self.work.background.as_ref();

@@ -334,12 +334,7 @@ fn r1_a_copy_that_was_replaced_is_not_taken_for_its_successor_when_the_table_is_
     }
     // The table is lost; the old copy is there before the new one.
     pool.kill(2);
-    pool.lose_table();
-    pool.pass(6000);
-    pool.ask(Request::Rebuild(Rebuild::default()));
-    pool.revive(1);
-    pool.pass(6000);
-    finish(&mut pool);
+    lose_table_and_rebuild(&mut pool);
     let row = pool.core.table().volume("v").unwrap().clone();
     assert!(row.legs().all(|(_, leg)| leg.slice != old), "{row:#?}");
     assert!(row.frozen.unwrap().contains("copy 2 of 2 of segment 0 is missing"));
@@ -352,6 +347,16 @@ fn r1_a_copy_that_was_replaced_is_not_taken_for_its_successor_when_the_table_is_
     let row = pool.core.table().volume("v").unwrap();
     assert_eq!(row.legs().map(|(_, leg)| leg.slice).collect::<Vec<_>>()[1], new);
     assert_eq!((in_sync(&pool), &row.frozen), (vec![true, true], &None));
+}
+
+/// The table is lost and rebuilt, with server-b's label, which was away.
+fn lose_table_and_rebuild(pool: &mut Pool) {
+    pool.lose_table();
+    pool.pass(6000);
+    pool.ask(Request::Rebuild(Rebuild::default()));
+    pool.revive(1);
+    pool.pass(6000);
+    finish(pool);
 }
 
 fn finish(pool: &mut Pool) {
@@ -394,12 +399,7 @@ fn r1_a_copy_that_is_to_be_replaced_is_what_there_is_until_a_label_has_the_new_o
     pool.send(replace(4, "v", "server-b", Some("c1")));
     pool.pass(5000);
     assert!(pool.core.table().volume("v").unwrap().segments[0].legs[1].fresh);
-    pool.lose_table();
-    pool.pass(6000);
-    pool.ask(Request::Rebuild(Rebuild::default()));
-    pool.revive(1);
-    pool.pass(6000);
-    finish(&mut pool);
+    lose_table_and_rebuild(&mut pool);
     let row = pool.core.table().volume("v").unwrap().clone();
     assert_eq!((row.frozen, row.lease.is_some(), slice(&pool, 1)), (None, true, old));
     assert_eq!(in_sync(&pool), [true, false]);

@@ -7,7 +7,7 @@ use sublet_api::server::AreaReport;
 use sublet_types::{Generation, ServerId, VolumeId};
 
 use super::labels::{Seen, epochs_split};
-use super::{Copies, FORK_JUMP, by_volume, check_segment, copies, derive, leg_row, missing_legs, places, segments_of};
+use super::{Copies, FORK_JUMP, area_name, by_volume, check_segment, copies, derive, leg_row, missing_legs, places, segments_of};
 use crate::change::Change;
 use crate::plan::{Context, conflict, listed};
 use crate::records::Row;
@@ -90,7 +90,7 @@ pub fn plan(
         // L2: whether an area that went back in time is believed is decided for the whole area.
         let kept: Vec<&Seen<'_>> = chosen.iter().filter_map(|leg| legs.get(leg)).collect();
         if let Some(one) = kept.first().filter(|_| kept.iter().all(|one| !one.trusted)) {
-            let area = table.areas.get(&one.area).map_or_else(|| one.area.short(), |row| row.name.to_string());
+            let area = area_name(table, one.area);
             let text = format!("the copy of segment {index} of volume '{}' lies in area {area}, which is quarantined", row.name);
             return Err(conflict(text, format!("choose another copy, or first: `sublet area accept {area}`")));
         }

@@ -87,8 +87,7 @@ fn shed_slice(volume: VolumeRow, stone: &Tombstone, context: &mut Context<'_>, c
         epoch = Epoch { number: stone.epoch.number + 1, random: epoch.random };
     }
     let mut next = volume;
-    let holder = next.lease.as_ref().map(|lease| lease.epoch);
-    let held_by = holder.or(next.work.background.as_ref().map(|row| row.epoch));
+    let held_by = next.holder_epoch();
     for (_, leg) in next.legs().filter(|(_, leg)| leg.slice == stone.slice) {
         // The volume does not wait for it.
         let row = super::super::layout::wipe_row(&next, leg, epoch, true);
