@@ -96,14 +96,14 @@ fn a_file_can_be_lent_whole_or_in_part() {
     let dir = folder(&pool, "files");
     let whole = dir.join("whole");
     sparse_file(&whole, 64 * MIB);
-    pool.ok(1, &format!("lend {} --name whole", whole.display()));
+    pool.ok(1, &format!("lend {} --name whole --keep-free 0%", whole.display()));
     let capacity = number(&area(&pool, "whole"), "/capacity");
     assert!((48 * MIB..64 * MIB).contains(&capacity), "{capacity}");
     carries_bytes(&pool, "whole");
     let part = dir.join("part");
     std::fs::write(&part, Random::new(1).bytes(96 << 20)).unwrap();
     let before = std::fs::read(&part).unwrap();
-    pool.ok(1, &format!("lend {} --offset 8M --size 64M --name part --force", part.display()));
+    pool.ok(1, &format!("lend {} --offset 8M --size 64M --name part --force --keep-free 0%", part.display()));
     carries_bytes(&pool, "part");
     let after = std::fs::read(&part).unwrap();
     assert_eq!(after.len(), before.len());
@@ -207,7 +207,7 @@ fn a_file_that_is_missing_at_a_restart_makes_its_area_offline_until_it_returns()
         sparse_file(piece, 40 * MIB);
     }
     let line: Vec<String> = pieces.iter().map(|p| p.display().to_string()).collect();
-    pool.ok(1, &format!("lend {} --name three", line.join(" ")));
+    pool.ok(1, &format!("lend {} --name three --keep-free 0%", line.join(" ")));
     let capacity = area(&pool, "three")["capacity"].clone();
     let server = pool.kill(1);
     // To another folder: beside the others it would be recognised by its label.
@@ -286,7 +286,7 @@ fn what_is_in_use_or_not_empty_is_not_lent() {
     sh("mkfs.ext4", &["-q", &image.to_string_lossy(), "64M"]);
     not_lent(&pool, &[&image.to_string_lossy()], &["ext4", "ext"]);
     // With --force what is on it is lost, and the lender knew.
-    pool.ok(1, &format!("lend {} --name forced --force", image.display()));
+    pool.ok(1, &format!("lend {} --name forced --force --keep-free 0%", image.display()));
     carries_bytes(&pool, "forced");
     pool.ok(1, "reclaim forced");
 }
@@ -303,14 +303,14 @@ fn too_small_too_large_missing_overlapping_and_foreign_places_are_refused() {
     not_lent(&pool, &[&folder, "--size", "1M", "--keep-free", "0%"], &["small", "at least", "16 MiB"]);
     not_lent(&pool, &[&folder, "--size", "0", "--keep-free", "0%"], &["size", "0"]);
     not_lent(&pool, &[&folder, "--size", "900T"], &["space", "free"]);
-    not_lent(&pool, &[&folder, "--size", "32M", "--keep-free", "90%"], &["free"]);
+    not_lent(&pool, &[&folder, "--size", "32M", "--keep-free", "99%"], &["free"]);
     not_lent(&pool, &[&folder, "--size", "32M", "--name", "no_underscore"], &["name"]);
     not_lent(&pool, &["/proc/self/status"], &["size", "small", "file", "not", "status"]);
     not_lent(&pool, &["/dev/null"], &["null", "not"]);
     sparse_file(&dir.join("twice"), 64 * MIB);
     not_lent(&pool, &[&path("twice"), "--offset", "60M", "--size", "32M"], &["end", "beyond", "size", "long", "has"]);
     not_lent(&pool, &[&path("twice"), &path("twice")], &["twice", "overlap", "same", "more than once"]);
-    pool.ok(1, &format!("lend {} --name once", path("twice")));
+    pool.ok(1, &format!("lend {} --name once --keep-free 0%", path("twice")));
     for force in [&[][..], &["--force"]] {
         not_lent(
             &pool,
@@ -330,7 +330,7 @@ fn another_pools_label_is_refused() {
     let dir = folder(&one, "label");
     let file = dir.join("moved");
     sparse_file(&file, 64 * MIB);
-    one.ok(0, &format!("lend {} --name moved", file.display()));
+    one.ok(0, &format!("lend {} --name moved --keep-free 0%", file.display()));
     one.stop().ok();
     not_lent(&two, &[&file.to_string_lossy()], &["pool"]);
     one.start(&Wish { servers: 1, area: None }).ok();
@@ -385,7 +385,7 @@ fn reclaiming_a_used_area_names_the_borrowers_and_an_unused_one_gives_the_disk_b
     let file = dir.join("mine");
     sparse_file(&file, 64 * MIB);
     for _ in 0..2 {
-        pool.ok(1, &format!("lend {} --name mine", file.display()));
+        pool.ok(1, &format!("lend {} --name mine --keep-free 0%", file.display()));
         pool.ok(1, "reclaim mine");
         assert!(Path::new(&file).exists());
     }
@@ -405,7 +405,7 @@ fn a_doubled_volume_of_joined_pieces_survives_the_loss_of_either_side() {
                 path.to_string_lossy().into_owned()
             })
             .collect();
-        pool.ok(server, &format!("lend {} --name {name}", paths.join(" ")));
+        pool.ok(server, &format!("lend {} --name {name} --keep-free 0%", paths.join(" ")));
     }
     pool.ok(0, "volume create v --way doubled --on left:64M,right:64M");
     pool.ok(0, "borrow v");

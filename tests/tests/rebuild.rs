@@ -312,7 +312,7 @@ fn p2_a_lost_lender_is_forgotten_after_it_was_said_what_goes_with_it() {
     lender.restart();
     wait_for("the new server", SOON, || pool.is_up(1));
     assert_eq!(pool.json(0, "server ls").as_array().unwrap().len(), 3);
-    pool.ok(1, &format!("lend {}", away.display()));
+    pool.ok(1, &format!("lend {} --keep-free 0%", away.display()));
     wait_for("the wipe", SOON, || !disks::holds(&away, OLD));
     let is_free = |area: &Value| area["server"] == "server-b" && area["free"] == area["capacity"];
     wait_for("its space", SOON, || pool.json(0, "area ls").as_array().unwrap().iter().any(is_free));
