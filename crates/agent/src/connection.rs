@@ -23,6 +23,9 @@ use crate::request::{Body, Failure, Work};
 /// The largest payload of a WRITE: checksums and blocks.
 const WRITE_PAYLOAD_MAX: usize = REQUEST_SIZE_MAX as usize + table_size(REQUEST_SIZE_MAX as usize);
 
+/// So many requests are begun before they go their way and more are looked at.
+const BURST: usize = 8;
+
 /// What the requests of a session share.
 pub(crate) struct Shared<D: Doors> {
     pub(crate) doors: D,
@@ -166,8 +169,10 @@ async fn watch<D: Doors>(shared: Rc<Shared<D>>) {
 
 /// Takes requests and starts them, until the connection or the session ends.
 async fn receive<D: Doors, R: ConnReader>(shared: &Rc<Shared<D>>, receiver: &mut Receiver<R>) -> End {
-    loop {
-        // Does not wait while the receive buffer has whole requests: they are all started before the next receive.
+    for begun in 0_usize.. {
+        if begun > 0 && begun.is_multiple_of(BURST) {
+            shared.doors.give_way().await;
+        }
         let frame = match receiver.frame().await {
             Ok(frame) => frame,
             Err(end) => return end,
@@ -195,6 +200,7 @@ async fn receive<D: Doors, R: ConnReader>(shared: &Rc<Shared<D>>, receiver: &mut
         let work = Work { shared: Rc::clone(shared), frame, arrived, permits, ticket };
         shared.doors.spawn(work.run(body));
     }
+    End::Closed
 }
 
 /// CLOSE: everything before it has ended and is durable; a clean one clears the *open* flag.

@@ -26,4 +26,11 @@ pub use rng::Rng;
 pub trait Doors: Disk + Net + Clock + Rng + Clone + 'static {
     /// Starts a task on this thread. It ends by itself; a task that has to be stopped is told through its own channel.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Lets what was begun so far go its way before more is begun: the other tasks that are ready run, and the kernel gets what
+    /// they ask of it. Whoever begins many requests in a row waits for this now and then, so that the first of them are on their
+    /// way to the next program or disk while the last are still being looked at.
+    fn give_way(&self) -> impl Future<Output = ()> {
+        local::yield_once()
+    }
 }

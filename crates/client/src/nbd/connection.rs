@@ -27,6 +27,9 @@ const REQUEST_BYTES_MIN: u64 = 4096;
 /// While others wait for room, a connection that takes no replies for so long is closed.
 const STALLED_MAX: Duration = Duration::from_secs(30);
 
+/// So many requests are begun before they go their way and more are looked at.
+const BURST: usize = 8;
+
 /// What the tasks of one connection share.
 pub(super) struct Line {
     outbox: Outbox,
@@ -182,7 +185,12 @@ async fn read_requests<D: Doors, B: BlockDevice>(
     agreed: Agreed,
 ) -> io::Result<()> {
     let mut stopping = pin!(shared.until_stopping());
+    let mut begun = 0_usize;
     loop {
+        if begun > 0 && begun.is_multiple_of(BURST) {
+            shared.doors.give_way().await;
+        }
+        begun = begun.wrapping_add(1);
         let next = match select(pin!(receiver.header::<REQUEST_SIZE>()), &mut stopping).await {
             Either::Left((next, _)) => next?,
             Either::Right(((), _)) => return Ok(()),

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use compio::buf::{BufResult, IntoInner};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 
 use super::driver::FILE_THREADS;
 use super::owned::{Outgoing, Window, fits};
+use super::pacer::{self, Pacer};
 use super::{RealDoors, blocking, open, without_io_uring};
 use crate::buffer::ALIGNMENT;
 use crate::disk::Zero;
@@ -33,7 +35,11 @@ impl Disk for RealDoors {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<RealFile> {
         let path = path.to_owned();
         let open::Opened { fd, facts, in_memory } = blocking(move || open::open(&path, how)).await?;
-        let turns = without_io_uring().map(|_| Semaphore::new(FILE_THREADS));
+        let turns = match without_io_uring() {
+            Some(_) => Turns::Threads(Semaphore::new(FILE_THREADS)),
+            None if facts.direct => Turns::Paced(Pacer::new()),
+            None => Turns::Free,
+        };
         Ok(RealFile { fd: Arc::new(fd), facts, in_memory, turns, can_punch: Cell::new(true), can_zero: Cell::new(true) })
     }
 }
@@ -49,11 +55,28 @@ pub struct RealFile {
     facts: FileFacts,
     /// See [`AT_ONCE_MAX`].
     in_memory: bool,
-    /// Where threads do what io_uring would: so many at the same time.
-    turns: Option<Semaphore>,
+    turns: Turns,
     /// False once the file system has said that it cannot.
     can_punch: Cell<bool>,
     can_zero: Cell<bool>,
+}
+
+/// When the next request may go to the disk.
+#[derive(Debug)]
+enum Turns {
+    /// At once: what is not direct goes to the page cache.
+    Free,
+    /// See [`super::pacer`].
+    Paced(Rc<Pacer>),
+    /// Threads do what io_uring would: so many at the same time.
+    Threads(Semaphore),
+}
+
+/// Held while the disk has a request.
+enum Turn {
+    Free,
+    Paced { _turn: pacer::Turn },
+    Thread { _permit: Permit },
 }
 
 impl DiskFile for RealFile {
@@ -110,7 +133,10 @@ impl DiskFile for RealFile {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        let _turn = self.turn().await;
+        let _thread = match &self.turns {
+            Turns::Threads(threads) => Some(threads.acquire(1).await),
+            Turns::Free | Turns::Paced(_) => None,
+        };
         loop {
             match submit(Sync::new(Arc::clone(&self.fd), true)).await.0 {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -147,10 +173,11 @@ impl DiskFile for RealFile {
 }
 
 impl RealFile {
-    async fn turn(&self) -> Option<Permit> {
+    async fn turn(&self) -> Turn {
         match &self.turns {
-            Some(turns) => Some(turns.acquire(1).await),
-            None => None,
+            Turns::Free => Turn::Free,
+            Turns::Paced(pacer) => Turn::Paced { _turn: Pacer::turn(pacer).await },
+            Turns::Threads(threads) => Turn::Thread { _permit: threads.acquire(1).await },
         }
     }
 

@@ -16,6 +16,7 @@ mod ioctl;
 mod listen;
 mod open;
 mod owned;
+mod pacer;
 mod run;
 mod socket;
 
@@ -66,5 +67,9 @@ impl Rng for RealDoors {
 impl Doors for RealDoors {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         Tasks::spawn(&self.tasks, task);
+    }
+
+    async fn give_way(&self) {
+        self.tasks.after_next_poll().await;
     }
 }

@@ -2,12 +2,12 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use compio::runtime::{JoinHandle, Runtime};
@@ -66,7 +66,9 @@ fn drive<F: Future>(runtime: &Runtime, tasks: &Tasks, main: F) -> F::Output {
             if let Some(panic) = tasks.panic.take() {
                 resume_unwind(panic);
             }
-            if busy { runtime.poll_with(Some(Duration::ZERO)) } else { runtime.poll() }
+            let gave_way = tasks.gave_way.take();
+            if busy || !gave_way.is_empty() { runtime.poll_with(Some(Duration::ZERO)) } else { runtime.poll() }
+            gave_way.into_iter().for_each(Waker::wake);
         }
     })
 }
@@ -109,6 +111,8 @@ pub(super) struct Tasks {
     slots: RefCell<Slots>,
     /// No new tasks: the runtime ends.
     ending: Cell<bool>,
+    /// Who goes on after the kernel was asked for completions.
+    gave_way: RefCell<Vec<Waker>>,
     /// The first panic of a task: it ends the runtime, a half-dead data path would be worse.
     panic: Cell<Option<Box<dyn Any + Send>>>,
 }
@@ -136,6 +140,19 @@ impl Tasks {
         if let Some(place) = tasks.slots.borrow_mut().handles.get_mut(slot) {
             *place = Some(handle);
         }
+    }
+
+    /// Returns once everything that is ready has run and the kernel has got what was asked of it.
+    pub(super) async fn after_next_poll(&self) {
+        let mut waited = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            self.gave_way.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     fn reserve(&self) -> usize {
