@@ -2,7 +2,6 @@
 //! killed process has handed to it is still on its way then, as with a real disk that is slow.
 
 use std::cell::RefCell;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +13,7 @@ use sublet_client::clean_up;
 use sublet_client::device::{BlockDevice, DeviceError, Extent, ZeroFlags};
 use sublet_client::fuse::BlockFrontEnd;
 use sublet_doors::real::{RealDoors, run};
-use sublet_doors::{Buffer, Chunk, Clock};
+use sublet_doors::{Chunk, Clock};
 
 use crate::disks::LoopDisk;
 use crate::pool::scratch;
@@ -50,11 +49,9 @@ impl BlockDevice for Slow {
     fn read_only(&self) -> bool {
         false
     }
-    async fn read(&self, offset: u64, mut buffer: Buffer, range: Range<usize>) -> (Result<(), DeviceError>, Buffer) {
-        let at = offset as usize;
-        let length = range.len();
-        buffer[range].copy_from_slice(&self.bytes.borrow()[at..at + length]);
-        (Ok(()), buffer)
+    async fn read(&self, offset: u64, length: u64) -> Result<Vec<Chunk>, DeviceError> {
+        let bytes = self.bytes.borrow();
+        Ok(vec![Chunk::copy_of(&bytes[offset as usize..(offset + length) as usize])])
     }
     async fn write(&self, offset: u64, data: Chunk, _fua: bool) -> Result<(), DeviceError> {
         let large = data.len() >= LARGE;

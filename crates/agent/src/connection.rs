@@ -23,7 +23,8 @@ use crate::request::{Body, Failure, Work};
 /// The largest payload of a WRITE: checksums and blocks.
 const WRITE_PAYLOAD_MAX: usize = REQUEST_SIZE_MAX as usize + table_size(REQUEST_SIZE_MAX as usize);
 
-/// So many requests are begun before they go their way and more are looked at.
+/// When so many requests are under way, they go their way before more are looked at. After a burst of requests and one of
+/// answers, everybody else has nothing to do; with more under way, everybody has, and larger bursts cost less.
 const BURST: usize = 8;
 
 /// What the requests of a session share.
@@ -169,10 +170,7 @@ async fn watch<D: Doors>(shared: Rc<Shared<D>>) {
 
 /// Takes requests and starts them, until the connection or the session ends.
 async fn receive<D: Doors, R: ConnReader>(shared: &Rc<Shared<D>>, receiver: &mut Receiver<R>) -> End {
-    for begun in 0_usize.. {
-        if begun > 0 && begun.is_multiple_of(BURST) {
-            shared.doors.give_way().await;
-        }
+    loop {
         let frame = match receiver.frame().await {
             Ok(frame) => frame,
             Err(end) => return end,
@@ -199,8 +197,10 @@ async fn receive<D: Doors, R: ConnReader>(shared: &Rc<Shared<D>>, receiver: &mut
         let Some(ticket) = shared.session.begin() else { return End::Closed };
         let work = Work { shared: Rc::clone(shared), frame, arrived, permits, ticket };
         shared.doors.spawn(work.run(body));
+        if shared.session.is_under_way(BURST) {
+            shared.doors.give_way().await;
+        }
     }
-    End::Closed
 }
 
 /// CLOSE: everything before it has ended and is durable; a clean one clears the *open* flag.

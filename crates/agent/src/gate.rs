@@ -74,6 +74,11 @@ impl Session {
         Some(Ticket(Rc::clone(self)))
     }
 
+    /// True if exactly so many requests are under way.
+    pub(crate) fn is_under_way(&self, requests: usize) -> bool {
+        self.in_flight.get() == requests
+    }
+
     /// Why the session is closing, if it is.
     pub(crate) fn closing(&self) -> Option<Closing> {
         self.closing.get()

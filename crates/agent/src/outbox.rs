@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use futures_util::future::{Either, select};
 use sublet_doors::local::{Permit, Signal};
-use sublet_doors::{Chunk, ConnWriter, Doors};
+use sublet_doors::{Chunk, ConnWriter, Doors, Gather};
 
 use crate::limits::{CLOSE_TIME_MAX, REPLIES_PER_SEND_MAX};
 
@@ -102,21 +102,14 @@ impl Outbox {
 
 /// Heads that follow each other become one chunk; data is not copied.
 fn assemble(batch: Vec<Reply>) -> (Vec<Chunk>, Vec<Permit>) {
-    let mut chunks = Vec::with_capacity(batch.len());
+    let mut bytes = Gather::default();
     let mut permits = Vec::with_capacity(batch.len() * 2);
-    let mut heads = Vec::new();
     for reply in batch {
-        heads.extend_from_slice(&reply.head);
+        bytes.tail().extend_from_slice(&reply.head);
         permits.extend(reply.permits);
         if let Some(data) = reply.data {
-            if !heads.is_empty() {
-                chunks.push(Chunk::from(std::mem::take(&mut heads)));
-            }
-            chunks.push(data);
+            bytes.push(data);
         }
     }
-    if !heads.is_empty() {
-        chunks.push(Chunk::from(heads));
-    }
-    (chunks, permits)
+    (bytes.take(), permits)
 }

@@ -3,12 +3,19 @@
 use std::{fmt, io};
 
 use sublet_doors::{Buffer, ConnReader};
+use sublet_types::limits::REQUEST_SIZE_MAX;
+use sublet_wire::checksum::table_size;
 use sublet_wire::{FRAME_SIZE, Malformed, RequestFrame};
 
 use crate::limits::HANDSHAKE_BUFFER_SIZE;
 
 /// A rest of a request that is moved to the front of the buffer, so that the next receive has all of the buffer.
 const SMALL_REST: usize = 4096;
+
+/// A payload of this length or more is a long one ...
+const LONG_MIN: usize = 128 << 10;
+/// ... and has this before it: a header, and the checksums of the largest WRITE.
+const SIP: usize = FRAME_SIZE + table_size(REQUEST_SIZE_MAX as usize);
 
 /// Why no further request comes.
 #[derive(Debug)]
@@ -38,11 +45,14 @@ pub(crate) struct Receiver<R> {
     buffer: Option<Buffer>,
     start: usize,
     end: usize,
+    /// The last payload was a long one: the next receive takes no more than comes before such a payload, so that its bytes go right
+    /// to their place.
+    sips: bool,
 }
 
 impl<R: ConnReader> Receiver<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader, buffer: Some(Buffer::new(HANDSHAKE_BUFFER_SIZE)), start: 0, end: 0 }
+        Self { reader, buffer: Some(Buffer::new(HANDSHAKE_BUFFER_SIZE)), start: 0, end: 0, sips: false }
     }
 
     /// Exchanges the buffer for one of `size` bytes; what was received stays.
@@ -76,7 +86,8 @@ impl<R: ConnReader> Receiver<R> {
                 self.end -= self.start;
                 self.start = 0;
             }
-            let range = self.end..buffer.len();
+            let limit = if self.sips { (self.end + n.max(SIP)).min(buffer.len()) } else { buffer.len() };
+            let range = self.end..limit;
             let (result, buffer) = self.reader.read(buffer, range).await;
             self.buffer = Some(buffer);
             match result {
@@ -107,6 +118,7 @@ impl<R: ConnReader> Receiver<R> {
 
     /// The next `n` bytes in an aligned buffer of their own: what is held is copied, the rest is received right into it.
     pub(crate) async fn data(&mut self, n: usize) -> Result<Buffer, End> {
+        self.sips = n >= LONG_MIN;
         let mut data = Buffer::new(n);
         let held = self.held();
         let here = held.len().min(n);

@@ -1,9 +1,8 @@
 //! What a front end needs of a volume: a byte-addressed device. The engine is one; tests have one in memory.
 
 use std::fmt;
-use std::ops::Range;
 
-use sublet_doors::{Buffer, Chunk};
+use sublet_doors::Chunk;
 
 /// How a range is to be made zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,11 +74,11 @@ pub trait BlockDevice: 'static {
     /// True if writes are refused.
     fn read_only(&self) -> bool;
 
-    /// Reads into `buffer[range]`.
+    /// Reads a range: its bytes in order, in chunks that hold little more memory than that.
     ///
     /// # Errors
-    /// [`DeviceError`]; the content of the range is undefined then.
-    async fn read(&self, offset: u64, buffer: Buffer, range: Range<usize>) -> (Result<(), DeviceError>, Buffer);
+    /// [`DeviceError`].
+    async fn read(&self, offset: u64, length: u64) -> Result<Vec<Chunk>, DeviceError>;
 
     /// Writes bytes that nobody can change any more (W3); with `fua` they are durable before the answer (W1).
     ///

@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 use futures_util::{FutureExt as _, StreamExt as _};
 use sublet_api::mount::MountingInformation;
 use sublet_api::view::PathState;
-use sublet_doors::{Buffer, Doors};
+use sublet_doors::Doors;
 use sublet_volume::{ManagerDoor, PathStatus, Volume, VolumeErrorKind, VolumeOptions};
 
 use crate::limits::{CLOSE_TIME_MAX, FORCED_CLOSE_TIME_MAX, LEAVE_TIME_MAX, OPEN_RETRY_PAUSE, PROBE_TIME_MAX, PROGRESS_PAUSE};
@@ -137,8 +137,8 @@ async fn watch<D: Doors, M: Reports>(doors: &D, manager: &M, volume: &Volume<D, 
         manager.update(&status);
         if matches!(status.path, PathState::Lost | PathState::None) {
             // A fenced engine refuses even to read nothing; one that waits for a lender does not.
-            let probe = doors.timeout(PROBE_TIME_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
-            if let Ok((Err(error), _)) = probe
+            let probe = doors.timeout(PROBE_TIME_MAX, volume.read(0, 0)).await;
+            if let Ok(Err(error)) = probe
                 && error.kind == VolumeErrorKind::Fenced
             {
                 tracing::info!(%error, "a lender knows a newer epoch");

@@ -155,6 +155,11 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// A chunk of its own with these bytes.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        Buffer::copy_of(bytes).freeze()
+    }
+
     /// A part of this chunk, sharing the memory.
     ///
     /// # Panics
@@ -168,6 +173,19 @@ impl Chunk {
     /// How many bytes stay allocated as long as this chunk lives: those of its whole buffer.
     pub fn held(&self) -> usize {
         self.buffer.pages.as_ref().map_or(0, |pages| pages.len() * ALIGNMENT)
+    }
+
+    /// The bytes of these chunks, one after the other.
+    pub fn joined(chunks: &[Self]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(chunks.iter().map(|chunk| chunk.len()).sum());
+        chunks.iter().for_each(|chunk| bytes.extend_from_slice(chunk));
+        bytes
+    }
+
+    /// This chunk, or a copy of it if its buffer is much larger than the chunk: kept for long, it would hold many times its size.
+    #[must_use]
+    pub fn lean(self) -> Self {
+        if self.held() <= Buffer::held_by(self.len() * 2) { self } else { Self::copy_of(&self) }
     }
 
     /// The buffer again, if this is its only chunk (whole, whatever part this was).
@@ -195,7 +213,7 @@ impl fmt::Debug for Chunk {
 
 impl From<Vec<u8>> for Chunk {
     fn from(bytes: Vec<u8>) -> Self {
-        Buffer::copy_of(&bytes).freeze()
+        Self::copy_of(&bytes)
     }
 }
 
@@ -220,12 +238,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lean_chunk_holds_little_more_than_its_bytes() {
+        let large = Buffer::new(256 << 10).freeze();
+        for (length, copied) in [(1, true), (4096, true), (64 << 10, true), (65 << 10, false), (256 << 10, false)] {
+            let part = large.part(0..length).lean();
+            assert_eq!((part.len(), part.held() < large.held()), (length, copied), "{length}");
+        }
+    }
+
+    #[test]
     fn parts_share_and_the_last_one_thaws() {
         let chunk = Buffer::copy_of(b"0123456789").freeze();
         let part = chunk.part(2..6).part(1..3);
         assert_eq!(&*part, b"34");
         assert_eq!(part.held(), ALIGNMENT, "a part keeps the whole buffer");
         let chunk = chunk.thaw().unwrap_err();
+        assert_eq!(part.clone().lean().held(), ALIGNMENT, "no other buffer is smaller");
         drop(part);
         assert_eq!(&*chunk.thaw().unwrap(), b"0123456789");
     }

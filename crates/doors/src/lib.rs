@@ -9,18 +9,22 @@
 pub mod buffer;
 pub mod clock;
 pub mod disk;
+pub mod gather;
 pub mod local;
 pub mod net;
 pub mod real;
 pub mod rng;
+pub mod run_on;
 
 use std::future::Future;
 
 pub use buffer::{Buffer, Chunk};
 pub use clock::{Clock, Tick};
 pub use disk::{Disk, DiskFile, FileFacts, OpenHow};
+pub use gather::Gather;
 pub use net::{Conn, ConnReader, ConnWriter, Endpoint, Listener, Net};
 pub use rng::Rng;
+pub use run_on::RunOn;
 
 /// All four doors of one thread, and the means to start tasks on it. Clones are the same doors.
 pub trait Doors: Disk + Net + Clock + Rng + Clone + 'static {

@@ -60,9 +60,14 @@ impl Signal {
     /// Wakes all that wait.
     pub fn notify(&self) {
         self.version.set(self.version.get().wrapping_add(1));
-        let wakers = std::mem::take(&mut self.waiting.borrow_mut().wakers);
-        for (_, waker) in wakers {
+        let mut wakers = std::mem::take(&mut self.waiting.borrow_mut().wakers);
+        for (_, waker) in wakers.drain(..) {
             waker.wake();
+        }
+        // Its memory is used again, unless somebody waits already.
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.wakers.is_empty() {
+            waiting.wakers = wakers;
         }
     }
 
@@ -160,13 +165,7 @@ impl Semaphore {
 
     /// So many units, if they are free now and nobody waits before.
     pub fn try_acquire(&self, units: u64) -> Option<Permit> {
-        let wanted = units.min(self.inner.limit);
-        let free = self.inner.free.get();
-        if !self.inner.queue.borrow().is_empty() || free < wanted {
-            return None;
-        }
-        self.inner.free.set(free - wanted);
-        Some(Permit { inner: Rc::clone(&self.inner), units: wanted })
+        self.inner.try_take(units.min(self.inner.limit))
     }
 }
 
@@ -177,6 +176,15 @@ impl fmt::Debug for Semaphore {
 }
 
 impl Inner {
+    /// Only if nobody waits before.
+    fn try_take(self: &Rc<Self>, units: u64) -> Option<Permit> {
+        if !self.queue.borrow().is_empty() {
+            return None;
+        }
+        self.free.set(self.free.get().checked_sub(units)?);
+        Some(Permit { inner: Rc::clone(self), units })
+    }
+
     fn give_back(&self, units: u64) {
         self.free.set(self.free.get() + units);
         self.grant();
@@ -215,6 +223,9 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Permit> {
         if self.ticket.is_none() {
+            if let Some(permit) = self.inner.try_take(self.wanted) {
+                return Poll::Ready(permit);
+            }
             let ticket = Rc::new(Ticket { wanted: self.wanted, granted: Cell::new(false), waker: RefCell::default() });
             self.inner.queue.borrow_mut().push_back(Rc::clone(&ticket));
             self.ticket = Some(ticket);

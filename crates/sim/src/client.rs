@@ -139,8 +139,8 @@ impl Client {
     pub async fn is_fenced(self: &Rc<Self>) -> bool {
         let own = Rc::clone(self);
         let probe = in_process(&self.doors, async move {
-            let probe = own.volume.read(0, sublet_doors::Buffer::new(0), 0..0);
-            matches!(own.doors.timeout(PROBE_TIME_MAX, probe).await, Ok((Err(error), _)) if error.kind == VolumeErrorKind::Fenced)
+            let probe = own.volume.read(0, 0);
+            matches!(own.doors.timeout(PROBE_TIME_MAX, probe).await, Ok(Err(error)) if error.kind == VolumeErrorKind::Fenced)
         });
         probe.await.unwrap_or(false) || self.told_stale.get()
     }

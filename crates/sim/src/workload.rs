@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sublet_doors::{Buffer, Chunk, Clock, Doors};
+use sublet_doors::{Chunk, Clock, Doors};
 use sublet_volume::{VolumeError, VolumeErrorKind, ZeroFlags};
 
 use crate::client::Client;
@@ -241,18 +241,21 @@ impl Work {
     /// Reads a range and compares it. False if it could not be read.
     pub async fn read_and_check(&self, offset: u64, length: u64) -> bool {
         let mark = self.oracle.borrow_mut().read();
-        let (result, buffer) = self.client.volume.read(offset, Buffer::new(length as usize), 0..length as usize).await;
+        let result = self.client.volume.read(offset, length).await;
         if self.ghost.get() || result.is_err() {
             self.oracle.borrow_mut().unread(mark);
         }
         if self.ghost.get() {
             return false;
         }
-        if let Err(error) = result {
-            self.failed("a read", error);
-            return false;
-        }
-        let verdict = self.oracle.borrow_mut().check(mark, offset, &buffer);
+        let bytes = match result {
+            Ok(chunks) => Chunk::joined(&chunks),
+            Err(error) => {
+                self.failed("a read", error);
+                return false;
+            }
+        };
+        let verdict = self.oracle.borrow_mut().check(mark, offset, &bytes);
         self.log(|| format!("read {offset}+{length}"));
         if let Err(wrong) = verdict {
             self.world.violation(format!("wrong bytes in volume {}: {wrong}", self.client.info.name));

@@ -122,7 +122,7 @@ async fn across<D: Doors, M: ManagerDoor>(
         return Ok(Vec::new());
     }
     let mut window = vec![0; (end - near) as usize];
-    inner.read(near, &mut window, false).await?;
+    inner.read_into(near, &mut window, false).await?;
     let starts = window.windows(pattern.len()).enumerate().filter(|(_, bytes)| *bytes == pattern).map(|(i, _)| near + i as u64);
     Ok(starts.filter(|at| *at < border && at + pattern.len() as u64 > border).collect())
 }

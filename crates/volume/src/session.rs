@@ -13,23 +13,23 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use sublet_doors::local::{Permit, Semaphore, Signal};
-use sublet_doors::{Buffer, Chunk, Conn, ConnReader, ConnWriter, Doors, Tick};
+use sublet_doors::{Chunk, Conn, ConnWriter, Doors, Gather, Tick};
 use sublet_types::limits::{BLOCK_SIZE, SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
 use sublet_types::{SessionNumber, SliceId};
 use sublet_wire::checksum::{first_mismatch, table_size};
 use sublet_wire::frame::READ_COMPUTED;
 use sublet_wire::message::{CONTROL_PAYLOAD_MAX, Close, DiskIdentity, Message, OpenMode, OpenReply, SetState};
-use sublet_wire::{FRAME_SIZE, Flags, Malformed, Op, ReplyFrame, RequestFrame, Status};
+use sublet_wire::{Flags, Op, RequestFrame, Status};
 
 use crate::change::Change;
 use crate::read::Blocks;
+
+mod receive;
 
 /// One block, in bytes of memory.
 const BLOCK: usize = BLOCK_SIZE as usize;
 /// Room in the lender's bound that requests leave to the watchdog's PINGs.
 const PING_ROOM: u64 = 2;
-/// The receive buffer: many small replies, or the beginning of a large one.
-const RECEIVE_SIZE: usize = 256 << 10;
 
 /// Why a session ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,10 +60,20 @@ enum Expect {
     AtMost(usize),
 }
 
+/// What a reply brought.
+struct Reply {
+    /// Its payload, or the beginning of it.
+    payload: Chunk,
+    /// The blocks of a long READ, which came right into a buffer of their own.
+    blocks: Option<Chunk>,
+    /// The operation's own result.
+    result: u32,
+}
+
 struct Pending {
     frame: RequestFrame,
     expect: Expect,
-    reply: oneshot::Sender<Result<(Chunk, u32), SessionError>>,
+    reply: oneshot::Sender<Result<Reply, SessionError>>,
     sent: Tick,
     /// Room in the session's bounds; given back with the reply, not earlier: a caller that went away frees nothing.
     _permits: Option<(Permit, Permit)>,
@@ -74,7 +84,7 @@ struct Flow {
     /// In the order in which they were sent: the end of a session tells them in this order too.
     pending: BTreeMap<u64, Pending>,
     next_cookie: u64,
-    outbox: Vec<Chunk>,
+    outbox: Gather,
     end: Option<End>,
 }
 
@@ -231,7 +241,7 @@ impl<D: Doors> Session<D> {
             if self.is_dead() {
                 break;
             }
-            let batch = std::mem::take(&mut self.flow.borrow_mut().outbox);
+            let batch = self.flow.borrow_mut().outbox.take();
             if batch.is_empty() {
                 self.out.changed(seen).await;
                 continue;
@@ -251,119 +261,6 @@ impl<D: Doors> Session<D> {
         writer.shutdown();
     }
 
-    async fn receive(self: Rc<Self>, mut reader: <<D as sublet_doors::Net>::Conn as Conn>::Reader) {
-        let mut buffer = Buffer::new(RECEIVE_SIZE);
-        let mut filled = 0;
-        loop {
-            let room = filled..buffer.len();
-            let (result, back) = {
-                let reading = pin!(reader.read(buffer, room));
-                let ended = pin!(self.end());
-                match select(reading, ended).await {
-                    Either::Left((result, _)) => result,
-                    Either::Right(_) => return,
-                }
-            };
-            buffer = back;
-            match result {
-                Ok(0) => return self.kill(End::Lost("the lender closed the connection".into())),
-                Ok(n) => filled += n,
-                Err(error) => return self.kill(End::Lost(format!("receiving failed: {error}"))),
-            }
-            self.heard.set(self.doors.now());
-            match self.take_replies(buffer, filled) {
-                Ok((next, left)) => (buffer, filled) = (next, left),
-                Err(malformed) => return self.kill(End::Lost(format!("the lender broke the protocol: {malformed}"))),
-            }
-        }
-    }
-
-    /// Hands out all whole replies at the front of the buffer; gives back a buffer that begins with what is left.
-    fn take_replies(&self, buffer: Buffer, filled: usize) -> Result<(Buffer, usize), Malformed> {
-        let mut at = 0;
-        let mut needed = FRAME_SIZE;
-        let mut replies = Vec::new();
-        while let Some(header) = buffer.get(at..filled).and_then(|rest| rest.first_chunk::<FRAME_SIZE>()) {
-            let frame = ReplyFrame::decode(header)?;
-            // Before its payload is awaited, so that endless or absurd payloads are never buffered.
-            self.check(&frame)?;
-            let total = FRAME_SIZE + frame.payload as usize;
-            if filled - at < total {
-                needed = total;
-                break;
-            }
-            replies.push((frame, at + FRAME_SIZE..at + total));
-            at += total;
-        }
-        if replies.is_empty() && needed <= buffer.len() {
-            return Ok((buffer, filled));
-        }
-        let left = filled - at;
-        let mut next = Buffer::new(RECEIVE_SIZE.max(needed));
-        if let (Some(to), Some(from)) = (next.get_mut(..left), buffer.get(at..filled)) {
-            to.copy_from_slice(from);
-        }
-        let received = buffer.freeze();
-        for (frame, range) in replies {
-            self.deliver(&frame, received.part(range))?;
-        }
-        Ok((next, left))
-    }
-
-    /// Does the reply answer a request of this session, and has its payload a size that it may have?
-    fn check(&self, frame: &ReplyFrame) -> Result<(), Malformed> {
-        if frame.slice != self.slice {
-            return Err(Malformed("a reply names another slice"));
-        }
-        if frame.cookie == 0 {
-            let notice = matches!(frame.op, Op::Fenced | Op::Draining | Op::Resized);
-            let fits = frame.payload as usize <= CONTROL_PAYLOAD_MAX;
-            return if notice && fits { Ok(()) } else { Err(Malformed("a notice is not one that is known")) };
-        }
-        let flow = self.flow.borrow();
-        let Some(pending) = flow.pending.get(&frame.cookie) else { return Err(Malformed("a reply has no request")) };
-        let asked = &pending.frame;
-        let same = frame.op == asked.op
-            && frame.session == asked.session
-            && frame.offset == asked.offset
-            && frame.length == asked.length;
-        if !same {
-            return Err(Malformed("a reply does not repeat its request"));
-        }
-        let payload = frame.payload as usize;
-        let fits = match (frame.status, pending.expect) {
-            (Status::Ok, Expect::Exactly(n)) => payload == n,
-            (Status::Ok, Expect::AtMost(n)) => payload <= n,
-            _ => payload <= CONTROL_PAYLOAD_MAX,
-        };
-        if fits { Ok(()) } else { Err(Malformed("a reply has a payload of a wrong size")) }
-    }
-
-    fn deliver(&self, frame: &ReplyFrame, payload: Chunk) -> Result<(), Malformed> {
-        let text = || String::from_utf8_lossy(payload.get(..payload.len().min(500)).unwrap_or(&[])).into_owned();
-        if frame.op == Op::Fenced || frame.status == Status::StaleEpoch {
-            self.kill(End::Fenced(text()));
-            return Ok(());
-        }
-        if frame.cookie == 0 {
-            tracing::info!(slice = %self.slice, op = ?frame.op, "notice of the lender");
-            return Ok(());
-        }
-        let pending = self.flow.borrow_mut().pending.remove(&frame.cookie);
-        let Some(pending) = pending else { return if self.is_dead() { Ok(()) } else { Err(Malformed("a reply came twice")) } };
-        if is_data(frame.op) {
-            self.data_replied.set(self.doors.now());
-        }
-        let answer = if frame.status == Status::Ok {
-            Ok((payload, frame.result))
-        } else {
-            Err(SessionError::Refused(frame.status, text()))
-        };
-        // The caller may have gone away; the reply was still awaited so that the bounds hold.
-        let _ = pending.reply.send(answer);
-        Ok(())
-    }
-
     /// Enters a request into the outbox; the reply comes through the receiver.
     fn post(
         &self,
@@ -372,7 +269,7 @@ impl<D: Doors> Session<D> {
         data: Option<&Chunk>,
         expect: Expect,
         permits: Option<(Permit, Permit)>,
-    ) -> Option<oneshot::Receiver<Result<(Chunk, u32), SessionError>>> {
+    ) -> Option<oneshot::Receiver<Result<Reply, SessionError>>> {
         let mut flow = self.flow.borrow_mut();
         if flow.end.is_some() {
             return None;
@@ -383,10 +280,12 @@ impl<D: Doors> Session<D> {
         let (reply, answer) = oneshot::channel();
         let sent = self.doors.now();
         flow.pending.insert(frame.cookie, Pending { frame, expect, reply, sent, _permits: permits });
-        let mut bytes = frame.encode().to_vec();
-        bytes.extend_from_slice(head);
-        flow.outbox.push(Chunk::from(bytes));
-        flow.outbox.extend(data.cloned());
+        let tail = flow.outbox.tail();
+        tail.extend_from_slice(&frame.encode());
+        tail.extend_from_slice(head);
+        if let Some(data) = data {
+            flow.outbox.push(data.clone());
+        }
         drop(flow);
         self.out.notify();
         Some(answer)
@@ -403,17 +302,17 @@ impl<D: Doors> Session<D> {
         data: Option<&Chunk>,
         expect: Expect,
     ) -> Result<Chunk, SessionError> {
-        self.exchange(frame, head, data, expect).await.map(|(payload, _)| payload)
+        self.exchange(frame, head, data, expect).await.map(|reply| reply.payload)
     }
 
-    /// One request and its reply: the payload, and the operation's own result.
+    /// One request and its reply.
     async fn exchange(
         &self,
         frame: RequestFrame,
         head: &[u8],
         data: Option<&Chunk>,
         expect: Expect,
-    ) -> Result<(Chunk, u32), SessionError> {
+    ) -> Result<Reply, SessionError> {
         let bytes = u64::try_from(head.len() + data.map_or(0, |d| d.len())).unwrap_or(SESSION_BYTES_MAX);
         let reply = match expect {
             Expect::Exactly(n) | Expect::AtMost(n) => n as u64,
@@ -433,8 +332,12 @@ impl<D: Doors> Session<D> {
         let size = length as usize;
         let table = table_size(size);
         let expect = Expect::Exactly(table + size);
-        let (payload, result) = self.exchange(self.frame(Op::Read, Flags::default(), offset, length), &[], None, expect).await?;
-        let (sums, data) = (payload.part(0..table), payload.part(table..table + size));
+        let reply = self.exchange(self.frame(Op::Read, Flags::default(), offset, length), &[], None, expect).await?;
+        let (payload, result) = (reply.payload, reply.result);
+        let (sums, data) = match reply.blocks {
+            Some(blocks) => (payload, blocks),
+            None => (payload.part(0..table), payload.part(table..table + size)),
+        };
         let mut wrong = Vec::new();
         let mut from = 0;
         while let Some(block) = first_mismatch(&data.part(from * BLOCK..size), &sums.part(from * 4..table)) {

@@ -1,20 +1,17 @@
 //! The front door: requests of any alignment, split into pieces of segments, served in parallel.
 
-use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_channel::oneshot;
-use futures_util::StreamExt;
-use futures_util::future::{Either, join_all, select};
-use futures_util::stream::{self, FuturesUnordered};
+use futures_util::future::{Either, join_all, select, try_join_all};
+use futures_util::{FutureExt, StreamExt, stream};
 use sublet_api::mount::MountingInformation;
 use sublet_api::request::LenderAddresses;
 use sublet_doors::local::Signal;
-use sublet_doors::{Buffer, Chunk, Doors};
+use sublet_doors::{Buffer, Chunk, Doors, RunOn};
 use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX};
-use sublet_types::{BlockRange, VolumeMap};
+use sublet_types::{BlockRange, Piece, VolumeMap};
 use sublet_wire::Flags;
 use sublet_wire::message::Extent;
 
@@ -129,23 +126,18 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         self.inner.shared.info.read_only
     }
 
-    /// Reads `range.len()` bytes at `offset` into `buffer[range]`. Any alignment.
+    /// Reads a range of any alignment: its bytes in order, in chunks that hold little more memory than that.
     ///
     /// # Errors
-    /// [`VolumeError`]; the content of the range is undefined then.
-    pub async fn read(&self, offset: u64, mut buffer: Buffer, range: Range<usize>) -> (Result<(), VolumeError>, Buffer) {
-        let result = async {
-            let into = buffer.get_mut(range).ok_or_else(|| protocol("the range does not lie in the buffer"))?;
-            self.inner.check_range(offset, into.len() as u64)?;
-            let _in_use = self.inner.shared.begin().await?;
-            self.inner.read(offset, into, false).await
-        }
-        .await;
-        (result, buffer)
+    /// [`VolumeError`].
+    pub async fn read(&self, offset: u64, length: u64) -> Result<Vec<Chunk>, VolumeError> {
+        self.inner.check_range(offset, length)?;
+        let _in_use = self.inner.shared.begin().await?;
+        self.inner.read(offset, length, false).await
     }
 
     /// Writes at `offset`; with `fua` it is durable on every copy when this returns. Any alignment. A write that was begun runs to
-    /// its end even if the returned future is dropped.
+    /// its end even if the returned future is dropped; as long as it is held, it has to be polled.
     ///
     /// # Errors
     /// [`VolumeError`]; any part may have been written then, but all copies have the same.
@@ -175,7 +167,7 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
             let _in_use = in_use;
             inner.flush().await
         };
-        self.inner.detached(0, self.inner.size, flush).await
+        self.inner.to_the_end(0, self.inner.size, flush).await
     }
 
     /// Which stretches of a range may hold data. They cover the range, or a first part of it if it is in very many stretches.
@@ -253,7 +245,7 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
             let _in_use = in_use;
             work.await
         };
-        self.inner.detached(offset, length, task).await
+        self.inner.to_the_end(offset, length, task).await
     }
 }
 
@@ -298,63 +290,72 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         missing.or(self.segments.first()).map_or_else(|| protocol("the volume has no segment"), |segment| segment.expired())
     }
 
-    /// Runs a change as a task of its own: a caller that goes away leaves neither a lock held nor a write half-sent. After
-    /// `fail_after` the caller gets its error, while the change goes on until all copies have it.
-    async fn detached(
+    /// Runs a change to its end: a caller that goes away leaves neither a lock held nor a write half-sent. After `fail_after` the
+    /// caller gets its error, while the change goes on until all copies have it.
+    async fn to_the_end(
         &self,
         offset: u64,
         length: u64,
         work: impl Future<Output = Result<(), VolumeError>> + 'static,
     ) -> Result<(), VolumeError> {
-        let (sender, mut receiver) = oneshot::channel();
-        self.shared.doors.spawn(async move {
-            // Nobody may wait for the result any more.
-            let _ = sender.send(work.await);
-        });
-        let gone = || Err(VolumeError::new(VolumeErrorKind::Closed, "the volume has ended"));
+        let mut work = RunOn::new(&self.shared.doors, work);
         if self.shared.options.fail_after.is_none() {
-            return receiver.await.unwrap_or_else(|_| gone());
+            return work.await;
         }
         loop {
             let seen = self.shared.changed.version();
             let touched = |s: &&Rc<Segment<D, M>>| s.start < offset + length && offset < s.start + s.length;
             let expired = self.segments.iter().filter(touched).find(|s| s.changes_expired.get());
             if let Some(segment) = expired {
-                return match receiver.try_recv() {
-                    Ok(Some(result)) => result,
-                    _ => Err(segment.expired()),
-                };
+                return (&mut work).now_or_never().unwrap_or_else(|| Err(segment.expired()));
             }
-            match select(&mut receiver, self.shared.changed.changed(seen)).await {
-                Either::Left((result, _)) => return result.unwrap_or_else(|_| gone()),
+            match select(&mut work, self.shared.changed.changed(seen)).await {
+                Either::Left((result, _)) => return result,
                 Either::Right(_) => {}
             }
         }
     }
 
     /// Reads any range; the caller has checked it, and with `held` has its range lock.
-    pub(crate) async fn read(&self, offset: u64, into: &mut [u8], held: bool) -> Result<(), VolumeError> {
-        let blocks = BlockRange::covering(offset, into.len() as u64);
+    pub(crate) async fn read(&self, offset: u64, length: u64, held: bool) -> Result<Vec<Chunk>, VolumeError> {
+        let blocks = BlockRange::covering(offset, length);
         let start = blocks.start * BLOCK_SIZE;
-        let pieces = self.map.pieces(start, (blocks.end - blocks.start) * BLOCK_SIZE, REQUEST_SIZE_MAX);
-        let mut reads: FuturesUnordered<_> = pieces
-            .filter_map(|piece| Some((piece, self.segments.get(piece.segment)?)))
-            .map(|(piece, segment)| async move {
-                let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
-                segment.read(piece.offset, length, held).await.map(|data| (start + piece.at, data))
-            })
-            .collect();
-        while let Some(read) = reads.next().await {
-            let (at, data) = read?;
-            // The part of these blocks that was asked for.
-            let from = offset.max(at);
-            let to = (offset + into.len() as u64).min(at + data.len() as u64);
-            let target = into.get_mut((from - offset) as usize..(to - offset) as usize);
-            if let (Some(target), Some(source)) = (target, data.get((from - at) as usize..(to - at) as usize)) {
-                target.copy_from_slice(source);
+        let mut pieces = self.map.pieces(start, (blocks.end - blocks.start) * BLOCK_SIZE, REQUEST_SIZE_MAX);
+        let read = async |piece: Piece| {
+            let Some(segment) = self.segments.get(piece.segment) else { return Err(protocol("no such segment")) };
+            let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
+            segment.read(piece.offset, length, held).await
+        };
+        let mut chunks = match (pieces.next(), pieces.next()) {
+            (None, _) => return Ok(Vec::new()),
+            (Some(only), None) => vec![read(only).await?],
+            (Some(first), Some(second)) => {
+                try_join_all([first, second].into_iter().chain(pieces).map(read)).await?
             }
+        };
+        // The part of these blocks that was asked for.
+        let excess = (blocks.end * BLOCK_SIZE - offset - length) as usize;
+        if let Some(last) = chunks.last_mut() {
+            *last = last.part(0..last.len().saturating_sub(excess));
         }
-        Ok(())
+        if let Some(first) = chunks.first_mut() {
+            *first = first.part((offset - start) as usize..first.len());
+        }
+        chunks.iter_mut().for_each(|chunk| *chunk = chunk.clone().lean());
+        Ok(chunks)
+    }
+
+    /// The same, into memory of the caller.
+    pub(crate) async fn read_into(&self, offset: u64, into: &mut [u8], held: bool) -> Result<(), VolumeError> {
+        let mut rest = into;
+        for chunk in self.read(offset, rest.len() as u64, held).await? {
+            let Some((part, behind)) = rest.split_at_mut_checked(chunk.len()) else {
+                return Err(protocol("a read brought more than was asked for"));
+            };
+            part.copy_from_slice(&chunk);
+            rest = behind;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(protocol("a read brought less than was asked for")) }
     }
 
     async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), VolumeError> {
@@ -378,11 +379,11 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
             let edge = BLOCK_SIZE as usize;
             let size = whole.len();
             if offset > start {
-                self.read(start, whole.get_mut(..edge).unwrap_or(&mut []), true).await?;
+                self.read_into(start, whole.get_mut(..edge).unwrap_or(&mut []), true).await?;
             }
             let tail_is_partial = offset + (data.len() as u64) < end;
             if tail_is_partial && (size > edge || offset == start) {
-                self.read(end - BLOCK_SIZE, whole.get_mut(size - edge..).unwrap_or(&mut []), true).await?;
+                self.read_into(end - BLOCK_SIZE, whole.get_mut(size - edge..).unwrap_or(&mut []), true).await?;
             }
             let at = (offset - start) as usize;
             if let Some(middle) = whole.get_mut(at..at + data.len()) {

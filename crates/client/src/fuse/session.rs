@@ -28,7 +28,7 @@ struct Session<B> {
 }
 
 /// An answer: an errno, or a body and perhaps data behind it.
-type Answer = Result<(Vec<u8>, Option<Chunk>), i32>;
+type Answer = Result<(Vec<u8>, Vec<Chunk>), i32>;
 
 /// Serves until the file system is unmounted.
 pub async fn serve<B: BlockDevice>(doors: RealDoors, kernel: Device, device: Rc<B>) {
@@ -157,7 +157,7 @@ impl<B: BlockDevice> Session<B> {
             op::RELEASE | op::RELEASEDIR | op::FSYNCDIR | op::ACCESS | op::DESTROY => Vec::new(),
             _ => return Err(libc::ENOSYS),
         };
-        Ok((body, None))
+        Ok((body, Vec::new()))
     }
 
     /// Carries out one request of the volume and answers it.
@@ -166,7 +166,7 @@ impl<B: BlockDevice> Session<B> {
             (op::READ, _) => self.read(span).await,
             (op::WRITE, Some(data)) => self.write(span, data).await,
             (op::FALLOCATE, _) => self.fallocate(span).await,
-            _ => self.device.flush().await.map(|()| (Vec::new(), None)).map_err(|e| errno(&e)),
+            _ => self.device.flush().await.map(|()| (Vec::new(), Vec::new())).map_err(|e| errno(&e)),
         };
         self.reply(header.unique, answer).await;
         drop(permit);
@@ -174,12 +174,11 @@ impl<B: BlockDevice> Session<B> {
 
     async fn read(&self, span: Span) -> Answer {
         let left = self.device.size().saturating_sub(span.offset);
-        let size = span.length.min(left) as usize;
+        let size = span.length.min(left);
         if size == 0 {
-            return Ok((Vec::new(), None));
+            return Ok((Vec::new(), Vec::new()));
         }
-        let (result, buffer) = self.device.read(span.offset, Buffer::new(size), 0..size).await;
-        result.map(|()| (Vec::new(), Some(buffer.freeze()))).map_err(|e| errno(&e))
+        self.device.read(span.offset, size).await.map(|data| (Vec::new(), data)).map_err(|e| errno(&e))
     }
 
     async fn write(&self, span: Span, data: Chunk) -> Answer {
@@ -193,7 +192,7 @@ impl<B: BlockDevice> Session<B> {
         if length > 0 {
             self.device.write(span.offset, data, protocol::is_durable(span.mode)).await.map_err(|e| errno(&e))?;
         }
-        Ok((protocol::written(length), None))
+        Ok((protocol::written(length), Vec::new()))
     }
 
     async fn fallocate(&self, span: Span) -> Answer {
@@ -213,7 +212,7 @@ impl<B: BlockDevice> Session<B> {
         if let Some(flags) = zero.filter(|_| span.length > 0) {
             self.device.write_zeroes(span.offset, span.length, flags).await.map_err(|e| errno(&e))?;
         }
-        Ok((Vec::new(), None))
+        Ok((Vec::new(), Vec::new()))
     }
 
     fn has(&self, span: Span) -> bool {
@@ -223,9 +222,9 @@ impl<B: BlockDevice> Session<B> {
     async fn reply(&self, unique: u64, answer: Answer) {
         let (error, body, data) = match answer {
             Ok((body, data)) => (0, body, data),
-            Err(error) => (error, Vec::new(), None),
+            Err(error) => (error, Vec::new(), Vec::new()),
         };
-        let length = body.len() + data.as_ref().map_or(0, |data| data.len());
+        let length = body.len() + data.iter().map(|chunk| chunk.len()).sum::<usize>();
         let mut head = protocol::out_header(unique, error, length);
         head.extend(body);
         let mut packet = vec![Chunk::from(head)];

@@ -27,7 +27,8 @@ const REQUEST_BYTES_MIN: u64 = 4096;
 /// While others wait for room, a connection that takes no replies for so long is closed.
 const STALLED_MAX: Duration = Duration::from_secs(30);
 
-/// So many requests are begun before they go their way and more are looked at.
+/// When so many requests are under way, they go their way before more are looked at. After a burst of requests and one of
+/// answers, everybody else has nothing to do; with more under way, everybody has, and larger bursts cost less.
 const BURST: usize = 8;
 
 /// What the tasks of one connection share.
@@ -38,8 +39,10 @@ pub(super) struct Line {
     /// No more requests will come.
     ending: Cell<bool>,
     killed: Cell<bool>,
-    /// Something of the above has changed.
-    changed: Signal,
+    /// There is something to be sent, or nothing more to come.
+    out: Signal,
+    /// `killed` is set.
+    dying: Signal,
     /// Since when the present send has been waiting for the client to take it.
     sending_since: Cell<Option<Tick>>,
 }
@@ -52,7 +55,8 @@ impl Line {
             in_flight: Cell::new(0),
             ending: Cell::new(false),
             killed: Cell::new(false),
-            changed: Signal::new(),
+            out: Signal::new(),
+            dying: Signal::new(),
             sending_since: Cell::new(None),
         }
     }
@@ -60,7 +64,8 @@ impl Line {
     /// Ends the connection now, whatever is in flight.
     pub(super) fn kill(&self) {
         self.killed.set(true);
-        self.changed.notify();
+        self.out.notify();
+        self.dying.notify();
     }
 
     /// True if the client has not taken a reply for too long.
@@ -70,18 +75,18 @@ impl Line {
 
     async fn until_killed(&self) {
         loop {
-            let seen = self.changed.version();
+            let seen = self.dying.version();
             if self.killed.get() {
                 return;
             }
-            self.changed.changed(seen).await;
+            self.dying.changed(seen).await;
         }
     }
 
-    fn answer(&self, header: impl FnOnce(&mut Vec<u8>), data: Option<Chunk>, permits: impl IntoIterator<Item = Permit>) {
+    fn answer(&self, header: impl FnOnce(&mut Vec<u8>), data: Vec<Chunk>, permits: impl IntoIterator<Item = Permit>) {
         if !self.killed.get() {
             self.outbox.push(header, data, permits);
-            self.changed.notify();
+            self.out.notify();
         }
     }
 }
@@ -109,7 +114,7 @@ pub(super) async fn serve<D: Doors, B: BlockDevice>(shared: Rc<Shared<D, B>>, co
                     Either::Left((Ok(()), _)) | Either::Right(((), _)) => {}
                 }
                 line.ending.set(true);
-                line.changed.notify();
+                line.out.notify();
             };
             join(requests, send_replies(&shared.doors, &line, &mut writer)).await;
         }
@@ -185,12 +190,10 @@ async fn read_requests<D: Doors, B: BlockDevice>(
     agreed: Agreed,
 ) -> io::Result<()> {
     let mut stopping = pin!(shared.until_stopping());
-    let mut begun = 0_usize;
     loop {
-        if begun > 0 && begun.is_multiple_of(BURST) {
+        if line.in_flight.get() == BURST {
             shared.doors.give_way().await;
         }
-        begun = begun.wrapping_add(1);
         let next = match select(pin!(receiver.header::<REQUEST_SIZE>()), &mut stopping).await {
             Either::Left((next, _)) => next?,
             Either::Right(((), _)) => return Ok(()),
@@ -204,11 +207,13 @@ async fn read_requests<D: Doors, B: BlockDevice>(
                 receiver.skip(request.payload() as usize).await?;
                 // A client that only sends wrong requests must take the answers too.
                 let permit = line.budget.acquire(REQUEST_BYTES_MIN).await;
-                line.answer(|out| request::reply_failure(out, &request, agreed, &failure), None, [permit]);
+                line.answer(|out| request::reply_failure(out, &request, agreed, &failure), Vec::new(), [permit]);
                 continue;
             }
         };
-        let data = if matches!(command, Command::Read | Command::Write { .. }) { request.length.into() } else { 0 };
+        // What is held, not what was asked for.
+        let carries = matches!(command, Command::Read | Command::Write { .. });
+        let data = if carries { Buffer::held_by(request.length as usize) as u64 } else { 0 };
         let permits = reserve(shared, line, data).await;
         let payload = match command {
             Command::Write { .. } => Some(receiver.payload(request.length as usize).await?.freeze()),
@@ -220,7 +225,9 @@ async fn read_requests<D: Doors, B: BlockDevice>(
         doors.spawn(async move {
             execute(&*shared.device, &own_line, request, command, agreed, payload, permits).await;
             own_line.in_flight.set(own_line.in_flight.get() - 1);
-            own_line.changed.notify();
+            if own_line.ending.get() {
+                own_line.out.notify();
+            }
         });
     }
 }
@@ -254,13 +261,11 @@ async fn execute<B: BlockDevice>(
     let (offset, length) = (request.offset, u64::from(request.length));
     let result = match command {
         Command::Read => {
-            let size = request.length as usize;
-            let (result, buffer) = device.read(offset, Buffer::new(size), 0..size).await;
-            if result.is_ok() {
-                let data = (size > 0).then(|| buffer.freeze());
-                return line.answer(|out| request::reply_read(out, &request, agreed), data, permits);
+            let read = device.read(offset, length).await;
+            match read {
+                Ok(data) => return line.answer(|out| request::reply_read(out, &request, agreed), data, permits),
+                Err(error) => Err(error),
             }
-            result
         }
         Command::Write { fua } => match payload.filter(|data| !data.is_empty()) {
             Some(data) => device.write(offset, data, fua).await,
@@ -272,16 +277,16 @@ async fn execute<B: BlockDevice>(
         Command::Cache | Command::Disconnect => Ok(()),
         Command::BlockStatus { one } => match device.extents(offset, length).await {
             Ok(extents) => {
-                return line.answer(|out| request::reply_block_status(out, &request, one, &extents), None, permits);
+                return line.answer(|out| request::reply_block_status(out, &request, one, &extents), Vec::new(), permits);
             }
             Err(error) => Err(error),
         },
     };
     match result {
-        Ok(()) => line.answer(|out| request::reply_done(out, &request), None, permits),
+        Ok(()) => line.answer(|out| request::reply_done(out, &request), Vec::new(), permits),
         Err(error) => {
             let failure = Failure::from(error);
-            line.answer(|out| request::reply_failure(out, &request, agreed, &failure), None, permits);
+            line.answer(|out| request::reply_failure(out, &request, agreed, &failure), Vec::new(), permits);
         }
     }
 }
@@ -289,7 +294,7 @@ async fn execute<B: BlockDevice>(
 /// Sends replies until there are no more to come.
 async fn send_replies<D: Doors>(doors: &D, line: &Line, writer: &mut impl ConnWriter) {
     loop {
-        let seen = line.changed.version();
+        let seen = line.out.version();
         if line.killed.get() {
             break;
         }
@@ -297,7 +302,7 @@ async fn send_replies<D: Doors>(doors: &D, line: &Line, writer: &mut impl ConnWr
             if line.ending.get() && line.in_flight.get() == 0 {
                 break;
             }
-            line.changed.changed(seen).await;
+            line.out.changed(seen).await;
             continue;
         };
         line.sending_since.set(Some(doors.now()));
@@ -312,7 +317,6 @@ async fn send_replies<D: Doors>(doors: &D, line: &Line, writer: &mut impl ConnWr
         drop(batch.permits);
     }
     // Answers of requests that are still in flight have nobody to go to.
-    line.killed.set(true);
+    line.kill();
     drop(line.outbox.take());
-    line.changed.notify();
 }

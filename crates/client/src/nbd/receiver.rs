@@ -4,8 +4,13 @@ use std::io;
 
 use sublet_doors::{Buffer, ConnReader};
 
+use super::request::REQUEST_SIZE;
+
 /// What one receive call takes at most: a full queue of 4 KiB writes, as `fio` and kernels keep them in flight.
 const RECEIVE_SIZE: usize = 256 << 10;
+
+/// A payload of this length or more is a long one.
+const LONG_MIN: usize = 128 << 10;
 
 /// A buffered reader.
 pub(super) struct Receiver<R> {
@@ -14,11 +19,14 @@ pub(super) struct Receiver<R> {
     buffer: Option<Buffer>,
     start: usize,
     end: usize,
+    /// The last payload was a long one: the next receive takes no more than a header, so that the bytes of the next payload go
+    /// right to their place.
+    sips: bool,
 }
 
 impl<R: ConnReader> Receiver<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, buffer: Some(Buffer::new(RECEIVE_SIZE)), start: 0, end: 0 }
+        Self { reader, buffer: Some(Buffer::new(RECEIVE_SIZE)), start: 0, end: 0, sips: false }
     }
 
     fn buffered(&self) -> &[u8] {
@@ -34,7 +42,7 @@ impl<R: ConnReader> Receiver<R> {
             self.end -= self.start;
             self.start = 0;
         }
-        let range = self.end..buffer.len();
+        let range = self.end..if self.sips { (self.end + REQUEST_SIZE).min(buffer.len()) } else { buffer.len() };
         let (result, buffer) = self.reader.read(buffer, range).await;
         self.buffer = Some(buffer);
         let received = result?;
@@ -57,6 +65,7 @@ impl<R: ConnReader> Receiver<R> {
 
     /// The next `length` bytes in a buffer of their own (W3: private from here on).
     pub(super) async fn payload(&mut self, length: usize) -> io::Result<Buffer> {
+        self.sips = length >= LONG_MIN;
         let mut payload = Buffer::new(length);
         let have = self.buffered().len().min(length);
         if let (Some(to), Some(from)) = (payload.get_mut(..have), self.buffered().get(..have)) {

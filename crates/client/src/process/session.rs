@@ -16,7 +16,7 @@ use sublet_api::{ErrorKind, Refusal};
 use sublet_coordinator::limits::{LEAVE_TIME_MAX, PROBE_TIME_MAX, PROGRESS_PAUSE};
 use sublet_coordinator::{Heard, Manager, Reports as _, close, obey};
 use sublet_doors::real::{RealDoors, boot_id};
-use sublet_doors::{Buffer, Clock, Doors};
+use sublet_doors::{Clock, Doors};
 use sublet_link::MountHome;
 use sublet_volume::{Volume, VolumeErrorKind, VolumeOptions};
 
@@ -159,7 +159,7 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
         manager.update(&status);
         if matches!(status.path, PathState::Lost | PathState::None) {
             // A fenced engine refuses even to read nothing, which the device remembers; one that waits for a lender does not.
-            let _ = doors.timeout(PROBE_TIME_MAX, device.read(0, Buffer::new(0), 0..0)).await;
+            let _ = doors.timeout(PROBE_TIME_MAX, device.read(0, 0)).await;
         }
         let change = volume.status_changed().changed(seen);
         if status.work.is_empty() {
@@ -339,8 +339,8 @@ fn not_flushed(is_fenced: bool) -> Refusal {
 
 /// A fenced engine refuses even to read nothing.
 async fn is_fenced(doors: &RealDoors, volume: &Engine) -> bool {
-    let probe = doors.timeout(PROBE_TIME_MAX, volume.read(0, Buffer::new(0), 0..0)).await;
-    matches!(probe, Ok((Err(error), _)) if error.kind == VolumeErrorKind::Fenced)
+    let probe = doors.timeout(PROBE_TIME_MAX, volume.read(0, 0)).await;
+    matches!(probe, Ok(Err(error)) if error.kind == VolumeErrorKind::Fenced)
 }
 
 fn remove_running_files(home: &MountHome) {

@@ -1,11 +1,10 @@
 //! The engine as a front end sees it.
 
 use std::cell::Cell;
-use std::ops::Range;
 use std::rc::Rc;
 
 use sublet_doors::local::Signal;
-use sublet_doors::{Buffer, Chunk, Doors};
+use sublet_doors::{Chunk, Doors};
 use sublet_volume::{ManagerDoor, Volume, VolumeError, VolumeErrorKind};
 
 use crate::device::{BlockDevice, DeviceError, DeviceErrorKind, Extent, ZeroFlags};
@@ -82,13 +81,8 @@ impl<D: Doors, M: ManagerDoor> BlockDevice for VolumeDevice<D, M> {
         self.volume.read_only()
     }
 
-    async fn read(&self, offset: u64, buffer: Buffer, range: Range<usize>) -> (Result<(), DeviceError>, Buffer) {
-        let volume = match self.open() {
-            Ok(volume) => volume,
-            Err(error) => return (Err(error), buffer),
-        };
-        let (result, buffer) = volume.read(offset, buffer, range).await;
-        (result.map_err(|e| self.translate(e)), buffer)
+    async fn read(&self, offset: u64, length: u64) -> Result<Vec<Chunk>, DeviceError> {
+        self.open()?.read(offset, length).await.map_err(|e| self.translate(e))
     }
 
     async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), DeviceError> {

@@ -4,7 +4,6 @@
 pub mod raw;
 
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -17,7 +16,7 @@ use futures_channel::oneshot;
 use sublet_client::device::{BlockDevice, DeviceError, Extent, ZeroFlags};
 use sublet_client::nbd::Server;
 use sublet_doors::real::{RealDoors, run};
-use sublet_doors::{Buffer, Chunk, Clock, Endpoint};
+use sublet_doors::{Chunk, Clock, Endpoint};
 
 /// Bytes in memory; answers come in another order than the requests.
 pub struct MemoryDevice {
@@ -64,12 +63,10 @@ impl BlockDevice for MemoryDevice {
     fn read_only(&self) -> bool {
         self.read_only
     }
-    async fn read(&self, offset: u64, mut buffer: Buffer, range: Range<usize>) -> (Result<(), DeviceError>, Buffer) {
+    async fn read(&self, offset: u64, length: u64) -> Result<Vec<Chunk>, DeviceError> {
         self.pause().await;
-        let at = offset as usize;
-        let length = range.len();
-        buffer[range].copy_from_slice(&self.bytes.borrow()[at..at + length]);
-        (Ok(()), buffer)
+        let bytes = self.bytes.borrow();
+        Ok(vec![Chunk::copy_of(&bytes[offset as usize..(offset + length) as usize])])
     }
     async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), DeviceError> {
         self.pause().await;

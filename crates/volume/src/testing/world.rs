@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sublet_api::mount::{MountLeg, MountSegment, MountingInformation};
-use sublet_doors::{Buffer, Chunk, Clock, Rng};
+use sublet_doors::{Chunk, Clock, Rng};
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, ManagerId, PoolId, ServerId, SliceId, VolumeId, Way};
 
 use super::doors::MemDoors;
@@ -125,8 +125,9 @@ pub(crate) fn assert_same(one: &[u8], other: &[u8], history: &[String]) {
 }
 
 pub(crate) async fn read(volume: &TestVolume, offset: u64, length: usize) -> Result<Vec<u8>, VolumeError> {
-    let (result, buffer) = volume.read(offset, Buffer::zeroed(length + 100), 50..50 + length).await;
-    result.map(|()| buffer[50..50 + length].to_vec())
+    let bytes = Chunk::joined(&volume.read(offset, length as u64).await?);
+    assert_eq!(bytes.len(), length, "all of it, and no more");
+    Ok(bytes)
 }
 
 pub(crate) async fn write(volume: &TestVolume, offset: u64, bytes: &[u8]) -> Result<(), VolumeError> {
