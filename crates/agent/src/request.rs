@@ -132,12 +132,13 @@ impl<D: Doors> Work<D> {
         }
         let none = || Answer::Small(Vec::new());
         match (frame.op, body) {
+            // What is rare is boxed, so that the others need no room for it.
             (_, Body::Refused(failure)) => Err(failure),
             (Op::Read, _) => self.read().await,
             (Op::Write, Body::Blocks { table, data }) => self.write(&table, data).await.map(|()| none()),
-            (Op::WriteZeroes, _) => self.write_zeroes().await.map(|()| none()),
-            (Op::Flush, _) => self.flush().await.map(|()| none()),
-            (Op::Extents, _) => self.extents().await,
+            (Op::WriteZeroes, _) => Box::pin(self.write_zeroes()).await.map(|()| none()),
+            (Op::Flush, _) => Box::pin(self.flush()).await.map(|()| none()),
+            (Op::Extents, _) => Box::pin(self.extents()).await,
             (Op::Search, Body::Search(wanted)) => {
                 self.readable()?;
                 let question = Question {
@@ -146,15 +147,15 @@ impl<D: Doors> Work<D> {
                     pattern: &wanted.pattern,
                     count_only: frame.flags.has(Flags::COUNT),
                 };
-                let reply = search(&shared.doors, &shared.served.area, session, &question).await?;
+                let reply = Box::pin(search(&shared.doors, &shared.served.area, session, &question)).await?;
                 Ok(Answer::Small(reply.encode()))
             }
-            (Op::SetState, Body::SetState(state)) => self.set_state(&state).await,
-            (Op::Map, Body::Map(map)) => self.map(map).await,
-            (Op::Seed, Body::Seed(seed)) => self.seed(&seed).await.map(|()| none()),
-            (Op::Clear, Body::Clear(clear)) => self.clear(&clear).await.map(|()| none()),
-            (Op::Cool, Body::Cool(cool)) => self.cool(&cool).await.map(|()| none()),
-            (Op::Verify, _) => self.verify().await,
+            (Op::SetState, Body::SetState(state)) => Box::pin(self.set_state(&state)).await,
+            (Op::Map, Body::Map(map)) => Box::pin(self.map(map)).await,
+            (Op::Seed, Body::Seed(seed)) => Box::pin(self.seed(&seed)).await.map(|()| none()),
+            (Op::Clear, Body::Clear(clear)) => Box::pin(self.clear(&clear)).await.map(|()| none()),
+            (Op::Cool, Body::Cool(cool)) => Box::pin(self.cool(&cool)).await.map(|()| none()),
+            (Op::Verify, _) => Box::pin(self.verify()).await,
             (Op::Ping, _) => Ok(Answer::Small(shared.served.area.identity().encode())),
             _ => Err(Failure::new(Status::Unsupported, "this operation is not one of a session")),
         }
@@ -254,7 +255,7 @@ impl<D: Doors> Work<D> {
     }
 
     async fn durable_if_asked(&self) -> Result<(), Failure> {
-        if self.frame.flags.has(Flags::FUA) { self.flush().await } else { Ok(()) }
+        if self.frame.flags.has(Flags::FUA) { Box::pin(self.flush()).await } else { Ok(()) }
     }
 
     /// Covers every write that was answered before, on any session: it is one file (or several) for all of them.

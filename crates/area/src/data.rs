@@ -69,7 +69,7 @@ impl<D: Doors> Inner<D> {
     pub async fn written(&self, what: &str, piece: &OpenPiece<D>, written: io::Result<()>) -> Result<(), AreaError> {
         match written {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.write_error(what, piece, &error).await),
+            Err(error) => Err(Box::pin(self.write_error(what, piece, &error)).await),
         }
     }
 

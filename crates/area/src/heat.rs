@@ -108,7 +108,7 @@ impl<D: Doors> Inner<D> {
             if cold.peek().is_none() {
                 break;
             }
-            try_join_all(cold.map(|region| self.heat(slice, region))).await?;
+            Box::pin(try_join_all(cold.map(|region| self.heat(slice, region)))).await?;
         }
         // From here to the end of this function nothing else runs: a region that is ready is being written now.
         for region in range {
@@ -309,12 +309,18 @@ impl<D: Doors> Inner<D> {
         Ok(SumPage::decode(&buffer, sum))
     }
 
+    /// The kept checksums of a region, if they are in memory.
+    pub fn cached_sums(&self, region: usize) -> Option<Rc<SumPage>> {
+        self.regions.record(region).page?;
+        self.regions.cache.borrow().get(region)
+    }
+
     /// The checksums of a region that is not hot, from memory or from its page. None if it has none: a damaged page is given
     /// up, and the region counts as written without checksums from then on; as unproved, where other legs could tell.
     pub async fn cold_sums(&self, region: usize) -> Result<Option<Rc<SumPage>>, AreaError> {
         loop {
             let Some(sum) = self.regions.record(region).page else { return Ok(None) };
-            if let Some(page) = self.regions.cache.borrow().get(region) {
+            if let Some(page) = self.cached_sums(region) {
                 return Ok(Some(page));
             }
             let waiting = self.regions.cache.borrow_mut().wait(region);

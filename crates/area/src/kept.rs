@@ -96,7 +96,8 @@ impl<D: Doors> Inner<D> {
             let part = range.start + blocks.start * BLOCK_SIZE as usize..range.start + blocks.end * BLOCK_SIZE as usize;
             let Some(own) = sums.get_mut(blocks.start * 4..blocks.end * 4) else { continue };
             let result;
-            (result, buffer) = self.read_beside(at + blocks.start as u64 * BLOCK_SIZE, buffer, part.clone(), own).await;
+            let again = self.read_beside(at + blocks.start as u64 * BLOCK_SIZE, buffer, part.clone(), own);
+            (result, buffer) = Box::pin(again).await;
             let (computed, still) = match result {
                 Ok(read) => read,
                 Err(error) => return (Err(error), buffer),
@@ -159,7 +160,10 @@ impl<D: Doors> Inner<D> {
                     continue;
                 }
                 None if self.regions.hot.borrow().contains_key(&part.region) => None,
-                None => self.cold_sums(part.region).await?,
+                None => match self.cached_sums(part.region) {
+                    Some(page) => Some(page),
+                    None => Box::pin(self.cold_sums(part.region)).await?,
+                },
             };
             match known {
                 Some(page) => {
@@ -168,7 +172,7 @@ impl<D: Doors> Inner<D> {
                     }
                 }
                 None => {
-                    self.load_checkpoint(part.region).await?;
+                    Box::pin(self.load_checkpoint(part.region)).await?;
                     if self.hot_sums(&part, sums, &mut open).is_none() {
                         open.extend(blocks);
                     }

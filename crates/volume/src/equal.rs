@@ -290,17 +290,21 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         (start, REGION_SIZE.min(self.length.saturating_sub(start)))
     }
 
+    /// True if nothing has to be made equal before a range is read.
+    pub(crate) fn is_equal(&self, offset: u64, length: u64) -> bool {
+        // A read-only client can neither copy nor leave anybody out: it reads the source only.
+        self.shared.info.read_only
+            || self.exact.get()
+            || (!self.someone_unasked() && !self.unequal.borrow().touches(offset, length))
+    }
+
     /// Makes a range of blocks the same at all in-sync legs, durably, if they may differ there (H3). With `held` the caller has
     /// its range lock, and runs to its end; otherwise the caller may go away (W2).
     pub(crate) async fn make_equal(self: &Rc<Self>, offset: u64, length: u64, held: bool) -> Result<(), VolumeError> {
         loop {
             let seen = self.shared.changed.version();
             self.check()?;
-            // A read-only client can neither copy nor leave anybody out: it reads the source only.
-            if self.shared.info.read_only || self.exact.get() {
-                return Ok(());
-            }
-            if !self.someone_unasked() && !self.unequal.borrow().touches(offset, length) {
+            if self.is_equal(offset, length) {
                 return Ok(());
             }
             // One that has left too, until the labels say so: what it lacks is known only by these marks (S1).

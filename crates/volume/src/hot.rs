@@ -164,12 +164,17 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         }
     }
 
+    /// A change of these regions needs no other to cool first.
+    pub(crate) fn admits(&self, regions: Range<u32>) -> bool {
+        self.hot.borrow().admits(regions, self.hot_max())
+    }
+
     /// Waits until a change of these regions may be sent (H2); answers true once it may.
     pub(crate) async fn admit(self: &Rc<Self>, regions: Range<u32>) -> Result<bool, VolumeError> {
-        let max = self.hot_max();
-        if self.hot.borrow().admits(regions.clone(), max) {
+        if self.admits(regions.clone()) {
             return Ok(true);
         }
+        let max = self.hot_max();
         let seen = self.shared.changed.version();
         // Regions that may differ stay hot until they are equal, and whoever makes them so tells it (H3).
         let is_equal = |region| !self.unequal.borrow().has(region);

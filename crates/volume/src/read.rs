@@ -122,6 +122,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         if let Some(data) = self.read_once(offset, length, held, &mut tried).await? {
             return Ok(data);
         }
+        Box::pin(self.read_again(offset, length, tried)).await
+    }
+
+    async fn read_again(self: &Rc<Self>, offset: u64, length: u32, mut tried: Tried) -> Result<Chunk, VolumeError> {
         // K1: read again under the range lock before it counts. As a task of its own: a caller that goes away must not take the
         // lock with it while a repair is under way (W2).
         let segment = Rc::clone(self);
@@ -147,7 +151,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let seen = self.shared.changed.version();
             self.check()?;
             // H3: what may differ is made equal before it is read.
-            self.make_equal(offset, length.into(), held).await?;
+            if !self.is_equal(offset, length.into()) {
+                Box::pin(self.make_equal(offset, length.into(), held)).await?;
+            }
             let readable = self.members.borrow().which(|m| {
                 (m.role == Role::InSync && m.equal) || (m.role.takes_writes() && mutation::is(Mutation::ServeStaleLeg))
             });
@@ -159,7 +165,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                     self.found(*leg, offset, &blocks.wrong, FindingKind::Unrepairable, "no other copy has it");
                 }
                 for leg in unreadable.iter() {
-                    let bad = self.unreadable_blocks(*leg, offset, length).await;
+                    let bad = Box::pin(self.unreadable_blocks(*leg, offset, length)).await;
                     self.found(*leg, offset, &bad, FindingKind::Unrepairable, "it cannot be read, and no other copy has it");
                 }
                 return Err(error);
@@ -183,11 +189,11 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                         self.wrong_bytes(&name, offset, length)
                     } else {
                         for (suspect, bad) in suspects.iter() {
-                            self.repair(*suspect, offset, &bad.wrong, &blocks.data, FindingKind::Repaired).await;
+                            Box::pin(self.repair(*suspect, offset, &bad.wrong, &blocks.data, FindingKind::Repaired)).await;
                         }
                         for leg in unreadable.iter() {
-                            let bad = self.unreadable_blocks(*leg, offset, length).await;
-                            self.repair(*leg, offset, &bad, &blocks.data, FindingKind::Repaired).await;
+                            let bad = Box::pin(self.unreadable_blocks(*leg, offset, length)).await;
+                            Box::pin(self.repair(*leg, offset, &bad, &blocks.data, FindingKind::Repaired)).await;
                         }
                         return Ok(Some(blocks.data));
                     }

@@ -279,7 +279,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             if !self.members.borrow().paused() {
                 if self.log.borrow().is_full() {
                     Box::pin(self.wait_for_room()).await?;
-                } else if Box::pin(self.admit(regions.clone())).await? {
+                } else if self.admits(regions.clone()) || Box::pin(self.admit(regions.clone())).await? {
                     break;
                 }
                 continue;
@@ -311,6 +311,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             outcomes.push(select_all(legs.iter().map(|leg| Box::pin(self.change_at(*leg, change)))).await.0);
         } else if mutation::is(Mutation::ZeroesOnOneLeg) && matches!(change, Change::Zero { .. }) {
             outcomes.extend(join_all(legs.iter().take(1).map(|leg| self.change_at(*leg, change))).await);
+        } else if let [leg] = legs[..] {
+            outcomes.push(self.change_at(leg, change).await);
         } else {
             outcomes = join_all(legs.iter().map(|leg| self.change_at(*leg, change))).await;
         }

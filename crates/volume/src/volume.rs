@@ -163,10 +163,8 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
             return Ok(());
         }
         let inner = Rc::clone(&self.inner);
-        let flush = async move {
-            let _in_use = in_use;
-            inner.flush().await
-        };
+        let flush = async move { inner.flush().await };
+        let flush = RunOn::new(&self.inner.shared.doors, flush.inspect(move |_| drop(in_use)));
         self.inner.to_the_end(0, self.inner.size, flush).await
     }
 
@@ -240,12 +238,10 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
             return Err(VolumeError::new(VolumeErrorKind::ReadOnly, "the volume is mounted read-only"));
         }
         let in_use = self.inner.shared.begin().await?;
-        let work = work(Rc::clone(&self.inner));
-        let task = async move {
-            let _in_use = in_use;
-            work.await
-        };
-        self.inner.to_the_end(offset, length, task).await
+        // Put into its box before anything is waited for: otherwise every future around it would have room for it.
+        let work = work(Rc::clone(&self.inner)).inspect(move |_| drop(in_use));
+        let work = RunOn::new(&self.inner.shared.doors, work);
+        self.inner.to_the_end(offset, length, work).await
     }
 }
 
@@ -290,15 +286,12 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         missing.or(self.segments.first()).map_or_else(|| protocol("the volume has no segment"), |segment| segment.expired())
     }
 
-    /// Runs a change to its end: a caller that goes away leaves neither a lock held nor a write half-sent. After `fail_after` the
-    /// caller gets its error, while the change goes on until all copies have it.
-    async fn to_the_end(
-        &self,
-        offset: u64,
-        length: u64,
-        work: impl Future<Output = Result<(), VolumeError>> + 'static,
-    ) -> Result<(), VolumeError> {
-        let mut work = RunOn::new(&self.shared.doors, work);
+    /// Waits for a change, which runs to its end: a caller that goes away leaves neither a lock held nor a write half-sent. After
+    /// `fail_after` the caller gets its error, while the change goes on until all copies have it.
+    async fn to_the_end<F>(&self, offset: u64, length: u64, mut work: RunOn<D, F>) -> Result<(), VolumeError>
+    where
+        F: Future<Output = Result<(), VolumeError>> + 'static,
+    {
         if self.shared.options.fail_after.is_none() {
             return work.await;
         }
@@ -329,9 +322,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         let mut chunks = match (pieces.next(), pieces.next()) {
             (None, _) => return Ok(Vec::new()),
             (Some(only), None) => vec![read(only).await?],
-            (Some(first), Some(second)) => {
-                try_join_all([first, second].into_iter().chain(pieces).map(read)).await?
-            }
+            (Some(first), Some(second)) => Box::pin(try_join_all([first, second].into_iter().chain(pieces).map(read))).await?,
         };
         // The part of these blocks that was asked for.
         let excess = (blocks.end * BLOCK_SIZE - offset - length) as usize;
@@ -372,25 +363,8 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
     async fn write_locked(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), VolumeError> {
         let blocks = BlockRange::covering(offset, data.len() as u64);
         let (start, end) = (blocks.start * BLOCK_SIZE, blocks.end * BLOCK_SIZE);
-        let data = if end - start == data.len() as u64 {
-            data
-        } else {
-            let mut whole = Buffer::new((end - start) as usize);
-            let edge = BLOCK_SIZE as usize;
-            let size = whole.len();
-            if offset > start {
-                self.read_into(start, whole.get_mut(..edge).unwrap_or(&mut []), true).await?;
-            }
-            let tail_is_partial = offset + (data.len() as u64) < end;
-            if tail_is_partial && (size > edge || offset == start) {
-                self.read_into(end - BLOCK_SIZE, whole.get_mut(size - edge..).unwrap_or(&mut []), true).await?;
-            }
-            let at = (offset - start) as usize;
-            if let Some(middle) = whole.get_mut(at..at + data.len()) {
-                middle.copy_from_slice(&data);
-            }
-            whole.freeze()
-        };
+        let data =
+            if end - start == data.len() as u64 { data } else { Box::pin(self.complete(offset, &data, start, end)).await? };
         let changes: Vec<(usize, Change)> = self
             .map
             .pieces(start, data.len() as u64, REQUEST_SIZE_MAX)
@@ -399,8 +373,33 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         self.change_all(&changes).await
     }
 
+    /// These bytes with the blocks around them, from `start` to `end`.
+    async fn complete(&self, offset: u64, data: &Chunk, start: u64, end: u64) -> Result<Chunk, VolumeError> {
+        let mut whole = Buffer::new((end - start) as usize);
+        let edge = BLOCK_SIZE as usize;
+        let size = whole.len();
+        if offset > start {
+            self.read_into(start, whole.get_mut(..edge).unwrap_or(&mut []), true).await?;
+        }
+        let tail_is_partial = offset + (data.len() as u64) < end;
+        if tail_is_partial && (size > edge || offset == start) {
+            self.read_into(end - BLOCK_SIZE, whole.get_mut(size - edge..).unwrap_or(&mut []), true).await?;
+        }
+        let at = (offset - start) as usize;
+        if let Some(middle) = whole.get_mut(at..at + data.len()) {
+            middle.copy_from_slice(data);
+        }
+        Ok(whole.freeze())
+    }
+
     /// Carries changes out in parallel. All run to their end, whatever the others do: the lock is held for all of them.
     async fn change_all(&self, changes: &[(usize, Change)]) -> Result<(), VolumeError> {
+        if let [(segment, change)] = changes {
+            return match self.segments.get(*segment) {
+                Some(segment) => segment.change(change).await,
+                None => Ok(()),
+            };
+        }
         let work = changes.iter().filter_map(|(segment, change)| Some(self.segments.get(*segment)?.change(change)));
         join_all(work).await.into_iter().collect()
     }

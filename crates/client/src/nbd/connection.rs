@@ -275,7 +275,7 @@ async fn execute<B: BlockDevice>(
         Command::Zero(flags) => device.write_zeroes(offset, length, flags).await,
         Command::Flush => device.flush().await,
         Command::Cache | Command::Disconnect => Ok(()),
-        Command::BlockStatus { one } => match device.extents(offset, length).await {
+        Command::BlockStatus { one } => match Box::pin(device.extents(offset, length)).await {
             Ok(extents) => {
                 return line.answer(|out| request::reply_block_status(out, &request, one, &extents), Vec::new(), permits);
             }

@@ -67,7 +67,11 @@ fn drive<F: Future>(runtime: &Runtime, tasks: &Tasks, main: F) -> F::Output {
                 resume_unwind(panic);
             }
             let gave_way = tasks.gave_way.take();
-            if busy || !gave_way.is_empty() { runtime.poll_with(Some(Duration::ZERO)) } else { runtime.poll() }
+            if busy || !gave_way.is_empty() {
+                runtime.poll_with(Some(Duration::ZERO))
+            } else {
+                runtime.poll()
+            }
             gave_way.into_iter().for_each(Waker::wake);
         }
     })
@@ -130,13 +134,14 @@ impl Tasks {
         }
         let slot = tasks.reserve();
         let own = Rc::clone(tasks);
-        let handle = compio::runtime::spawn(async move {
-            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+        // Combined, not awaited in a block: that would have room for the task twice.
+        let handle = compio::runtime::spawn(AssertUnwindSafe(task).catch_unwind().map(move |outcome| {
+            if let Err(panic) = outcome {
                 let first = own.panic.take();
                 own.panic.set(Some(first.unwrap_or(panic)));
             }
             own.finished(slot);
-        });
+        }));
         if let Some(place) = tasks.slots.borrow_mut().handles.get_mut(slot) {
             *place = Some(handle);
         }
