@@ -16,7 +16,7 @@ use crate::maps::regions_of;
 use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
-use crate::session::SessionError;
+use crate::session::{Session, SessionError};
 
 /// So many findings are remembered so that the same place is told once.
 const KNOWN_MAX: usize = 4096;
@@ -174,7 +174,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 .into_iter()
                 .filter(|leg| self.is_sound(*leg) || mutation::is(Mutation::ServeStaleLeg))
                 .filter_map(|leg| Some((leg, self.legs.get(leg)?.session()?)));
-            let Some((leg, session)) = open.min_by_key(|(leg, session)| (Some(*leg) != *again, session.load())) else {
+            let Some((leg, session)) = self.choose(open, *again) else {
                 if self.reads_expired.get() {
                     return Err(self.expired());
                 }
@@ -231,6 +231,18 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 return Ok(None);
             }
         }
+    }
+
+    /// Which leg to read from: the one that has to be asked again, else the one with the fewest requests of those that are not slow.
+    fn choose(
+        &self,
+        open: impl Iterator<Item = (usize, Rc<Session<D>>)>,
+        again: Option<usize>,
+    ) -> Option<(usize, Rc<Session<D>>)> {
+        let open: Vec<_> = open.collect();
+        let now = self.shared.doors.now();
+        let least = open.iter().map(|(_, session)| session.pace()).min().unwrap_or(0);
+        open.into_iter().min_by_key(|(leg, session)| (Some(*leg) != again, session.is_slow(least, now), session.load()))
     }
 
     /// The blocks of a range that a leg's disk cannot read, counted from `offset`.

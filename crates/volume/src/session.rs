@@ -31,6 +31,11 @@ const BLOCK: usize = BLOCK_SIZE as usize;
 /// Room in the lender's bound that requests leave to the watchdog's PINGs.
 const PING_ROOM: u64 = 2;
 
+/// A lender is slow if it takes so many times as long as another one, ...
+const SLOW_FACTOR: u64 = 4;
+/// ... and so many nanoseconds more: below that, nobody notices.
+const SLOW_MIN: u64 = 500_000;
+
 /// Why a session ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum End {
@@ -103,6 +108,8 @@ pub(crate) struct Session<D: Doors> {
     bytes: Semaphore,
     heard: Cell<Tick>,
     data_replied: Cell<Tick>,
+    /// When the last READ was answered, and how many nanoseconds one takes.
+    pace: Cell<(Tick, u64)>,
     opened: RefCell<Option<OpenReply>>,
 }
 
@@ -149,6 +156,7 @@ impl<D: Doors> Session<D> {
             bytes: Semaphore::new(SESSION_BYTES_MAX),
             heard: Cell::new(now),
             data_replied: Cell::new(now),
+            pace: Cell::new((now, 0)),
             opened: RefCell::new(None),
         });
         doors.spawn(Rc::clone(&session).receive(reader));
@@ -176,9 +184,33 @@ impl<D: Doors> Session<D> {
         *self.opened.borrow_mut() = Some(reply);
     }
 
-    /// Requests in flight: reads go to the leg with the fewest.
+    /// Requests in flight.
     pub(crate) fn load(&self) -> usize {
         self.flow.borrow().pending.len()
+    }
+
+    /// True if READs take much longer here than `least` nanoseconds, in which another lender answers one. What was measured counts
+    /// half as much after each second without a measurement, so that a slow lender is asked again: by one READ, until that is
+    /// answered.
+    pub(crate) fn is_slow(&self, least: u64, now: Tick) -> bool {
+        let (measured, pace) = self.pace.get();
+        let halvings = u32::try_from(now.since(measured).as_secs()).unwrap_or(u32::MAX);
+        let limit = least.saturating_mul(SLOW_FACTOR).saturating_add(SLOW_MIN);
+        pace.checked_shr(halvings).unwrap_or(0) > limit || (pace > limit && self.load() > 0)
+    }
+
+    /// How many nanoseconds a READ takes; 0 as long as none was answered.
+    pub(crate) fn pace(&self) -> u64 {
+        self.pace.get().1
+    }
+
+    /// A READ took so long. One that took longer than the others is believed slowly, one that was faster at once: now and then
+    /// something takes long anywhere.
+    fn note_pace(&self, now: Tick, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.pace();
+        let pace = if before == 0 || took < before { took } else { before - before / 16 + took / 16 };
+        self.pace.set((now, pace));
     }
 
     /// True once it has ended.

@@ -207,7 +207,11 @@ impl<D: Doors> Session<D> {
         let pending = self.flow.borrow_mut().pending.remove(&frame.cookie);
         let Some(pending) = pending else { return if self.is_dead() { Ok(()) } else { Err(Malformed("a reply came twice")) } };
         if is_data(frame.op) {
-            self.data_replied.set(self.doors.now());
+            let now = self.doors.now();
+            self.data_replied.set(now);
+            if frame.op == Op::Read {
+                self.note_pace(now, now.since(pending.sent));
+            }
         }
         let answer = if frame.status == Status::Ok {
             Ok(Reply { payload, blocks, result: frame.result })

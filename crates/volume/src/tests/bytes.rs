@@ -38,6 +38,42 @@ fn random_requests_agree_with_a_byte_model_on_every_way() {
 }
 
 #[test]
+fn a_slow_lender_does_not_slow_reads_that_can_go_elsewhere() {
+    MemDoors::run(8, |doors| async move {
+        let world = World::new(&doors, &[256 * K], 2);
+        for slow in [0, 1] {
+            for (leg, lender) in world.lenders.iter().enumerate() {
+                lender.delay.set(Duration::from_millis(if leg == slow { 100 } else { 1 }));
+            }
+            let volume = world.open().await;
+            // One at a time, and many at the same time.
+            for at_once in [1, 16] {
+                let (begun, reads) = (doors.now(), world.lenders[slow].reads());
+                for _ in 0..500 / at_once {
+                    let batch = (0..at_once).map(|n| read(&volume, n as u64 * 4 * K, 4096));
+                    join_all(batch).await.into_iter().for_each(|bytes| drop(bytes.unwrap()));
+                }
+                let asked = world.lenders[slow].reads() - reads;
+                assert!(asked <= 1 + at_once, "{asked} of 500 reads went to the slow lender");
+                let took = doors.now().since(begun);
+                assert!(took < Duration::from_millis(500 / at_once as u64 * 2 + 300), "{took:?}");
+            }
+            // It is tried again, and both serve once it is as fast as the other one.
+            world.lenders[slow].delay.set(Duration::from_millis(1));
+            let reads = world.lenders[slow].reads();
+            for _ in 0..2000 {
+                let batch = (0..8).map(|n| read(&volume, n * 4 * K, 4096));
+                join_all(batch).await.into_iter().for_each(|bytes| drop(bytes.unwrap()));
+                doors.sleep(Duration::from_millis(10)).await;
+            }
+            let asked = world.lenders[slow].reads() - reads;
+            assert!(asked > 4000, "only {asked} of 16000 reads went to the lender that was slow");
+            volume.close(false).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn requests_of_several_connections_at_once_agree_with_a_byte_model() {
     MemDoors::run(7, |doors| async move {
         let world = World::new(&doors, &[128 * K, 128 * K], 2);
