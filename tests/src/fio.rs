@@ -136,3 +136,60 @@ impl Fio {
         }
     }
 }
+
+/// A load whose speed is measured.
+#[derive(Clone, Debug)]
+pub struct Load {
+    flags: Vec<String>,
+}
+
+/// What it reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Speed {
+    /// Requests a second, reads and writes together.
+    pub rate: f64,
+    /// Mean time of a request in microseconds; of reads, if there are any.
+    pub mean_us: f64,
+}
+
+impl Load {
+    /// Through a volume's NBD socket, over one connection.
+    pub fn nbd(socket: &Path, rw: &str, block: &str, depth: u32, time: Duration) -> Self {
+        let uri = format!("--uri=nbd+unix:///?socket={}", socket.display());
+        let mut flags: Vec<String> =
+            ["--name=load", "--thread", "--ioengine=nbd", "--time_based", "--norandommap"].map(str::to_owned).into();
+        flags.extend([uri, format!("--rw={rw}"), format!("--bs={block}"), format!("--iodepth={depth}")]);
+        flags.extend([format!("--runtime={}", time.as_secs()), "--group_reporting".into(), "--output-format=json".into()]);
+        Self { flags }
+    }
+
+    /// Over so many connections.
+    #[must_use]
+    pub fn jobs(mut self, jobs: u32) -> Self {
+        self.flags.push(format!("--numjobs={jobs}"));
+        self
+    }
+
+    /// Writes every byte once, so that nothing is blank.
+    pub fn fill(socket: &Path, bytes: u64) {
+        let mut load = Self::nbd(socket, "write", "1m", 4, Duration::ZERO);
+        load.flags.retain(|flag| !matches!(flag.as_str(), "--time_based" | "--runtime=0"));
+        load.flags.push(format!("--size={bytes}"));
+        load.run();
+    }
+
+    /// Runs it.
+    ///
+    /// # Panics
+    /// With what fio says.
+    pub fn run(&self) -> Speed {
+        let run = run_within(tool("fio").args(&self.flags), LIMIT);
+        assert!(run.succeeded(), "{run}");
+        let text = run.out.find('{').and_then(|at| run.out.get(at..)).unwrap_or_default();
+        let json: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("no JSON ({e}): {run}"));
+        let number = |pointer: &str| json.pointer(pointer).and_then(Value::as_f64).unwrap_or_default();
+        let reads = number("/jobs/0/read/iops");
+        let of = if reads > 0.0 { "read" } else { "write" };
+        Speed { rate: reads + number("/jobs/0/write/iops"), mean_us: number(&format!("/jobs/0/{of}/lat_ns/mean")) / 1e3 }
+    }
+}

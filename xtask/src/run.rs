@@ -105,7 +105,19 @@ pub fn sim(top: &Path, args: &[&str]) -> Result<(), String> {
 pub fn figures(top: &Path) -> Result<(), String> {
     packages::install(packages::TEST)?;
     cargo(top, &["build", "--release", "--package", "sublet"], &[])?;
-    let args = ["test", "--package", "sublet-tests", "--test", "figures", "--", "--ignored", "--test-threads=1", "--nocapture"];
+    let args = [
+        "test",
+        "--package",
+        "sublet-tests",
+        "--test",
+        "figures",
+        "--test",
+        "figures_load",
+        "--",
+        "--ignored",
+        "--test-threads=1",
+        "--nocapture",
+    ];
     cargo(top, &args, &[("SUBLET_TEST_PROFILE", "release")])
 }
 
