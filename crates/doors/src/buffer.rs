@@ -13,7 +13,7 @@ pub const ALIGNMENT: usize = 4096;
 /// Buffers up to this size are pooled by power of two.
 const POOLED_SIZE_MAX: usize = 2 << 20;
 /// Bytes that a thread's pool keeps at most.
-const POOL_BYTES_MAX: usize = 32 << 20;
+const POOL_BYTES_MAX: usize = 16 << 20;
 
 /// One aligned page of a buffer.
 #[derive(Clone, Copy)]

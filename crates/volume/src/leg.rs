@@ -433,6 +433,10 @@ async fn watch<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, 
     let began = shared.doors.now();
     let mut looked = began;
     loop {
+        // While nothing is asked of the lender, only the next PING has to be thought of.
+        let idle = session.silence(looked);
+        let dozes = session.load() == 0 && idle.quiet >= WATCH_INTERVAL;
+        let pause = if dozes { PING_AFTER.saturating_sub(idle.quiet).max(WATCH_INTERVAL) } else { WATCH_INTERVAL };
         {
             let end = pin!(async {
                 loop {
@@ -445,7 +449,14 @@ async fn watch<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, 
                     let _ = select(end, changed).await;
                 }
             });
-            let sleep = pin!(shared.doors.sleep(WATCH_INTERVAL));
+            let sleep = pin!(async {
+                let sleep = pin!(shared.doors.sleep(pause));
+                if dozes {
+                    select(sleep, pin!(session.stirred())).await;
+                } else {
+                    sleep.await;
+                }
+            });
             if let Either::Left(_) = select(end, sleep).await {
                 // Idle, closed or fenced: requests that still wait end with the session (F4).
                 session.kill(End::Unwanted);
@@ -453,7 +464,7 @@ async fn watch<D: Doors, M: ManagerDoor>(segment: &Segment<D, M>, leg: &Leg<D>, 
             }
         }
         let now = shared.doors.now();
-        let late = now.since(looked) > WATCH_INTERVAL * 4;
+        let late = now.since(looked) > pause + WATCH_INTERVAL * 3;
         looked = now;
         if late {
             // This process was stopped: what has arrived meanwhile is taken before anybody is blamed.

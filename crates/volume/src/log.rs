@@ -14,9 +14,9 @@ use crate::change::Change;
 use crate::maps::{Units, add_units};
 
 /// A segment keeps so many bytes of writes ...
-pub(crate) const KEPT_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const KEPT_BYTES_MAX: u64 = 32 << 20;
 /// ... all segments of a volume together so many (one largest request each is always allowed) ...
-pub(crate) const KEPT_BYTES_VOLUME_MAX: u64 = 256 << 20;
+pub(crate) const KEPT_BYTES_VOLUME_MAX: u64 = 64 << 20;
 /// ... and a segment so many changes.
 pub(crate) const KEPT_ENTRIES_MAX: usize = 16384;
 
@@ -276,7 +276,7 @@ mod tests {
     fn w5_the_log_is_bounded_by_bytes_and_by_entries_and_a_small_write_keeps_no_large_buffer() {
         let mut log = Log::new(1);
         let large = Chunk::from(vec![1; 1 << 20]);
-        for _ in 0..63 {
+        for _ in 1..KEPT_BYTES_MAX >> 20 {
             log.begin(&Change::write(0, large.clone(), false));
         }
         assert!(log.is_half_full() && !log.is_full());

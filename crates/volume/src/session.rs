@@ -108,6 +108,9 @@ pub(crate) struct Session<D: Doors> {
     bytes: Semaphore,
     heard: Cell<Tick>,
     data_replied: Cell<Tick>,
+    /// The watchdog sleeps until the next request.
+    dozing: Cell<bool>,
+    awake: Signal,
     /// When the last READ was answered, and how many nanoseconds one takes.
     pace: Cell<(Tick, u64)>,
     opened: RefCell<Option<OpenReply>>,
@@ -156,6 +159,8 @@ impl<D: Doors> Session<D> {
             bytes: Semaphore::new(SESSION_BYTES_MAX),
             heard: Cell::new(now),
             data_replied: Cell::new(now),
+            dozing: Cell::new(false),
+            awake: Signal::new(),
             pace: Cell::new((now, 0)),
             opened: RefCell::new(None),
         });
@@ -235,6 +240,13 @@ impl<D: Doors> Session<D> {
             }
             self.ended.changed(seen).await;
         }
+    }
+
+    /// Waits until something is asked of the lender.
+    pub(crate) async fn stirred(&self) {
+        let seen = self.awake.version();
+        self.dozing.set(true);
+        self.awake.changed(seen).await;
     }
 
     /// Ends the session; every request in flight is lost. The first reason counts.
@@ -320,6 +332,9 @@ impl<D: Doors> Session<D> {
         }
         drop(flow);
         self.out.notify();
+        if self.dozing.replace(false) {
+            self.awake.notify();
+        }
         Some(answer)
     }
 

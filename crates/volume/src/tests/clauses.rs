@@ -353,7 +353,7 @@ fn s1_h3_the_source_dies_before_the_legs_are_equal_and_one_that_has_lost_nothing
             world.lenders[0].start();
             let settled = || world.manager.0.segments.borrow()[0].in_sync == [true, true] && volume.status().reason.is_empty();
             world.until(90, "the copies are equal", settled).await;
-            assert!(done.get());
+            world.until(2, "the user goes on", || done.get()).await;
             world.assert_same(0, 1);
             assert_eq!(world.lenders[0].bytes()[at], if crashed { 90 } else { 91 });
         });
