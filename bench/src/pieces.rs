@@ -21,7 +21,7 @@ pub struct Piece {
 }
 
 /// All of them.
-pub const PIECES: [Piece; 8] = [
+pub const PIECES: [Piece; 10] = [
     Piece { name: "frame-encode", what: "a request's header is written, with its checksum", run: frame_encode },
     Piece { name: "frame-decode", what: "a request's header is read and checked", run: frame_decode },
     Piece { name: "reply-decode", what: "a reply's header is read and checked", run: reply_decode },
@@ -30,6 +30,16 @@ pub const PIECES: [Piece; 8] = [
     Piece { name: "compare-4k", what: "a block is compared with its checksum", run: compare },
     Piece { name: "nbd", what: "a request of an NBD client is read and checked, and the head of its reply written", run: nbd },
     Piece { name: "buffer", what: "a buffer of 4 KiB is taken from the pool, shared, and given back", run: buffer },
+    Piece {
+        name: "engine-read",
+        what: "4 KiB are read through the engine, 16 at a time, from one of two lenders in memory, these included",
+        run: sublet_volume::pieces::read,
+    },
+    Piece {
+        name: "engine-write",
+        what: "4 KiB are written through the engine, 16 at a time, to two lenders in memory, these included",
+        run: sublet_volume::pieces::write,
+    },
 ];
 
 fn frame() -> RequestFrame {

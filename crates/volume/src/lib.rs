@@ -38,7 +38,10 @@ mod throttle;
 mod volume;
 mod work;
 
-#[cfg(test)]
+#[cfg(feature = "pieces")]
+pub mod pieces;
+#[cfg(any(test, feature = "pieces"))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used, reason = "written for tests"))]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,18 @@ impl World {
     }
 
     pub(crate) async fn open(&self) -> TestVolume {
-        self.open_with(VolumeOptions::default()).await.unwrap()
+        self.try_open().await.unwrap()
+    }
+
+    pub(crate) async fn try_open(&self) -> Result<TestVolume, VolumeError> {
+        self.open_with(VolumeOptions::default()).await
+    }
+
+    /// Nobody looks at what has happened so far any more.
+    #[cfg(feature = "pieces")]
+    pub(crate) fn forget_history(&self) {
+        self.history.borrow_mut().clear();
+        self.lenders.iter().for_each(|lender| lender.seen.borrow_mut().clear());
     }
 
     pub(crate) async fn open_with(&self, options: VolumeOptions) -> Result<TestVolume, VolumeError> {
