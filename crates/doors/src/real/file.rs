@@ -53,7 +53,7 @@ pub struct RealFile {
     /// Shared with operations and helper threads: closed, and so unlocked, after the last of them (F2).
     fd: Arc<OwnedFd>,
     facts: FileFacts,
-    /// See [`AT_ONCE_MAX`].
+    /// It is on tmpfs or ramfs; see [`AT_ONCE_MAX`].
     in_memory: bool,
     turns: Turns,
     /// False once the file system has said that it cannot.
@@ -133,6 +133,10 @@ impl DiskFile for RealFile {
     }
 
     async fn sync(&self) -> io::Result<()> {
+        if self.in_memory {
+            // Nothing has to be waited for, and io_uring would have a worker thread find that out.
+            return Ok(rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.fd))?);
+        }
         let _thread = match &self.turns {
             Turns::Threads(threads) => Some(threads.acquire(1).await),
             Turns::Free | Turns::Paced(_) => None,
