@@ -48,18 +48,11 @@ impl<D: Doors> Shared<D> {
     /// Waits until the session has room for one more request with so many bytes of data: whoever sends more than the
     /// bounds, or does not read its replies, is not read from.
     async fn admit(&self, bytes: u64) -> Vec<Permit> {
-        let depth = match self.depth.try_acquire(1) {
-            Some(permit) => permit,
-            None => self.depth.acquire(1).await,
-        };
+        let depth = self.depth.acquire(1).await;
         if bytes == 0 {
             return vec![depth];
         }
-        let bytes = match self.bytes.try_acquire(bytes) {
-            Some(permit) => permit,
-            None => self.bytes.acquire(bytes).await,
-        };
-        vec![depth, bytes]
+        vec![depth, self.bytes.acquire(bytes).await]
     }
 
     fn refuse(&self, frame: &RequestFrame, failure: &Failure) {

@@ -86,7 +86,7 @@ impl<R: ConnReader> Receiver<R> {
                 self.end -= self.start;
                 self.start = 0;
             }
-            let limit = if self.sips { (self.end + n.max(SIP)).min(buffer.len()) } else { buffer.len() };
+            let limit = if std::mem::take(&mut self.sips) { (self.end + n.max(SIP)).min(buffer.len()) } else { buffer.len() };
             let range = self.end..limit;
             let (result, buffer) = self.reader.read(buffer, range).await;
             self.buffer = Some(buffer);

@@ -229,7 +229,6 @@ impl Future for Acquire {
             let ticket = Rc::new(Ticket { wanted: self.wanted, granted: Cell::new(false), waker: RefCell::default() });
             self.inner.queue.borrow_mut().push_back(Rc::clone(&ticket));
             self.ticket = Some(ticket);
-            self.inner.grant();
         }
         let granted = self.ticket.as_ref().is_some_and(|ticket| ticket.granted.get());
         if granted {

@@ -15,8 +15,10 @@ use crate::maps::{Units, add_units};
 
 /// A segment keeps so many bytes of writes ...
 pub(crate) const KEPT_BYTES_MAX: u64 = 32 << 20;
-/// ... all segments of a volume together so many (one largest request each is always allowed) ...
+/// ... all segments of a volume together so many ...
 pub(crate) const KEPT_BYTES_VOLUME_MAX: u64 = 64 << 20;
+/// ... unless they are so many that none would have this: flushed more often, it would do nothing else ...
+pub(crate) const KEPT_BYTES_MIN: u64 = 2 << 20;
 /// ... and a segment so many changes.
 pub(crate) const KEPT_ENTRIES_MAX: usize = 16384;
 
@@ -44,7 +46,7 @@ impl Log {
     /// An empty log of one of so many segments.
     pub(crate) fn new(segments: usize) -> Self {
         let share = KEPT_BYTES_VOLUME_MAX / u64::try_from(segments.max(1)).unwrap_or(u64::MAX);
-        let bytes_max = drawn::limit(Drawn::KeptBytes, KEPT_BYTES_MAX).min(share);
+        let bytes_max = drawn::limit(Drawn::KeptBytes, KEPT_BYTES_MAX).min(share.max(KEPT_BYTES_MIN));
         let entries_max = drawn::limit(Drawn::KeptEntries, KEPT_ENTRIES_MAX as u64) as usize;
         Self { bytes_max, entries_max, entries: BTreeMap::new(), bytes: 0, count: 0 }
     }
@@ -292,7 +294,8 @@ mod tests {
             log.begin(&zero(0, 1));
         }
         assert!(log.is_full());
-        assert_eq!(Log::new(64).bytes_max, KEPT_BYTES_VOLUME_MAX / 64);
+        assert_eq!(Log::new(16).bytes_max, KEPT_BYTES_VOLUME_MAX / 16);
+        assert_eq!(Log::new(1000).bytes_max, KEPT_BYTES_MIN);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn write(times: u64) {
 fn requests(times: u64, writes: bool) {
     MemDoors::run(1, move |doors| async move {
         let world = World::new(&doors, &[SIZE], 2);
-        let Ok(volume) = world.try_open().await else { return };
+        let volume = world.open().await;
         let data = Chunk::copy_of(&[7; 4096]);
         for first in (0..times).step_by(DEPTH as usize) {
             let batch = (first..times.min(first + DEPTH)).map(|request| {

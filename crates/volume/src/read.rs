@@ -241,8 +241,11 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     ) -> Option<(usize, Rc<Session<D>>)> {
         let open: Vec<_> = open.collect();
         let now = self.shared.doors.now();
-        let least = open.iter().map(|(_, session)| session.pace()).min().unwrap_or(0);
-        open.into_iter().min_by_key(|(leg, session)| (Some(*leg) != again, session.is_slow(least, now), session.load()))
+        let least = open.iter().filter_map(|(_, session)| session.pace(now)).min().unwrap_or(u64::MAX);
+        // Of two with the same load the quicker one; one that is not known yet first.
+        let pace = |session: &Session<D>| session.pace(now).unwrap_or(0);
+        open.into_iter()
+            .min_by_key(|(leg, session)| (Some(*leg) != again, session.is_slow(least, now), session.load(), pace(session)))
     }
 
     /// The blocks of a range that a leg's disk cannot read, counted from `offset`.

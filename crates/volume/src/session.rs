@@ -35,6 +35,10 @@ const PING_ROOM: u64 = 2;
 const SLOW_FACTOR: u64 = 4;
 /// ... and so many nanoseconds more: below that, nobody notices.
 const SLOW_MIN: u64 = 500_000;
+/// One that has kept a READ for so many times as long as the other takes, and so many nanoseconds, gets no more until it answers:
+/// should it hang, few are lost to it, and otherwise little.
+const WAIT_FACTOR: u64 = 2;
+const WAIT_MIN: u64 = 100_000;
 
 /// Why a session ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,8 +114,10 @@ pub(crate) struct Session<D: Doors> {
     data_replied: Cell<Tick>,
     /// The watchdog sleeps until the next request.
     dozing: Cell<bool>,
+    /// The last reply was that of a long READ.
+    sips: Cell<bool>,
     awake: Signal,
-    /// When the last READ was answered, and how many nanoseconds one takes.
+    /// When the last short READ was answered, and how many nanoseconds one takes; 0 as long as none was.
     pace: Cell<(Tick, u64)>,
     opened: RefCell<Option<OpenReply>>,
 }
@@ -160,6 +166,7 @@ impl<D: Doors> Session<D> {
             heard: Cell::new(now),
             data_replied: Cell::new(now),
             dozing: Cell::new(false),
+            sips: Cell::new(false),
             awake: Signal::new(),
             pace: Cell::new((now, 0)),
             opened: RefCell::new(None),
@@ -194,26 +201,37 @@ impl<D: Doors> Session<D> {
         self.flow.borrow().pending.len()
     }
 
+    /// How many nanoseconds a READ takes, once one was answered: what was measured, or what the oldest one has waited already.
+    pub(crate) fn pace(&self, now: Tick) -> Option<u64> {
+        let measured = Some(self.pace.get().1).filter(|pace| *pace > 0)?;
+        Some(measured.max(self.read_waits(now).unwrap_or(0)))
+    }
+
     /// True if READs take much longer here than `least` nanoseconds, in which another lender answers one. What was measured counts
     /// half as much after each second without a measurement, so that a slow lender is asked again: by one READ, until that is
     /// answered.
     pub(crate) fn is_slow(&self, least: u64, now: Tick) -> bool {
+        let limit = least.saturating_mul(SLOW_FACTOR).saturating_add(SLOW_MIN);
         let (measured, pace) = self.pace.get();
         let halvings = u32::try_from(now.since(measured).as_secs()).unwrap_or(u32::MAX);
-        let limit = least.saturating_mul(SLOW_FACTOR).saturating_add(SLOW_MIN);
-        pace.checked_shr(halvings).unwrap_or(0) > limit || (pace > limit && self.load() > 0)
+        match self.read_waits(now) {
+            Some(waits) => pace > limit || waits > least.saturating_mul(WAIT_FACTOR).saturating_add(WAIT_MIN),
+            None => pace.checked_shr(halvings).unwrap_or(0) > limit,
+        }
     }
 
-    /// How many nanoseconds a READ takes; 0 as long as none was answered.
-    pub(crate) fn pace(&self) -> u64 {
-        self.pace.get().1
+    /// How many nanoseconds the oldest READ in flight has waited.
+    fn read_waits(&self, now: Tick) -> Option<u64> {
+        let flow = self.flow.borrow();
+        let oldest = flow.pending.values().find(|pending| pending.frame.op == Op::Read)?;
+        Some(u64::try_from(now.since(oldest.sent).as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// A READ took so long. One that took longer than the others is believed slowly, one that was faster at once: now and then
-    /// something takes long anywhere.
+    /// A short READ took so long. One that took longer than the others is believed slowly, one that was faster at once: now and
+    /// then something takes long anywhere.
     fn note_pace(&self, now: Tick, took: Duration) {
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.pace();
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let before = self.pace.get().1;
         let pace = if before == 0 || took < before { took } else { before - before / 16 + took / 16 };
         self.pace.set((now, pace));
     }

@@ -42,7 +42,8 @@ impl<R: ConnReader> Receiver<R> {
             self.end -= self.start;
             self.start = 0;
         }
-        let range = self.end..if self.sips { (self.end + REQUEST_SIZE).min(buffer.len()) } else { buffer.len() };
+        let sips = std::mem::take(&mut self.sips);
+        let range = self.end..if sips { (self.end + REQUEST_SIZE).min(buffer.len()) } else { buffer.len() };
         let (result, buffer) = self.reader.read(buffer, range).await;
         self.buffer = Some(buffer);
         let received = result?;

@@ -15,7 +15,7 @@ use super::negotiation::Export;
 use crate::device::BlockDevice;
 
 /// Bytes of NBD requests in flight, of all connections together; a reader waits beyond. With the block device's
-/// [`FUSE_BYTES_MAX`](crate::fuse::FUSE_BYTES_MAX) they are 64 MiB.
+/// [`FUSE_BYTES_MAX`](crate::fuse::FUSE_BYTES_MAX) they are 56 MiB.
 pub const NBD_BYTES_MAX: u64 = 40 << 20;
 /// Connections at the same time; further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 128;

@@ -194,7 +194,11 @@ impl Pacer {
         pacer.waiting.borrow_mut().push_back(sender);
         match compio::time::timeout(HOLD_MAX, receiver).await {
             Ok(Ok(turn)) => turn,
-            Ok(Err(_)) | Err(_) => Self::begin(pacer),
+            Ok(Err(_)) | Err(_) => {
+                // Neither it nor others that gave up count as waiting any more.
+                pacer.waiting.borrow_mut().retain(|waiting| !waiting.is_canceled());
+                Self::begin(pacer)
+            }
         }
     }
 
@@ -283,6 +287,7 @@ mod tests {
             let began = Instant::now();
             let late = Pacer::turn(&pacer).await;
             assert!(began.elapsed() >= HOLD_MAX);
+            assert!(pacer.waiting.borrow().is_empty());
             // One that nobody waits for any more takes nobody's turn.
             let gone = compio::time::timeout(Duration::ZERO, Pacer::turn(&pacer)).await;
             assert!(gone.is_err());

@@ -147,7 +147,7 @@ impl Tasks {
         }
     }
 
-    /// Returns once everything that is ready has run and the kernel has got what was asked of it.
+    /// Returns once others that are ready have run and the kernel has got what was asked of it.
     pub(super) async fn after_next_poll(&self) {
         let mut waited = false;
         poll_fn(|context| {

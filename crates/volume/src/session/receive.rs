@@ -15,7 +15,7 @@ use super::{End, Expect, Reply, Session, SessionError, is_data};
 /// The receive buffer: many small replies, or the beginning of a large one.
 const RECEIVE_SIZE: usize = 256 << 10;
 /// From this length on the blocks of a READ are received into a buffer of their own.
-const LONG_MIN: usize = 128 << 10;
+const LONG_MIN: usize = (64 << 10) + 1;
 
 /// A READ whose blocks are not all there.
 struct Long {
@@ -71,8 +71,12 @@ impl<D: Doors> Session<D> {
         }
     }
 
-    /// How many bytes to receive at once: as many as there are, unless the next reply has its blocks in a buffer of their own.
+    /// How many bytes to receive at once: as many as there are, or, after a long READ, no more than comes before the blocks of the
+    /// next one.
     fn expected(&self) -> usize {
+        if !self.sips.take() {
+            return RECEIVE_SIZE;
+        }
         let flow = self.flow.borrow();
         let next = flow.pending.values().next().map(|pending| &pending.frame);
         next.and_then(long_table).map_or(RECEIVE_SIZE, |table| FRAME_SIZE + table)
@@ -112,6 +116,7 @@ impl<D: Doors> Session<D> {
             filled += n;
             blocks = back;
         }
+        self.sips.set(true);
         self.deliver(&frame, sums, Some(blocks.freeze())).map_err(broken)
     }
 
@@ -209,7 +214,7 @@ impl<D: Doors> Session<D> {
         if is_data(frame.op) {
             let now = self.doors.now();
             self.data_replied.set(now);
-            if frame.op == Op::Read {
+            if frame.op == Op::Read && frame.status == Status::Ok && (frame.length as usize) < LONG_MIN {
                 self.note_pace(now, now.since(pending.sent));
             }
         }

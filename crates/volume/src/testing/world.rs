@@ -84,11 +84,7 @@ impl World {
     }
 
     pub(crate) async fn open(&self) -> TestVolume {
-        self.try_open().await.unwrap()
-    }
-
-    pub(crate) async fn try_open(&self) -> Result<TestVolume, VolumeError> {
-        self.open_with(VolumeOptions::default()).await
+        self.open_with(VolumeOptions::default()).await.unwrap()
     }
 
     /// Nobody looks at what has happened so far any more.
@@ -176,7 +172,7 @@ pub(crate) async fn exercise(doors: &MemDoors, volume: &TestVolume, model: &mut 
 
 /// A range in a volume: often small, often aligned, sometimes at its very end.
 pub(crate) fn range(doors: &MemDoors, size: u64) -> (u64, u64) {
-    let length_max = [1, 700, 4096, 12288, 70000][doors.below(5) as usize].min(size);
+    let length_max = [1, 700, 4096, 12288, 70000, 300_000][doors.below(6) as usize].min(size);
     let mut length = 1 + doors.below(length_max);
     let mut offset = doors.below(size - length + 1);
     if doors.below(3) == 0 {

@@ -58,8 +58,17 @@ fn a_slow_lender_does_not_slow_reads_that_can_go_elsewhere() {
                 let took = doors.now().since(begun);
                 assert!(took < Duration::from_millis(500 / at_once as u64 * 2 + 300), "{took:?}");
             }
-            // It is tried again, and both serve once it is as fast as the other one.
+            // It is tried again, and both serve once it is as fast as the other one, although something is written all the time.
             world.lenders[slow].delay.set(Duration::from_millis(1));
+            let writing = Rc::new(Cell::new(true));
+            for at in 16..20 {
+                let (volume, writing) = (Rc::clone(&volume), Rc::clone(&writing));
+                doors.spawn(async move {
+                    while writing.get() {
+                        write(&volume, at * 4 * K, &[7; 4096]).await.unwrap();
+                    }
+                });
+            }
             let reads = world.lenders[slow].reads();
             for _ in 0..2000 {
                 let batch = (0..8).map(|n| read(&volume, n * 4 * K, 4096));
@@ -68,9 +77,44 @@ fn a_slow_lender_does_not_slow_reads_that_can_go_elsewhere() {
             }
             let asked = world.lenders[slow].reads() - reads;
             assert!(asked > 4000, "only {asked} of 16000 reads went to the lender that was slow");
+            writing.set(false);
             volume.close(false).await.unwrap();
         }
     });
+}
+
+#[test]
+fn a_lender_whose_reads_hang_gets_no_more_of_them() {
+    for measured in [false, true] {
+        MemDoors::run(9, |doors| async move {
+            let world = World::new(&doors, &[256 * K], 2);
+            world.lenders.iter().for_each(|lender| lender.delay.set(Duration::from_millis(1)));
+            let volume = world.open().await;
+            if measured {
+                let both = (0..64).map(|n| read(&volume, n % 32 * 4 * K, 4096));
+                join_all(both).await.into_iter().for_each(|bytes| drop(bytes.unwrap()));
+            } else {
+                // The other one has an answer already, this one has a new session.
+                read(&volume, 0, 1).await.unwrap();
+                world.lenders[1].cut();
+                world.sleep(3.0).await;
+            }
+            world.lenders[1].hang_op.set(Some(Op::Read));
+            let answered = Rc::new(Cell::new(0));
+            for _ in 0..64 {
+                let (volume, answered) = (Rc::clone(&volume), Rc::clone(&answered));
+                doors.spawn(async move {
+                    // Until one goes to the lender that hangs.
+                    while read(&volume, 0, 4096).await.is_ok() {
+                        answered.set(answered.get() + 1);
+                    }
+                });
+            }
+            // The watchdog has not ended its session by then.
+            world.sleep(2.0).await;
+            assert!(answered.get() > 10_000, "{} reads were answered", answered.get());
+        });
+    }
 }
 
 #[test]
