@@ -210,7 +210,11 @@ async fn load_regions<F: DiskFile>(found: &[Found<F>], pieces: &[PieceSpec], are
         }
         let (own, states) = pages::load(&found.file, piece.offset, reserve, found.label.tracked, &who).await?;
         tables.push(PieceRegions { reserve, first: records.len(), pending: RefCell::default(), pages: Mutex::new(states) });
-        records.extend(own);
+        if records.is_empty() {
+            records = own;
+        } else {
+            records.extend(own);
+        }
     }
     Ok(Regions::new(tables, records))
 }

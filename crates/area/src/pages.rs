@@ -4,7 +4,9 @@
 //! them could otherwise take it for blank, and its data for nothing (P1). For everything else a lost copy is made good by
 //! distrust, see [`crate::table::choose`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+
 use sublet_types::mutation::{self, Mutation};
 
 use sublet_doors::{Buffer, DiskFile, Doors};
@@ -32,27 +34,21 @@ pub(crate) async fn format<F: DiskFile>(file: &F, piece_at: u64, reserve: Reserv
     Ok(())
 }
 
-/// Reads one copy of all pages.
-async fn read_copy<F: DiskFile>(file: &F, piece_at: u64, reserve: Reserve, copy: usize) -> Vec<Copy> {
+/// Reads one copy of these pages.
+async fn read_copy<F: DiskFile>(file: &F, piece_at: u64, reserve: Reserve, pages: Range<u64>, copy: usize) -> Vec<Copy> {
     let count = |page: u64| length_of_page(page as usize, reserve.regions as usize);
     let begin = |page: u64| piece_at + reserve.page(page).get(copy).copied().unwrap_or(0);
     let size = PAGE_SIZE as usize;
-    let mut copies = Vec::with_capacity(reserve.pages() as usize);
-    let mut page = 0;
-    while page < reserve.pages() {
-        let many = PAGES_PER_READ.min(reserve.pages() - page);
-        let length = many as usize * size;
-        let (result, buffer) = file.read_at(begin(page), Buffer::new(length), 0..length).await;
-        if result.is_ok() {
-            copies.extend((page..).zip(buffer.chunks_exact(size)).map(|(page, bytes)| decode(bytes, page as usize, count(page))));
-        } else {
-            // One bad sector must not cost the others.
-            for page in page..page + many {
-                let (result, buffer) = file.read_at(begin(page), Buffer::new(size), 0..size).await;
-                copies.push(if result.is_ok() { decode(&buffer, page as usize, count(page)) } else { Copy::Bad });
-            }
-        }
-        page += many;
+    let length = (pages.end - pages.start) as usize * size;
+    let (result, buffer) = file.read_at(begin(pages.start), Buffer::new(length), 0..length).await;
+    if result.is_ok() {
+        return pages.zip(buffer.chunks_exact(size)).map(|(page, bytes)| decode(bytes, page as usize, count(page))).collect();
+    }
+    // One bad sector must not cost the others.
+    let mut copies = Vec::with_capacity(length / size);
+    for page in pages {
+        let (result, buffer) = file.read_at(begin(page), Buffer::new(size), 0..size).await;
+        copies.push(if result.is_ok() { decode(&buffer, page as usize, count(page)) } else { Copy::Bad });
     }
     copies
 }
@@ -68,11 +64,17 @@ pub(crate) async fn load<F: DiskFile>(
     tracked: bool,
     who: &str,
 ) -> Result<(Vec<Record>, Vec<PageState>), AreaError> {
-    let firsts = read_copy(file, piece_at, reserve, 0).await;
-    let seconds = read_copy(file, piece_at, reserve, 1).await;
     let mut records = Vec::with_capacity(reserve.regions as usize);
-    let mut states = Vec::with_capacity(firsts.len());
-    for (page, (first, second)) in firsts.into_iter().zip(seconds).enumerate() {
+    let mut states = Vec::with_capacity(reserve.pages() as usize);
+    let mut read = VecDeque::new();
+    for page in 0..reserve.pages() {
+        if read.is_empty() {
+            // Not all of them at once: a large area has many, and memory that was needed once is rarely given back.
+            let pages = page..(page + PAGES_PER_READ).min(reserve.pages());
+            let firsts = read_copy(file, piece_at, reserve, pages.clone(), 0).await;
+            read.extend(firsts.into_iter().zip(read_copy(file, piece_at, reserve, pages, 1).await));
+        }
+        let (first, second) = read.pop_front().unwrap_or((Copy::Bad, Copy::Bad));
         let chosen = choose([first, second], tracked).map_err(|version| {
             let text = format!("the region pages of {who} were written by a newer Sublet (format version {version})");
             AreaError::new(AreaErrorKind::Format, text).hint("use a Sublet of that version or later")
@@ -84,8 +86,8 @@ pub(crate) async fn load<F: DiskFile>(
         if alone {
             tracing::warn!("a copy of region page {page} of {who} is damaged: its {} regions count as hot", own.len());
             (sequence, copy) = (sequence + 1, 1 - copy);
-            let bytes = Buffer::copy_of(&encode(page, own.iter().copied(), sequence)).freeze();
-            let at = piece_at + reserve.page(page as u64).get(copy).copied().unwrap_or(0);
+            let bytes = Buffer::copy_of(&encode(page as usize, own.iter().copied(), sequence)).freeze();
+            let at = piece_at + reserve.page(page).get(copy).copied().unwrap_or(0);
             let repaired = async {
                 // The good copy may not be durable: whoever wrote it may have been stopped before it waited for that.
                 file.sync().await?;
