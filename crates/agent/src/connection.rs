@@ -5,7 +5,7 @@ use std::rc::Rc;
 use sublet_doors::local::{Permit, Semaphore};
 use sublet_doors::{Conn, ConnReader, ConnWriter, Doors};
 use sublet_types::drawn::{self, Drawn};
-use sublet_types::limits::{BLOCK_SIZE, REQUEST_SIZE_MAX, SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
+use sublet_types::limits::{BLOCK_SIZE, BURST, REQUEST_SIZE_MAX, SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
 use sublet_wire::checksum::table_size;
 use sublet_wire::message::{
     CONTROL_PAYLOAD_MAX, Clear, Close, Cool, MapRequest, Message, Search, Seed, SetState, VERIFY_SIZE_MAX,
@@ -22,10 +22,6 @@ use crate::request::{Body, Failure, Work};
 
 /// The largest payload of a WRITE: checksums and blocks.
 const WRITE_PAYLOAD_MAX: usize = REQUEST_SIZE_MAX as usize + table_size(REQUEST_SIZE_MAX as usize);
-
-/// When so many requests are under way, they go their way before more are looked at. After a burst of requests and one of
-/// answers, everybody else has nothing to do; with more under way, everybody has, and larger bursts cost less.
-const BURST: usize = 8;
 
 /// What the requests of a session share.
 pub(crate) struct Shared<D: Doors> {

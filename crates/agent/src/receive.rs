@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 use sublet_doors::{Buffer, ConnReader};
-use sublet_types::limits::REQUEST_SIZE_MAX;
+use sublet_types::limits::{LONG_PAYLOAD_MIN, REQUEST_SIZE_MAX};
 use sublet_wire::checksum::table_size;
 use sublet_wire::{FRAME_SIZE, Malformed, RequestFrame};
 
@@ -12,9 +12,7 @@ use crate::limits::HANDSHAKE_BUFFER_SIZE;
 /// A rest of a request that is moved to the front of the buffer, so that the next receive has all of the buffer.
 const SMALL_REST: usize = 4096;
 
-/// A payload of this length or more is a long one ...
-const LONG_MIN: usize = 128 << 10;
-/// ... and has this before it: a header, and the checksums of the largest WRITE.
+/// What comes before a long payload: a header, and the checksums of the largest WRITE.
 const SIP: usize = FRAME_SIZE + table_size(REQUEST_SIZE_MAX as usize);
 
 /// Why no further request comes.
@@ -118,7 +116,7 @@ impl<R: ConnReader> Receiver<R> {
 
     /// The next `n` bytes in an aligned buffer of their own: what is held is copied, the rest is received right into it.
     pub(crate) async fn data(&mut self, n: usize) -> Result<Buffer, End> {
-        self.sips = n >= LONG_MIN;
+        self.sips = n >= LONG_PAYLOAD_MIN;
         let mut data = Buffer::new(n);
         let held = self.held();
         let here = held.len().min(n);

@@ -33,6 +33,14 @@ pub const SESSION_DEPTH_MAX: usize = 256;
 /// Bytes of write payload in flight of one session.
 pub const SESSION_BYTES_MAX: u64 = 32 * MIB;
 
+/// When so many requests of a connection are under way, they go their way before more are looked at. After a burst of requests and
+/// one of answers, everybody else has nothing to do; with more under way, everybody has, and larger bursts cost less.
+pub const BURST: usize = 8;
+
+/// A payload of so many bytes or more is received right into its place: after one, the next receive takes no more than what comes
+/// before such a payload.
+pub const LONG_PAYLOAD_MIN: usize = 128 << 10;
+
 /// Default port of the manager.
 pub const MANAGER_PORT: u16 = 7470;
 /// Default port of a server's agent.

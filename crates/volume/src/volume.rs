@@ -332,8 +332,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         if let Some(first) = chunks.first_mut() {
             *first = first.part((offset - start) as usize..first.len());
         }
-        chunks.iter_mut().for_each(|chunk| *chunk = chunk.clone().lean());
-        Ok(chunks)
+        Ok(chunks.into_iter().map(Chunk::lean).collect())
     }
 
     /// The same, into memory of the caller.

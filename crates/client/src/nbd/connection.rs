@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::{Either, join, select};
 use sublet_doors::local::{Permit, Semaphore, Signal};
 use sublet_doors::{Buffer, Chunk, Conn, ConnReader, ConnWriter, Doors, Tick};
+use sublet_types::limits::BURST;
 
 use super::negotiation::{Agreed, Negotiation, Step};
 use super::outbox::Outbox;
@@ -26,10 +27,6 @@ const CONNECTION_BYTES_MAX: u64 = sublet_types::limits::FRONT_REQUEST_SIZE_MAX;
 const REQUEST_BYTES_MIN: u64 = 4096;
 /// While others wait for room, a connection that takes no replies for so long is closed.
 const STALLED_MAX: Duration = Duration::from_secs(30);
-
-/// When so many requests are under way, they go their way before more are looked at. After a burst of requests and one of
-/// answers, everybody else has nothing to do; with more under way, everybody has, and larger bursts cost less.
-const BURST: usize = 8;
 
 /// What the tasks of one connection share.
 pub(super) struct Line {
@@ -260,13 +257,10 @@ async fn execute<B: BlockDevice>(
 ) {
     let (offset, length) = (request.offset, u64::from(request.length));
     let result = match command {
-        Command::Read => {
-            let read = device.read(offset, length).await;
-            match read {
-                Ok(data) => return line.answer(|out| request::reply_read(out, &request, agreed), data, permits),
-                Err(error) => Err(error),
-            }
-        }
+        Command::Read => match device.read(offset, length).await {
+            Ok(data) => return line.answer(|out| request::reply_read(out, &request, agreed), data, permits),
+            Err(error) => Err(error),
+        },
         Command::Write { fua } => match payload.filter(|data| !data.is_empty()) {
             Some(data) => device.write(offset, data, fua).await,
             None => Ok(()),

@@ -3,14 +3,12 @@
 use std::io;
 
 use sublet_doors::{Buffer, ConnReader};
+use sublet_types::limits::LONG_PAYLOAD_MIN;
 
 use super::request::REQUEST_SIZE;
 
 /// What one receive call takes at most: a full queue of 4 KiB writes, as `fio` and kernels keep them in flight.
 const RECEIVE_SIZE: usize = 256 << 10;
-
-/// A payload of this length or more is a long one.
-const LONG_MIN: usize = 128 << 10;
 
 /// A buffered reader.
 pub(super) struct Receiver<R> {
@@ -66,7 +64,7 @@ impl<R: ConnReader> Receiver<R> {
 
     /// The next `length` bytes in a buffer of their own (W3: private from here on).
     pub(super) async fn payload(&mut self, length: usize) -> io::Result<Buffer> {
-        self.sips = length >= LONG_MIN;
+        self.sips = length >= LONG_PAYLOAD_MIN;
         let mut payload = Buffer::new(length);
         let have = self.buffered().len().min(length);
         if let (Some(to), Some(from)) = (payload.get_mut(..have), self.buffered().get(..have)) {
