@@ -16,6 +16,7 @@ fn range(limit: Drawn) -> (u64, u64) {
     match limit {
         Drawn::KeptBytes => (16 * KIB, 4096 * KIB),
         Drawn::KeptEntries => (4, 64),
+        Drawn::HabitRight => (1, 4),
         Drawn::HotRegions => (2, 16),
         // One request may lie on two regions.
         Drawn::HotShare => (2, 8),

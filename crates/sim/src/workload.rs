@@ -28,6 +28,8 @@ pub struct Style {
     pub zeroes: u64,
     /// Parts of a hundred.
     pub flushes: u64,
+    /// A write is flushed at once, per million: the client expects that after a while.
+    pub flushed: u64,
     /// The part of the volume that is used most, in bytes.
     pub spot: u64,
     /// After so long another part is used most, in nanoseconds: what was used before cools down.
@@ -47,6 +49,7 @@ impl Style {
             writes: sim.between(20, 70),
             zeroes: sim.between(0, 8),
             flushes: sim.between(0, 15),
+            flushed: if sim.chance(250_000) { sim.between(500_000, 1_000_000) } else { 0 },
             spot: (*sim.random(|random| random.pick(&[32u64 << 10, 256 << 10, 2 << 20]))).min(size),
             moves: sim.between(1, 20) * SECOND,
             rests: *sim.random(|random| random.pick(&[0, 0, 30_000])),
@@ -144,6 +147,9 @@ impl Work {
         let Style { writes, zeroes, flushes, .. } = self.style;
         if dice < writes {
             self.write().await;
+            if self.sim().chance(self.style.flushed) {
+                self.flush().await;
+            }
         } else if dice < writes + zeroes {
             self.zero().await;
         } else if dice < writes + zeroes + flushes {

@@ -24,6 +24,8 @@ drawn! {
     KeptBytes,
     /// W5: unflushed writes that the client keeps of one segment.
     KeptEntries,
+    /// How often in a row a write alone before a flush makes the next one likely.
+    HabitRight,
     /// H2: hot regions of one area.
     HotRegions,
     /// H2: hot regions that each slice may have in any case.

@@ -21,6 +21,10 @@ mutations! {
     AckBeforeAllLegs,
     /// W1: a lender answers a flush without flushing.
     FlushNotDone,
+    /// W1: a client answers flushes as if every write had been durable at once.
+    UnflushedCountsAsDurable,
+    /// W1: a write that has to be durable at once is sent as any other.
+    DurableWriteIsNot,
     /// W2: overlapping changes run at the same time.
     NoRangeLock,
     /// W2: a resync copies without the range lock, over newer writes.

@@ -15,6 +15,7 @@ mod connect;
 mod equal;
 mod error;
 mod extents;
+mod habit;
 mod hot;
 mod idle;
 mod leg;

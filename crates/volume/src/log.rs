@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use sublet_doors::Buffer;
 use sublet_types::drawn::{self, Drawn};
+use sublet_types::mutation::{self, Mutation};
 use sublet_wire::Flags;
 
 use crate::change::Change;
@@ -112,6 +113,18 @@ impl Log {
             *bytes -= if kept { 0 } else { entry.cost };
             kept
         });
+    }
+
+    /// Whether every change that has ended is on stable storage at all legs. These need not be kept any longer then.
+    pub(crate) fn is_durable(&mut self) -> bool {
+        let has_ended = |entry: &&Entry| entry.ended.is_some();
+        let durable = mutation::is(Mutation::UnflushedCountsAsDurable)
+            || self.entries.values().filter(has_ended).all(|entry| entry.durable);
+        if durable {
+            let mark = self.mark();
+            self.flushed(mark);
+        }
+        durable
     }
 
     /// What a leg that has lost everything since the last flush must be given: the newest bytes of every kept block, in parts
@@ -261,6 +274,23 @@ mod tests {
         let mark = log.mark();
         log.flushed(mark);
         assert_eq!((log.len(), log.bytes), (0, 0));
+    }
+
+    #[test]
+    fn w1_a_flush_is_needed_unless_all_that_has_ended_was_durable_at_once() {
+        let mut log = Log::new(1);
+        assert!(log.is_durable());
+        let (one, two) = (log.begin(&durable(0, 1)), log.begin(&write(1, 1, 2)));
+        log.end(one, true);
+        assert!(log.is_durable(), "what is in flight has not been acknowledged");
+        assert_eq!(log.entries.keys().copied().collect::<Vec<_>>(), [two]);
+        log.end(two, true);
+        assert!(!log.is_durable());
+        let mark = log.mark();
+        log.flushed(mark);
+        let failed = log.begin(&durable(0, 3));
+        log.end(failed, false);
+        assert!(!log.is_durable(), "a leg may lack it");
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) struct Segment<D: Doors, M: ManagerDoor> {
     pub(crate) equalise_due: Cell<bool>,
     /// What the legs could lose (W5).
     pub(crate) log: RefCell<Log>,
+    /// A flush of this mount has succeeded: nothing that an earlier client left is not durable.
+    pub(crate) flushed: Cell<bool>,
     /// A flush is under way because the log is filling.
     pub(crate) flushing: Cell<bool>,
     /// Regions that were written and have not cooled (H2).
@@ -114,6 +116,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             manager_problem: RefCell::new(None),
             equalise_due: Cell::new(false),
             log,
+            flushed: Cell::new(false),
             flushing: Cell::new(false),
             hot: RefCell::default(),
             cooling: Cell::new(false),
@@ -263,6 +266,11 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         Some(VolumeError::new(kind, format!("server {name} answers {status:?}: {text}")))
     }
 
+    /// W1: everything that was acknowledged is durable at all legs, and a flush would bring nothing.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.flushed.get() && self.check().is_ok() && self.log.borrow_mut().is_durable()
+    }
+
     /// Carries a change out at every leg (W1). Runs to its end: it must not be dropped while the caller's range lock is held
     /// for it.
     pub(crate) async fn change(self: &Rc<Self>, change: &Change) -> Result<(), VolumeError> {
@@ -343,6 +351,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             Change::Flush => {
                 self.log.borrow_mut().flushed(kept);
                 self.hot.borrow_mut().flushed(hot_mark);
+                self.flushed.set(true);
                 Ok(())
             }
             Change::Zero { .. } if refused > 0 && done == 0 => {

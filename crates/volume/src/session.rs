@@ -15,6 +15,7 @@ use futures_util::future::{Either, select};
 use sublet_doors::local::{Permit, Semaphore, Signal};
 use sublet_doors::{Chunk, Conn, ConnWriter, Doors, Gather, Tick};
 use sublet_types::limits::{BLOCK_SIZE, SESSION_BYTES_MAX, SESSION_DEPTH_MAX};
+use sublet_types::mutation::{self, Mutation};
 use sublet_types::{SessionNumber, SliceId};
 use sublet_wire::checksum::{first_mismatch, table_size};
 use sublet_wire::frame::READ_COMPUTED;
@@ -427,7 +428,8 @@ impl<D: Doors> Session<D> {
     pub(crate) async fn send_change(&self, change: &Change) -> Result<(), SessionError> {
         match change {
             Change::Write { offset, data, sums, fua } => {
-                let flags = if *fua { Flags::FUA } else { Flags::default() };
+                let durable = *fua && !mutation::is(Mutation::DurableWriteIsNot);
+                let flags = if durable { Flags::FUA } else { Flags::default() };
                 self.write(*offset, data, sums, flags).await
             }
             Change::Zero { offset, length, flags } => self.write_zeroes(*offset, *length, *flags).await,

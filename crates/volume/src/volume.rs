@@ -1,5 +1,6 @@
 //! The front door: requests of any alignment, split into pieces of segments, served in parallel.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use sublet_wire::message::Extent;
 use crate::change::Change;
 use crate::error::{VolumeError, VolumeErrorKind};
 use crate::extents;
+use crate::habit::Habit;
 use crate::leg;
 use crate::members::Role;
 use crate::options::{ManagerDoor, VolumeOptions, ZeroFlags};
@@ -48,6 +50,7 @@ pub(crate) struct Inner<D: Doors, M: ManagerDoor> {
     pub(crate) segments: Vec<Rc<Segment<D, M>>>,
     pub(crate) size: u64,
     pub(crate) status_changed: Signal,
+    habit: RefCell<Habit>,
 }
 
 impl<D: Doors, M: ManagerDoor> Drop for Volume<D, M> {
@@ -92,7 +95,16 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         let segments =
             facts.map(|(i, facts)| Rc::new(Segment::new(Rc::clone(&shared), i, map.segment_start(i), facts))).collect();
         let size = shared.info.size;
-        let volume = Rc::new(Self { inner: Rc::new(Inner { shared, map, segments, size, status_changed: Signal::new() }) });
+        let volume = Rc::new(Self {
+            inner: Rc::new(Inner {
+                shared,
+                map,
+                segments,
+                size,
+                status_changed: Signal::new(),
+                habit: RefCell::new(Habit::new()),
+            }),
+        });
         let inner = &volume.inner;
         for segment in &inner.segments {
             for index in 0..segment.legs.len() {
@@ -142,7 +154,13 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// # Errors
     /// [`VolumeError`]; any part may have been written then, but all copies have the same.
     pub async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), VolumeError> {
-        self.change(offset, data.len() as u64, move |inner| async move { inner.write(offset, data, fua).await }).await
+        let length = data.len() as u64;
+        self.change(
+            offset,
+            length,
+            move |inner, flush_follows| async move { inner.write(offset, data, fua || flush_follows).await },
+        )
+        .await
     }
 
     /// Makes a range read as zero (W6). Any alignment; as [`Volume::write`] otherwise.
@@ -150,7 +168,7 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// # Errors
     /// [`VolumeError`]; `Unsupported` with `fast` where a lender would have to write block by block.
     pub async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<(), VolumeError> {
-        self.change(offset, length, move |inner| async move { inner.write_zeroes(offset, length, flags).await }).await
+        self.change(offset, length, move |inner, _| async move { inner.write_zeroes(offset, length, flags).await }).await
     }
 
     /// Returns when every write that was acknowledged before is durable on every copy (W1).
@@ -162,8 +180,9 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         if self.read_only() {
             return Ok(());
         }
+        self.inner.habit.borrow_mut().flush();
         let inner = Rc::clone(&self.inner);
-        let flush = async move { inner.flush().await };
+        let flush = async move { inner.flush_unflushed().await };
         let flush = RunOn::new(&self.inner.shared.doors, flush.inspect(move |_| drop(in_use)));
         self.inner.to_the_end(0, self.inner.size, flush).await
     }
@@ -229,7 +248,8 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         self.inner.close(force).await
     }
 
-    async fn change<F>(&self, offset: u64, length: u64, work: impl FnOnce(Rc<Inner<D, M>>) -> F) -> Result<(), VolumeError>
+    /// Carries `work` out, which is told whether a flush is likely to follow (see [`crate::habit`]).
+    async fn change<F>(&self, offset: u64, length: u64, work: impl FnOnce(Rc<Inner<D, M>>, bool) -> F) -> Result<(), VolumeError>
     where
         F: Future<Output = Result<(), VolumeError>> + 'static,
     {
@@ -239,7 +259,12 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         }
         let in_use = self.inner.shared.begin().await?;
         // Put into its box before anything is waited for: otherwise every future around it would have room for it.
-        let work = work(Rc::clone(&self.inner)).inspect(move |_| drop(in_use));
+        let inner = Rc::clone(&self.inner);
+        let flush_follows = inner.habit.borrow_mut().begin();
+        let work = work(Rc::clone(&inner), flush_follows).inspect(move |_| {
+            inner.habit.borrow_mut().end();
+            drop(in_use);
+        });
         let work = RunOn::new(&self.inner.shared.doors, work);
         self.inner.to_the_end(offset, length, work).await
     }
@@ -439,6 +464,14 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         Ok(())
     }
 
+    /// Makes everything that was acknowledged durable. A segment in which all of it is durable already is not asked (W1).
+    async fn flush_unflushed(&self) -> Result<(), VolumeError> {
+        self.shared.alive()?;
+        let unflushed = self.segments.iter().filter(|segment| !segment.is_durable());
+        join_all(unflushed.map(|segment| segment.change(&Change::Flush))).await.into_iter().collect()
+    }
+
+    /// Makes everything at all lenders durable, also what an earlier client left.
     pub(crate) async fn flush(&self) -> Result<(), VolumeError> {
         join_all(self.segments.iter().map(|segment| segment.change(&Change::Flush))).await.into_iter().collect()
     }

@@ -41,6 +41,7 @@ pub(crate) struct Seen {
     pub(crate) op: Op,
     pub(crate) offset: u64,
     pub(crate) length: u32,
+    pub(crate) fua: bool,
 }
 
 /// What the label says.
@@ -290,6 +291,7 @@ impl Lender {
             op: frame.op,
             offset: frame.offset,
             length: frame.length,
+            fua: frame.flags.has(Flags::FUA),
         });
         let own = match frame.op {
             Op::Write => self.write_delay.get(),

@@ -178,6 +178,61 @@ fn w1_writes_that_were_durable_at_once_are_not_lost_with_the_power_and_no_older_
     });
 }
 
+/// Requests of this kind that the lenders have seen, and how many of them had to be durable at once.
+fn seen(world: &World, op: Op) -> (usize, usize) {
+    let all = world.lenders.iter().flat_map(|lender| lender.seen.borrow().clone());
+    let all: Vec<_> = all.filter(|request| request.op == op).collect();
+    (all.len(), all.iter().filter(|request| request.fua).count())
+}
+
+#[test]
+fn w1_a_write_that_is_likely_to_be_flushed_is_durable_at_once_and_its_flush_asks_nobody() {
+    for copies in [1, 2] {
+        MemDoors::run(26, move |doors| async move {
+            let world = World::new(&doors, &[SIZE], copies);
+            let volume = world.open().await;
+            for round in 0..10u8 {
+                write(&volume, 4096 * u64::from(round), &[round; 4096]).await.unwrap();
+                volume.flush().await.unwrap();
+            }
+            assert_eq!(seen(&world, Op::Write), (10 * copies, 7 * copies));
+            assert_eq!(seen(&world, Op::Flush), (3 * copies, 0));
+            let expected = world.lenders[0].bytes();
+            world.lenders.iter().for_each(|lender| lender.lose_power());
+            assert!(world.lenders.iter().all(|lender| lender.bytes() == expected), "what was flushed is there");
+            world.lenders.iter().for_each(|lender| lender.start());
+            // The guess was wrong: what comes after it is flushed as ever.
+            for block in [20, 21] {
+                write(&volume, 4096 * block, &[block as u8; 4096]).await.unwrap();
+            }
+            volume.flush().await.unwrap();
+            assert_eq!(seen(&world, Op::Flush), (4 * copies, 0));
+            let expected = world.lenders[0].bytes();
+            world.lenders.iter().for_each(|lender| lender.lose_power());
+            assert!(world.lenders.iter().all(|lender| lender.bytes() == expected), "what was flushed is there");
+        });
+    }
+}
+
+#[test]
+fn w1_the_first_flush_of_a_mount_goes_to_the_lenders_whatever_was_written() {
+    MemDoors::run(27, |doors| async move {
+        let world = World::new(&doors, &[SIZE, SIZE], 1);
+        let volume = world.open().await;
+        // What an earlier client has left may not be durable yet.
+        volume.flush().await.unwrap();
+        assert_eq!(seen(&world, Op::Flush), (2, 0));
+        volume.flush().await.unwrap();
+        assert_eq!(seen(&world, Op::Flush), (2, 0), "nothing has been written since");
+        volume.write(0, Chunk::from(vec![1; 4096]), true).await.unwrap();
+        volume.flush().await.unwrap();
+        assert_eq!(seen(&world, Op::Flush), (2, 0), "that was durable");
+        write(&volume, 0, &[2; 4096]).await.unwrap();
+        volume.flush().await.unwrap();
+        assert_eq!(seen(&world, Op::Flush), (3, 0), "only the segment that was written to is asked");
+    });
+}
+
 #[test]
 fn w5_what_is_kept_is_bounded_the_volume_flushes_by_itself_and_further_writes_wait() {
     MemDoors::run(24, |doors| async move {
