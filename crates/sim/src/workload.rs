@@ -43,13 +43,16 @@ pub struct Style {
 impl Style {
     /// Any of them.
     pub fn draw(sim: &Sim, size: u64) -> Self {
+        let flushed = if sim.chance(250_000) { sim.between(500_000, 1_000_000) } else { 0 };
+        // Often alone: with others there is mostly more than one write before a flush.
+        let workers_max = if flushed > 0 && sim.chance(700_000) { 1 } else { 4 };
         Self {
-            workers: sim.between(1, 4),
+            workers: sim.between(1, workers_max),
             pause_max: *sim.random(|random| random.pick(&[50 * MILLISECOND, 200 * MILLISECOND, 1000 * MILLISECOND])),
             writes: sim.between(20, 70),
             zeroes: sim.between(0, 8),
             flushes: sim.between(0, 15),
-            flushed: if sim.chance(250_000) { sim.between(500_000, 1_000_000) } else { 0 },
+            flushed,
             spot: (*sim.random(|random| random.pick(&[32u64 << 10, 256 << 10, 2 << 20]))).min(size),
             moves: sim.between(1, 20) * SECOND,
             rests: *sim.random(|random| random.pick(&[0, 0, 30_000])),
@@ -147,7 +150,7 @@ impl Work {
         let Style { writes, zeroes, flushes, .. } = self.style;
         if dice < writes {
             self.write().await;
-            if self.sim().chance(self.style.flushed) {
+            if self.style.flushed > 0 && self.sim().chance(self.style.flushed) {
                 self.flush().await;
             }
         } else if dice < writes + zeroes {

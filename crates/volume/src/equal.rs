@@ -378,7 +378,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             Ok((*leg, blocks.unwrap_or_else(|| vec![unknown; (length / BLOCK_SIZE) as usize])))
         }));
         let verified = verified.await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let mut written: Vec<usize> = Vec::new();
+        let mut written = false;
         for (at, span, from, to) in copies(offset, &verified, source) {
             let session = |wanted: usize| legs.iter().find(|(leg, _)| *leg == wanted).map(|(_, session)| session);
             let Some(reading) = session(from) else { continue };
@@ -389,17 +389,20 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             };
             tracing::info!(segment = self.index, from, ?to, at, span, "the legs differed");
             let change = Change::write(at, data, false);
+            let _beside = self.beside_log();
             for leg in to {
                 let (Some(writing), Some(facts)) = (session(leg), self.legs.get(leg)) else { continue };
                 writing.send_change(&change).await.map_err(|error| (leg, error))?;
                 facts.count_write(false);
-                written.push(leg);
+                written = true;
             }
         }
-        if written.is_empty() {
+        // Blocks that are the same need not be durable: an earlier client may have left them so, or a copy whose answer was lost.
+        if !written && self.log.borrow().is_durable_beside() {
             return Ok(());
         }
         // The source too: what is read must not be older after the next crash.
+        let flush = self.log.borrow_mut().mark();
         let flushes = legs.iter().map(|(leg, session)| async move {
             let mark = self.legs.get(*leg).map(|facts| facts.flush_mark());
             session.flush().await.map_err(|error| (*leg, error))?;
@@ -408,7 +411,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             }
             Ok(())
         });
-        join_all(flushes).await.into_iter().collect()
+        join_all(flushes).await.into_iter().collect::<Result<(), _>>()?;
+        self.log.borrow_mut().flushed_beside(flush);
+        Ok(())
     }
 }
 

@@ -177,7 +177,7 @@ impl<D: Doors> Leg<D> {
     }
 
     /// Writes that were acknowledged and not flushed: they are gone if the lender's identity changes.
-    fn has_unflushed(&self) -> bool {
+    pub(crate) fn has_unflushed(&self) -> bool {
         self.acknowledged.get() > self.flushed.get()
     }
 

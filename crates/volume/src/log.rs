@@ -1,5 +1,4 @@
-//! The kept writes of a segment (W5): every change since the last flush that all legs have acknowledged, with those in flight.
-//! Pure data.
+//! The kept writes of a segment (W5): every change that is not known to be durable at all legs, with those in flight. Pure data.
 //!
 //! If the legs lose what they had not flushed, the log says what to write again. If one leg leaves, the log says which blocks
 //! it has missed (S1). It is bounded: when it is full, the segment flushes by itself and further changes wait.
@@ -33,6 +32,13 @@ struct Entry {
     durable: bool,
 }
 
+/// A point in the order of changes; see [`Log::mark`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    count: u64,
+    beside: u64,
+}
+
 /// See the module.
 pub(crate) struct Log {
     bytes_max: u64,
@@ -41,6 +47,11 @@ pub(crate) struct Log {
     entries: BTreeMap<u64, Entry>,
     bytes: u64,
     count: u64,
+    /// Writes to single legs that are not kept (copies that make the legs equal, for one): counted when one begins and when it ends.
+    beside: u64,
+    /// What that count was when the last flush that has succeeded was sent; none if none has in this mount, and it is not known
+    /// either what an earlier client has left.
+    beside_flushed: Option<u64>,
 }
 
 impl Log {
@@ -49,7 +60,7 @@ impl Log {
         let share = KEPT_BYTES_VOLUME_MAX / u64::try_from(segments.max(1)).unwrap_or(u64::MAX);
         let bytes_max = drawn::limit(Drawn::KeptBytes, KEPT_BYTES_MAX).min(share.max(KEPT_BYTES_MIN));
         let entries_max = drawn::limit(Drawn::KeptEntries, KEPT_ENTRIES_MAX as u64) as usize;
-        Self { bytes_max, entries_max, entries: BTreeMap::new(), bytes: 0, count: 0 }
+        Self { bytes_max, entries_max, entries: BTreeMap::new(), bytes: 0, count: 0, beside: 0, beside_flushed: None }
     }
 
     /// No further change may begin before a flush.
@@ -99,30 +110,50 @@ impl Log {
         }
     }
 
+    /// A write that is not kept begins, or has ended.
+    pub(crate) fn count_beside(&mut self) {
+        self.beside += 1;
+    }
+
     /// To be taken before a flush is sent; see [`Log::flushed`].
-    pub(crate) fn mark(&mut self) -> u64 {
+    pub(crate) fn mark(&mut self) -> Mark {
         self.count += 1;
-        self.count
+        Mark { count: self.count, beside: self.beside }
     }
 
     /// A flush that was begun at that mark has succeeded at all legs: changes that had ended by then are durable.
-    pub(crate) fn flushed(&mut self, mark: u64) {
+    pub(crate) fn flushed(&mut self, mark: Mark) {
+        self.flushed_beside(mark);
+        self.forget_ended(mark.count);
+    }
+
+    /// The same, but targets of a resync were not asked: kept changes stay.
+    pub(crate) fn flushed_beside(&mut self, mark: Mark) {
+        self.beside_flushed = self.beside_flushed.max(Some(mark.beside));
+    }
+
+    fn forget_ended(&mut self, count: u64) {
         let bytes = &mut self.bytes;
         self.entries.retain(|_, entry| {
-            let kept = entry.ended.is_none_or(|ended| ended > mark);
+            let kept = entry.ended.is_none_or(|ended| ended > count);
             *bytes -= if kept { 0 } else { entry.cost };
             kept
         });
     }
 
-    /// Whether every change that has ended is on stable storage at all legs. These need not be kept any longer then.
-    pub(crate) fn is_durable(&mut self) -> bool {
+    /// Whether everything that is not kept is durable at all legs in sync, also what an earlier client has left.
+    pub(crate) fn is_durable_beside(&self) -> bool {
+        self.beside_flushed == Some(self.beside)
+    }
+
+    /// Lets go of kept changes if all that have ended are durable at all legs. True if there is nothing that a flush could still do.
+    pub(crate) fn forget_durable(&mut self) -> bool {
         let has_ended = |entry: &&Entry| entry.ended.is_some();
         let durable = mutation::is(Mutation::UnflushedCountsAsDurable)
-            || self.entries.values().filter(has_ended).all(|entry| entry.durable);
+            || self.is_durable_beside() && self.entries.values().filter(has_ended).all(|entry| entry.durable);
         if durable {
-            let mark = self.mark();
-            self.flushed(mark);
+            self.count += 1;
+            self.forget_ended(self.count);
         }
         durable
     }
@@ -278,19 +309,35 @@ mod tests {
 
     #[test]
     fn w1_a_flush_is_needed_unless_all_that_has_ended_was_durable_at_once() {
+        let flush = |log: &mut Log| {
+            let mark = log.mark();
+            log.flushed(mark);
+        };
         let mut log = Log::new(1);
-        assert!(log.is_durable());
+        assert!(!log.forget_durable(), "an earlier client may have left something");
+        flush(&mut log);
+        assert!(log.forget_durable());
         let (one, two) = (log.begin(&durable(0, 1)), log.begin(&write(1, 1, 2)));
         log.end(one, true);
-        assert!(log.is_durable(), "what is in flight has not been acknowledged");
+        assert!(log.forget_durable(), "what is in flight has not been acknowledged");
         assert_eq!(log.entries.keys().copied().collect::<Vec<_>>(), [two]);
         log.end(two, true);
-        assert!(!log.is_durable());
-        let mark = log.mark();
-        log.flushed(mark);
+        assert!(!log.forget_durable());
+        flush(&mut log);
         let failed = log.begin(&durable(0, 3));
         log.end(failed, false);
-        assert!(!log.is_durable(), "a leg may lack it");
+        assert!(!log.forget_durable(), "a leg may lack it");
+        flush(&mut log);
+        assert!(log.forget_durable());
+        // A write that is not kept, and a flush that was sent before it had ended.
+        log.count_beside();
+        let mark = log.mark();
+        log.count_beside();
+        log.flushed(mark);
+        assert!(!log.forget_durable());
+        flush(&mut log);
+        log.flushed(mark);
+        assert!(log.forget_durable(), "an older flush takes nothing back");
     }
 
     #[test]

@@ -52,8 +52,6 @@ pub(crate) struct Segment<D: Doors, M: ManagerDoor> {
     pub(crate) equalise_due: Cell<bool>,
     /// What the legs could lose (W5).
     pub(crate) log: RefCell<Log>,
-    /// A flush of this mount has succeeded: nothing that an earlier client left is not durable.
-    pub(crate) flushed: Cell<bool>,
     /// A flush is under way because the log is filling.
     pub(crate) flushing: Cell<bool>,
     /// Regions that were written and have not cooled (H2).
@@ -95,6 +93,15 @@ enum Applied {
     NotFast,
 }
 
+/// See [`Segment::beside_log`].
+struct BesideLog<'a>(&'a RefCell<Log>);
+
+impl Drop for BesideLog<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().count_beside();
+    }
+}
+
 impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     pub(crate) fn new(shared: Rc<Shared<D, M>>, index: usize, start: u64, facts: &MountSegment) -> Self {
         let now = shared.doors.now();
@@ -116,7 +123,6 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             manager_problem: RefCell::new(None),
             equalise_due: Cell::new(false),
             log,
-            flushed: Cell::new(false),
             flushing: Cell::new(false),
             hot: RefCell::default(),
             cooling: Cell::new(false),
@@ -266,9 +272,17 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         Some(VolumeError::new(kind, format!("server {name} answers {status:?}: {text}")))
     }
 
-    /// W1: everything that was acknowledged is durable at all legs, and a flush would bring nothing.
-    pub(crate) fn is_durable(&self) -> bool {
-        self.flushed.get() && self.check().is_ok() && self.log.borrow_mut().is_durable()
+    /// W1: something that was acknowledged is perhaps not durable at all legs. Lets go of kept changes otherwise.
+    pub(crate) fn needs_flush(&self) -> bool {
+        let in_sync = self.members.borrow().which(|m| m.role == Role::InSync);
+        let is_unflushed = |leg: usize| self.legs.get(leg).is_some_and(|leg| leg.has_unflushed());
+        self.check().is_err() || in_sync.into_iter().any(is_unflushed) || !self.log.borrow_mut().forget_durable()
+    }
+
+    /// To be held while a write is sent that the log does not keep: a flush has to follow.
+    pub(crate) fn beside_log(&self) -> impl Drop + use<'_, D, M> {
+        self.log.borrow_mut().count_beside();
+        BesideLog(&self.log)
     }
 
     /// Carries a change out at every leg (W1). Runs to its end: it must not be dropped while the caller's range lock is held
@@ -298,8 +312,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             self.shared.changed.changed(seen).await;
         }
         // W5: kept before any leg is sent it.
-        let (kept, hot_mark) = match change {
-            Change::Flush => (self.log.borrow_mut().mark(), self.hot.borrow_mut().mark()),
+        let (kept, marks) = match change {
+            Change::Flush => (0, Some((self.log.borrow_mut().mark(), self.hot.borrow_mut().mark()))),
             _ => {
                 if self.hot.borrow().len() == 0 && !regions.is_empty() {
                     self.shared.changed.notify();
@@ -308,7 +322,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 if let Some(touched) = &mut *self.touched.borrow_mut() {
                     add_units(touched, start, length);
                 }
-                (self.log.borrow_mut().begin(change), 0)
+                (self.log.borrow_mut().begin(change), None)
             }
         };
         // Not a step of waiting between the look at the set and the sending: a target that is attached later finds these
@@ -347,13 +361,12 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             self.may_differ(change, failed);
             return Err(error);
         }
+        if let Some((mark, hot_mark)) = marks {
+            self.log.borrow_mut().flushed(mark);
+            self.hot.borrow_mut().flushed(hot_mark);
+            return Ok(());
+        }
         match change {
-            Change::Flush => {
-                self.log.borrow_mut().flushed(kept);
-                self.hot.borrow_mut().flushed(hot_mark);
-                self.flushed.set(true);
-                Ok(())
-            }
             Change::Zero { .. } if refused > 0 && done == 0 => {
                 self.log.borrow_mut().forget(kept);
                 Err(VolumeError::new(VolumeErrorKind::Unsupported, "the lenders cannot make zeroes fast; write zeroes instead"))

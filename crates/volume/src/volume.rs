@@ -155,12 +155,12 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// [`VolumeError`]; any part may have been written then, but all copies have the same.
     pub async fn write(&self, offset: u64, data: Chunk, fua: bool) -> Result<(), VolumeError> {
         let length = data.len() as u64;
-        self.change(
-            offset,
-            length,
-            move |inner, flush_follows| async move { inner.write(offset, data, fua || flush_follows).await },
-        )
-        .await
+        // In many requests, each of them would be flushed by itself.
+        let is_short = length <= REQUEST_SIZE_MAX;
+        let write = move |inner: Rc<Inner<D, M>>, flush_follows: bool| async move {
+            inner.write(offset, data, fua || (flush_follows && is_short)).await
+        };
+        self.change(offset, length, write).await
     }
 
     /// Makes a range read as zero (W6). Any alignment; as [`Volume::write`] otherwise.
@@ -467,7 +467,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
     /// Makes everything that was acknowledged durable. A segment in which all of it is durable already is not asked (W1).
     async fn flush_unflushed(&self) -> Result<(), VolumeError> {
         self.shared.alive()?;
-        let unflushed = self.segments.iter().filter(|segment| !segment.is_durable());
+        let unflushed = self.segments.iter().filter(|segment| segment.needs_flush());
         join_all(unflushed.map(|segment| segment.change(&Change::Flush))).await.into_iter().collect()
     }
 

@@ -263,6 +263,21 @@ fn w5_what_is_kept_is_bounded_the_volume_flushes_by_itself_and_further_writes_wa
 }
 
 #[test]
+fn f5_the_flush_before_an_idle_path_is_closed_is_a_real_one() {
+    MemDoors::run(28, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 1);
+        let options = VolumeOptions { idle_close: Some(Duration::from_secs(1)), ..VolumeOptions::default() };
+        let volume = world.open_with(options).await.unwrap();
+        volume.flush().await.unwrap();
+        volume.write(0, Chunk::from(vec![5; 4096]), true).await.unwrap();
+        volume.flush().await.unwrap();
+        assert_eq!(seen(&world, Op::Flush).0, 1, "nothing is left to be flushed");
+        world.until(5, "it is idle", || volume.status().path == PathState::Idle).await;
+        assert_eq!(seen(&world, Op::Flush).0, 2);
+    });
+}
+
+#[test]
 fn f5_an_idle_path_is_flushed_first_and_a_lender_that_restarted_meanwhile_has_lost_nothing() {
     MemDoors::run(25, |doors| async move {
         let world = World::new(&doors, &[SIZE], 1);

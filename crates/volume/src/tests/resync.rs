@@ -114,6 +114,51 @@ pub(super) fn crashed(doors: &MemDoors, size: u64, copies: usize) -> World {
 }
 
 #[test]
+fn h3_a_copy_whose_answer_was_lost_is_durable_before_the_legs_count_as_equal() {
+    for flushed_before in [false, true] {
+        MemDoors::run(31, move |doors| async move {
+            let world = crashed(&doors, SIZE, 2);
+            // The copy is made, and the connection breaks before that is told.
+            world.lenders[1].swallow.set(1);
+            world.lenders[1].hang_op.set(flushed_before.then_some(Op::Verify));
+            let volume = world.open().await;
+            if flushed_before {
+                volume.flush().await.unwrap();
+                world.lenders[1].hang_op.set(None);
+                world.lenders[1].cut();
+            }
+            assert_eq!(read(&volume, 8192, 4096).await.unwrap(), [10; 4096]);
+            world.until(8, "the labels say so", || world.lenders.iter().all(|l| !l.label().unclean)).await;
+            assert_eq!(world.lenders[1].swallow.get(), 0);
+            volume.flush().await.unwrap();
+            world.lenders[1].lose_power();
+            world.lenders[1].start();
+            world.sleep(1.0).await;
+            world.assert_same(0, 1);
+        });
+    }
+}
+
+#[test]
+fn h3_what_was_read_after_an_unclean_close_is_not_older_after_a_power_cut() {
+    MemDoors::run(32, |doors| async move {
+        let world = crashed(&doors, SIZE, 2);
+        // The same bytes on both legs, and on neither of them durable.
+        for lender in &world.lenders {
+            let mut slices = lender.slices.borrow_mut();
+            let slice = slices.values_mut().next().unwrap();
+            slice.bytes[8192..12288].fill(7);
+            slice.regions.written(8192, &[7; 4096]);
+        }
+        let volume = world.open().await;
+        assert!(read(&volume, 8192, 4096).await.unwrap() == [7; 4096]);
+        world.lenders.iter().for_each(|lender| lender.lose_power());
+        world.lenders.iter().for_each(|lender| lender.start());
+        assert!(read(&volume, 8192, 4096).await.unwrap() == [7; 4096]);
+    });
+}
+
+#[test]
 fn after_an_unclean_close_only_the_source_is_read_until_the_legs_are_equal() {
     MemDoors::run(9, |doors| async move {
         let world = crashed(&doors, SIZE, 3);
