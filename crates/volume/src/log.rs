@@ -146,7 +146,7 @@ impl Log {
         self.beside_flushed == Some(self.beside)
     }
 
-    /// Lets go of kept changes if all that have ended are durable at all legs. True if there is nothing that a flush could still do.
+    /// Lets go of kept changes if all that have ended are durable at all legs. True if there is nothing that a flush could still do (W1).
     pub(crate) fn forget_durable(&mut self) -> bool {
         let has_ended = |entry: &&Entry| entry.ended.is_some();
         let durable = mutation::is(Mutation::UnflushedCountsAsDurable)
