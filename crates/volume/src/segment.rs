@@ -275,7 +275,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     /// W1: something that was acknowledged is perhaps not durable at all legs. Lets go of kept changes otherwise.
     pub(crate) fn needs_flush(&self) -> bool {
         let in_sync = self.members.borrow().which(|m| m.role == Role::InSync);
-        let is_unflushed = |leg: usize| self.legs.get(leg).is_some_and(|leg| leg.has_unflushed());
+        let is_counted = !mutation::is(Mutation::UnflushedCountsAsDurable);
+        let is_unflushed = |leg: usize| is_counted && self.legs.get(leg).is_some_and(|leg| leg.has_unflushed());
         self.check().is_err() || in_sync.into_iter().any(is_unflushed) || !self.log.borrow_mut().forget_durable()
     }
 
