@@ -346,6 +346,10 @@ impl Keeper {
                 work.haunt();
                 self.oracle.borrow_mut().crashed();
                 self.sim().after(self.sim().below(30 * SECOND), move |_| client.kill());
+                // F1: what the former client can do no more does not depend on when the next one opens its sessions.
+                if self.sim().chance(300_000) {
+                    self.pause(Duration::from_nanos(self.sim().below(5 * SECOND))).await;
+                }
             }
             self.log(|| format!("mounted by {} (epoch {})", at.name(), info.epoch.number));
             let ended = match self.open(&at, &info).await {
