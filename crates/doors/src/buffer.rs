@@ -12,8 +12,12 @@ use std::rc::Rc;
 pub const ALIGNMENT: usize = 4096;
 /// Buffers up to this size are pooled by power of two.
 const POOLED_SIZE_MAX: usize = 2 << 20;
-/// Bytes that a thread's pool keeps at most.
+/// Bytes that a thread's pool keeps at most. When it is full, sizes make room of which there was too much lately: otherwise small
+/// buffers of an earlier load would stay for ever, and memory of large ones would come from the kernel, page by page, each time.
 const POOL_BYTES_MAX: usize = 16 << 20;
+/// So many allocations are *lately*.
+const LATELY: u32 = 1024;
+const CLASSES: usize = 10;
 
 /// One aligned page of a buffer.
 #[derive(Clone, Copy)]
@@ -22,11 +26,59 @@ struct Page([u8; ALIGNMENT]);
 
 type Pages = Box<[Page]>;
 
+/// Allocations of 2^k pages that nobody uses.
+#[derive(Default)]
+struct Class {
+    free: Vec<Pages>,
+    /// The fewest there were since the last look,
+    least: usize,
+    /// and before that: so many are not needed.
+    surplus: usize,
+}
+
+impl Class {
+    fn pop(&mut self) -> Option<Pages> {
+        let pages = self.free.pop();
+        self.least = self.least.min(self.free.len());
+        pages
+    }
+}
+
 #[derive(Default)]
 struct Pool {
-    /// `classes[k]` holds allocations of 2^k pages.
-    classes: [Vec<Pages>; 10],
+    classes: [Class; CLASSES],
     bytes: usize,
+    allocations: u32,
+}
+
+impl Pool {
+    fn allocate(&mut self, class: usize) -> Option<Pages> {
+        self.allocations += 1;
+        if self.allocations >= LATELY {
+            self.allocations = 0;
+            for class in &mut self.classes {
+                class.surplus = std::mem::replace(&mut class.least, class.free.len());
+            }
+        }
+        let found = self.classes.get_mut(class)?.pop()?;
+        self.bytes -= found.len() * ALIGNMENT;
+        Some(found)
+    }
+
+    fn release(&mut self, class: usize, pages: Pages) {
+        let bytes = pages.len() * ALIGNMENT;
+        while self.bytes + bytes > POOL_BYTES_MAX {
+            let surplus = |(class, of): &(usize, &Class)| of.surplus.min(of.free.len()) << class;
+            let most = self.classes.iter().enumerate().max_by_key(surplus).filter(|most| surplus(most) > 0);
+            let Some(most) = most.map(|(most, _)| most).filter(|most| *most != class) else { return };
+            let Some(other) = self.classes.get_mut(most).and_then(|of| of.pop().inspect(|_| of.surplus -= 1)) else { return };
+            self.bytes -= other.len() * ALIGNMENT;
+        }
+        self.bytes += bytes;
+        if let Some(class) = self.classes.get_mut(class) {
+            class.free.push(pages);
+        }
+    }
 }
 
 thread_local! {
@@ -35,7 +87,7 @@ thread_local! {
 
 fn class_of(pages: usize) -> Option<usize> {
     let class = pages.next_power_of_two().trailing_zeros() as usize;
-    (pages << 12 <= POOLED_SIZE_MAX && class < 10).then_some(class)
+    (pages << 12 <= POOLED_SIZE_MAX && class < CLASSES).then_some(class)
 }
 
 /// How many pages are allocated for so many.
@@ -45,29 +97,14 @@ fn allocated(pages: usize) -> usize {
 
 fn allocate(pages: usize) -> Pages {
     let class = class_of(pages);
-    let pooled = class.and_then(|class| {
-        POOL.with_borrow_mut(|pool| {
-            let found = pool.classes.get_mut(class)?.pop()?;
-            pool.bytes -= found.len() * ALIGNMENT;
-            Some(found)
-        })
-    });
+    let pooled = class.and_then(|class| POOL.with_borrow_mut(|pool| pool.allocate(class)));
     pooled.unwrap_or_else(|| vec![Page([0; ALIGNMENT]); allocated(pages)].into_boxed_slice())
 }
 
 fn release(pages: Pages) {
-    let bytes = pages.len() * ALIGNMENT;
     let Some(class) = class_of(pages.len()).filter(|class| 1 << class == pages.len()) else { return };
     // At the end of a thread its pool may be gone already; the memory is simply freed then.
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.bytes + bytes <= POOL_BYTES_MAX {
-            pool.bytes += bytes;
-            if let Some(list) = pool.classes.get_mut(class) {
-                list.push(pages);
-            }
-        }
-    });
+    let _ = POOL.try_with(|pool| pool.borrow_mut().release(class, pages));
 }
 
 /// A unique, writable, aligned run of bytes.
@@ -235,6 +272,31 @@ mod tests {
     fn a_zeroed_buffer_is_zero_although_the_pool_had_a_used_one() {
         drop(Buffer::copy_of(&[7; 5000]));
         assert!(Buffer::zeroed(5000).iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn the_pool_is_bounded_and_goes_over_to_the_sizes_that_are_used() {
+        let pooled = |class: usize| POOL.with_borrow(|pool| pool.classes[class].free.len());
+        let use_some = |length: usize, count: usize| drop((0..count).map(|_| Buffer::new(length)).collect::<Vec<_>>());
+        let all = POOL_BYTES_MAX / ALIGNMENT;
+        use_some(ALIGNMENT, 2 * all);
+        assert_eq!(pooled(0), all);
+        // A few small ones are still used beside the large ones; the others give way.
+        for _ in 0..LATELY {
+            use_some(1 << 20, 12);
+            use_some(ALIGNMENT, 10);
+        }
+        assert_eq!(pooled(8), 12);
+        assert!((10..=all / 4).contains(&pooled(0)), "{}", pooled(0));
+        let bytes: (usize, usize) =
+            POOL.with_borrow(|pool| (pool.bytes, (0..CLASSES).map(|k| pool.classes[k].free.len() << (k + 12)).sum()));
+        assert!(bytes.0 == bytes.1 && bytes.0 <= POOL_BYTES_MAX, "{bytes:?}");
+        // Both are used: neither drives the other out.
+        for _ in 0..LATELY {
+            use_some(1 << 20, 12);
+            use_some(ALIGNMENT, all / 2);
+        }
+        assert!(pooled(8) >= 4 && pooled(0) >= all / 8, "{} and {}", pooled(8), pooled(0));
     }
 
     #[test]
