@@ -218,9 +218,13 @@ impl Keeper {
         }
         if force {
             self.log(|| "unmounted by force".to_owned());
-            self.unmount(at, None, true).await?;
+            // The command may be given on any machine: the client's own may not reach the manager at all.
+            let by = if self.sim().chance(700_000) { self.world.any_server() } else { Rc::clone(at) };
+            self.unmount(&by, None, true).await?;
             // F4: it notices by itself; what it still does is of no effect.
             if self.sim().chance(500_000) {
+                // F1, F3: from the answer on, not only from the next mount on.
+                work.haunt();
                 self.ghost.replace(Some((work, Rc::clone(client))));
             } else {
                 self.pause(Duration::from_millis(self.sim().below(3000))).await;
@@ -342,8 +346,7 @@ impl Keeper {
         loop {
             let calm = world.is_calm();
             let info = self.mount(&at).await?;
-            if let Some((work, client)) = self.ghost.take() {
-                work.haunt();
+            if let Some((_, client)) = self.ghost.take() {
                 self.oracle.borrow_mut().crashed();
                 self.sim().after(self.sim().below(30 * SECOND), move |_| client.kill());
                 // F1: what the former client can do no more does not depend on when the next one opens its sessions.
