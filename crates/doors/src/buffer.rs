@@ -17,7 +17,8 @@ const POOLED_SIZE_MAX: usize = 2 << 20;
 const POOL_BYTES_MAX: usize = 16 << 20;
 /// So many allocations are *lately*.
 const LATELY: u32 = 1024;
-const CLASSES: usize = 10;
+/// Sizes: 2^0 pages, and so on up to [`POOLED_SIZE_MAX`].
+const CLASSES: usize = (POOLED_SIZE_MAX / ALIGNMENT).ilog2() as usize + 1;
 
 /// One aligned page of a buffer.
 #[derive(Clone, Copy)]

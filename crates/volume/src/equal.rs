@@ -389,11 +389,9 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             };
             tracing::info!(segment = self.index, from, ?to, at, span, "the legs differed");
             let change = Change::write(at, data, false);
-            let _beside = self.beside_log();
             for leg in to {
                 let (Some(writing), Some(facts)) = (session(leg), self.legs.get(leg)) else { continue };
-                writing.send_change(&change).await.map_err(|error| (leg, error))?;
-                facts.count_write(false);
+                self.send_beside(&facts, writing, &change).await.map_err(|error| (leg, error))?;
                 written = true;
             }
         }
@@ -404,12 +402,8 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         // The source too: what is read must not be older after the next crash.
         let flush = self.log.borrow_mut().mark();
         let flushes = legs.iter().map(|(leg, session)| async move {
-            let mark = self.legs.get(*leg).map(|facts| facts.flush_mark());
-            session.flush().await.map_err(|error| (*leg, error))?;
-            if let (Some(facts), Some(mark)) = (self.legs.get(*leg), mark) {
-                facts.count_flush(mark);
-            }
-            Ok(())
+            let facts = self.legs.get(*leg).ok_or((*leg, SessionError::Lost))?;
+            self.send(&facts, session, &Change::Flush).await.map_err(|error| (*leg, error))
         });
         join_all(flushes).await.into_iter().collect::<Result<(), _>>()?;
         self.log.borrow_mut().flushed_beside(flush);

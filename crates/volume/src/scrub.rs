@@ -212,12 +212,10 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             let Some(data) = source.read(offset + at, size).await.ok().and_then(|blocks| blocks.sound()) else { continue };
             let Some(leg) = self.legs.get(index) else { return };
             let Some(session) = leg.session().filter(|_| self.role(index) == Role::InSync) else { return };
-            let _beside = self.beside_log();
-            if let Err(error) = session.send_change(&Change::write(offset + at, data, false)).await {
+            if let Err(error) = self.send_beside(&leg, &session, &Change::write(offset + at, data, false)).await {
                 tracing::warn!(lender = %leg.facts.server_name, ?error, "blocks without kept checksums were not written again");
                 return;
             }
-            leg.count_write(false);
             self.adopt_hot(regions_of(offset + at, length));
         }
     }

@@ -93,7 +93,7 @@ enum Applied {
     NotFast,
 }
 
-/// See [`Segment::beside_log`].
+/// See [`Segment::send_beside`].
 struct BesideLog<'a>(&'a RefCell<Log>);
 
 impl Drop for BesideLog<'_> {
@@ -280,12 +280,6 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
         self.check().is_err() || in_sync.into_iter().any(is_unflushed) || !self.log.borrow_mut().forget_durable()
     }
 
-    /// To be held while a write is sent that the log does not keep: a flush has to follow.
-    pub(crate) fn beside_log(&self) -> impl Drop + use<'_, D, M> {
-        self.log.borrow_mut().count_beside();
-        BesideLog(&self.log)
-    }
-
     /// Carries a change out at every leg (W1). Runs to its end: it must not be dropped while the caller's range lock is held
     /// for it.
     pub(crate) async fn change(self: &Rc<Self>, change: &Change) -> Result<(), VolumeError> {
@@ -450,7 +444,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
     }
 
     /// Sends a change once.
-    async fn send(&self, leg: &Leg<D>, session: &Session<D>, change: &Change) -> Result<(), SessionError> {
+    pub(crate) async fn send(&self, leg: &Leg<D>, session: &Session<D>, change: &Change) -> Result<(), SessionError> {
         let mark = leg.flush_mark();
         session.send_change(change).await?;
         match change {
@@ -458,6 +452,13 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             _ => leg.count_write(change.is_fua()),
         }
         Ok(())
+    }
+
+    /// The same for a write that the log does not keep: a flush has to follow.
+    pub(crate) async fn send_beside(&self, leg: &Leg<D>, session: &Session<D>, change: &Change) -> Result<(), SessionError> {
+        self.log.borrow_mut().count_beside();
+        let _end = BesideLog(&self.log);
+        self.send(leg, session, change).await
     }
 
     /// The session is the leg's from now on: requests are served from it.
