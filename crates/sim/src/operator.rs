@@ -142,17 +142,19 @@ impl Keeper {
         }
     }
 
-    async fn unmount(&self, at: &Rc<Server>, epoch: Option<Epoch>, force: bool) -> Result<(), Refusal> {
+    /// True if the answer says that every lender has closed the path.
+    async fn unmount(&self, at: &Rc<Server>, epoch: Option<Epoch>, force: bool) -> Result<bool, Refusal> {
         let server = (!force).then_some(at.id());
         let request = |task| Request::Unmount { volume: self.name.to_string(), unmount: Unmount { task, server, epoch, force } };
         let mut left = 200;
         loop {
             let task = self.task();
             match self.ask(at, || request(task)).await {
-                Ok(_) => return Ok(()),
+                Ok(TaskOutcome::Unmounted { unmounting }) => return Ok(unmounting.unreachable.is_empty()),
+                Ok(other) => return Err(Refusal::new(ErrorKind::Internal, format!("an unmount ended with {other:?}"))),
                 // The mount has ended already.
-                Err(refusal) if refusal.kind == ErrorKind::StaleEpoch => return Ok(()),
-                Err(refusal) if refusal.message.contains("is not mounted") => return Ok(()),
+                Err(refusal) if refusal.kind == ErrorKind::StaleEpoch => return Ok(false),
+                Err(refusal) if refusal.message.contains("is not mounted") => return Ok(false),
                 Err(refusal) => {
                     self.log(|| format!("unmount: {refusal}"));
                     left -= 1;
@@ -220,11 +222,13 @@ impl Keeper {
             self.log(|| "unmounted by force".to_owned());
             // The command may be given on any machine: the client's own may not reach the manager at all.
             let by = if self.sim().chance(700_000) { self.world.any_server() } else { Rc::clone(at) };
-            self.unmount(&by, None, true).await?;
+            let is_fenced = self.unmount(&by, None, true).await?;
             // F4: it notices by itself; what it still does is of no effect.
             if self.sim().chance(500_000) {
-                // F1, F3: from the answer on, not only from the next mount on.
-                work.haunt();
+                // F1: from the answer on. If a lender could not be fenced, only from the next mount on (F3).
+                if is_fenced {
+                    work.haunt();
+                }
                 self.ghost.replace(Some((work, Rc::clone(client))));
             } else {
                 self.pause(Duration::from_millis(self.sim().below(3000))).await;
@@ -346,7 +350,8 @@ impl Keeper {
         loop {
             let calm = world.is_calm();
             let info = self.mount(&at).await?;
-            if let Some((_, client)) = self.ghost.take() {
+            if let Some((work, client)) = self.ghost.take() {
+                work.haunt();
                 self.oracle.borrow_mut().crashed();
                 self.sim().after(self.sim().below(30 * SECOND), move |_| client.kill());
                 // F1: what the former client can do no more does not depend on when the next one opens its sessions.

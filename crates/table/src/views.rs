@@ -90,10 +90,9 @@ fn volume_state(table: &Table, row: &VolumeRow) -> String {
     if table.wipes_of(row.id).next().is_some() {
         return "to be wiped".to_owned();
     }
-    let unfenced: Vec<String> =
-        row.unfenced_segments().flat_map(|segment| &segment.legs).map(|leg| table.lender_name(leg.area)).collect();
-    if row.lease.is_none() && !unfenced.is_empty() {
-        return format!("not fenced yet at {}", crate::plan::listed(unfenced));
+    if row.lease.is_none() && !row.is_fenced() {
+        let lenders = row.unfenced_legs().map(|leg| table.lender_name(leg.area));
+        return format!("not fenced yet at {}", crate::plan::listed(lenders));
     }
     "ready".to_owned()
 }

@@ -193,7 +193,7 @@ fn go_on(
     };
     match row.state {
         BackgroundState::Opening if !is_wanted(table, volume, seen, false) => Next::Commit(end(volume, None, context)),
-        BackgroundState::Opening if volume.unfenced_segments().next().is_none() => at_state(BackgroundState::Starting, None),
+        BackgroundState::Opening if volume.is_fenced() => at_state(BackgroundState::Starting, None),
         BackgroundState::Opening if now_ms >= row.since_ms + OPENING_MAX_MS => Next::Retreat(end(
             volume,
             Some("background work was not begun: the lenders did not open its lease".to_owned()),

@@ -38,8 +38,8 @@ pub fn plan(table: &Table, volume: &str, command: &Transfer, context: &mut Conte
         let hint = format!("unmount it there, or fence it: `sublet transfer {} --to {} --force`", volume.name, to.name);
         refusal.hint(hint)
     })?;
-    let unfenced = listed(volume.unfenced_segments().flat_map(|segment| &segment.legs).map(|leg| table.lender_name(leg.area)));
-    if volume.epoch.number > 0 && volume.unfenced_segments().next().is_some() {
+    if volume.epoch.number > 0 && !volume.is_fenced() {
+        let unfenced = listed(volume.unfenced_legs().map(|leg| table.lender_name(leg.area)));
         let text = format!(
             "volume '{}' cannot be handed over: {unfenced} has not confirmed that the former client is fenced",
             volume.name

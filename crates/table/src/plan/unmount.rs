@@ -111,9 +111,15 @@ pub fn advance(
         }
     }
     released.retain(|name| !unreachable.contains(name));
-    let missing = listed(next.unfenced_segments().flat_map(|segment| &segment.legs).map(|leg| table.lender_name(leg.area)));
-    let is_fenced = next.unfenced_segments().next().is_none();
-    let how = if forced { "fenced: unmounted by force from" } else { "unmounted by" };
+    let missing = listed(next.unfenced_legs().map(|leg| table.lender_name(leg.area)));
+    let is_fenced = next.is_fenced();
+    // L5: the lenders were asked to end what is older than the table, not what it does not know of.
+    let is_told_too_little = forced && volume.is_behind();
+    let how = match forced {
+        _ if is_told_too_little => "closed in a table that is behind, so a newer mount may go on: the mount of",
+        true => "fenced: unmounted by force from",
+        false => "unmounted by",
+    };
     change.event(volume.name.as_str(), format!("{how} {holder} (epoch {closed})"));
     if !is_fenced {
         let text = format!("{missing} did not answer; the volume cannot be mounted elsewhere until it has been fenced there");
@@ -134,6 +140,13 @@ pub fn advance(
                 Refusal::new(ErrorKind::LenderUnreachable, text).hint("repeat the transfer when that lender answers again");
             change.put(failed(task, refusal, context.now_ms));
         }
+    } else if is_told_too_little {
+        let text = format!(
+            "the mount that the table knew of (epoch {closed}) is over, but the table is behind: a newer mount of '{}' may go on",
+            volume.name
+        );
+        let hint = "reconcile the table first (`sublet manager rebuild --reconcile`), then look whether it is still mounted";
+        change.put(failed(task, conflict(text, hint), context.now_ms));
     } else {
         let name = volume.name.clone();
         let unmounting =

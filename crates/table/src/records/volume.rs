@@ -146,9 +146,19 @@ impl VolumeRow {
     }
 
     /// Segments of which no in-sync leg has confirmed the newest epoch: an older client might still write there (F3).
-    pub fn unfenced_segments(&self) -> impl Iterator<Item = &SegmentRow> {
+    fn unfenced_segments(&self) -> impl Iterator<Item = &SegmentRow> {
         let newest = self.epoch.number;
         self.segments.iter().filter(move |segment| !segment.legs.iter().any(|leg| leg.in_sync && leg.confirmed >= newest))
+    }
+
+    /// Whether an older client can write nowhere any more (F3).
+    pub fn is_fenced(&self) -> bool {
+        self.unfenced_segments().next().is_none()
+    }
+
+    /// The legs of which one has to be fenced yet, in each of their segments. A stale leg stands for nobody.
+    pub fn unfenced_legs(&self) -> impl Iterator<Item = &LegRow> {
+        self.unfenced_segments().flat_map(|segment| &segment.legs).filter(|leg| leg.in_sync)
     }
 }
 

@@ -220,6 +220,25 @@ fn l5_a_forced_unmount_by_a_table_that_is_behind_makes_no_second_history() {
 }
 
 #[test]
+fn l5_a_forced_unmount_by_a_table_that_is_behind_says_that_a_newer_mount_may_go_on() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let first = pool.mounted(mount(10, borrower, "v"));
+    let backup = pool.backup();
+    pool.done(unmount(11, borrower, "v", first.epoch));
+    pool.mounted(mount(12, borrower, "v"));
+    pool.restore(&backup);
+    let refusal = pool.refused(force_unmount(20, "v"));
+    assert!(refusal.message.contains(&format!("the mount that the table knew of (epoch {}) is over", first.epoch)), "{refusal}");
+    assert!(refusal.hint.contains("manager rebuild --reconcile"), "{refusal}");
+    assert_eq!(pool.admitted(0), 1, "its client is not fenced");
+    assert!(!pool.events().iter().any(|event| event.contains("fenced: unmounted by force")), "{:?}", pool.events());
+    reconcile(&mut pool);
+    pool.done(force_unmount(21, "v"));
+    assert_eq!(pool.admitted(0), 0);
+}
+
+#[test]
 fn l5_a_volume_that_was_returned_after_the_backup_says_how_it_goes() {
     let mut pool = doubled();
     let borrower = pool.id(E);

@@ -73,6 +73,24 @@ fn a_normal_unmount_leaves_copies_in_sync_and_a_forced_one_makes_those_stale_tha
 }
 
 #[test]
+fn only_a_lender_whose_copy_is_in_sync_and_not_fenced_is_said_to_be_missing() {
+    let mut pool = doubled();
+    let borrower = pool.id(2);
+    pool.kill(1);
+    pool.mounted(mount(2, borrower, "v"));
+    pool.revive(1);
+    pool.kill(0);
+    // The stale copy is fenced, which says nothing about the other one.
+    let TaskOutcome::Unmounted { unmounting } = pool.done(force_unmount(3, "v")).outcome else { panic!() };
+    assert_eq!((unmounting.released, unmounting.unreachable), (vec![name("server-b")], vec![name("server-a")]));
+    assert_eq!(pool.table().volumes[0].state, "not fenced yet at server-a");
+    let told = "server-a did not answer; the volume cannot be mounted elsewhere until it has been fenced there";
+    assert!(pool.events().iter().any(|event| event.contains(told)), "{:?}", pool.events());
+    let refusal = pool.refused(transfer(4, "v", "server-d", false));
+    assert!(refusal.message.contains("server-a has not confirmed"), "{refusal}");
+}
+
+#[test]
 fn a_single_volume_with_a_dead_lender_is_not_mounted_and_not_handed_over() {
     let mut pool = Pool::new(&[16, 0, 0]);
     let (b, c) = (pool.id(1), pool.id(2));
