@@ -113,7 +113,7 @@ pub struct Core<S: Store> {
     /// What running tasks wait for, and how many bytes are done.
     progress: BTreeMap<TaskId, (String, u64)>,
     task_waiters: Vec<TaskWaiter>,
-    /// Requests that wait until lenders have told of their labels, and who asked.
+    /// Requests that wait until lenders have told of their labels, and who asked: see [`Core::is_early`].
     early: Vec<(u64, Request)>,
     table_waiters: Vec<TableWaiter>,
     /// Background work that did not go well, and is not begun again before some time.

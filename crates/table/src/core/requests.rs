@@ -86,6 +86,11 @@ impl<S: Store> Core<S> {
                 let reachable = self.peers.reachable();
                 let mut context = Context { now_ms: self.now_ms, random: outside.random, reachable: &reachable };
                 let (rows, answer) = plan::leg::plan(table, volume, &change, &mut context)?;
+                let request = Request::ChangeLeg { volume, change: change.clone() };
+                if !rows.is_empty() && self.is_early(&request) {
+                    self.early.push((conn, request));
+                    return Ok(None);
+                }
                 self.check_replaced(volume, &change)?;
                 self.commit_request(rows)?;
                 Response::Leg(answer)

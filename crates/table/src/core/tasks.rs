@@ -1,6 +1,6 @@
 //! Requests that are tasks, and how tasks go on.
 
-use sublet_api::request::{Request, Response, TaskAnswer, TaskOutcome};
+use sublet_api::request::{LegChange, Request, Response, TaskAnswer, TaskOutcome};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::TaskId;
 
@@ -69,14 +69,18 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// What wipes a volume's bytes waits until its lenders have told of their labels once: the table may have been restored from
-    /// an older copy, and they may know that somebody else has it by now, or that a copy is in sync (L5). Nobody waits for a lender
-    /// that is lost: what it knows better is seen when it returns.
-    fn is_early(&self, request: &Request) -> bool {
-        let (Request::SetWay { volume, .. } | Request::Return { volume, .. } | Request::Replace { volume, .. }) = request else {
-            return false;
+    /// What wipes a volume's bytes, and what lets its client do without a copy, waits until the lenders have told of their labels
+    /// once: the table may have been restored from an older copy, and they may know that somebody else has it by now, or that a copy
+    /// is in sync (L5). Nobody waits for a lender that is lost: what it knows better is seen when it returns.
+    pub(super) fn is_early(&self, request: &Request) -> bool {
+        let volume = match request {
+            Request::SetWay { volume, .. } | Request::Return { volume, .. } | Request::Replace { volume, .. } => {
+                self.table.volume(volume).ok()
+            }
+            Request::ChangeLeg { volume, change } if change.change == LegChange::Stale => self.table.volumes.get(volume),
+            _ => None,
         };
-        let Ok(volume) = self.table.volume(volume) else { return false };
+        let Some(volume) = volume else { return false };
         let mut lenders = volume.legs().filter_map(|(_, leg)| self.table.lender(leg.area));
         lenders.any(|id| self.peers.may_tell(id))
     }

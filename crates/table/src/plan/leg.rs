@@ -24,6 +24,11 @@ pub fn plan(
     let missing = || Refusal::new(ErrorKind::StaleEpoch, format!("volume {} is no longer in the table", volume.short()));
     let volume = table.volumes.get(&volume).ok_or_else(missing)?;
     check_epoch(volume, change.epoch)?;
+    if change.change == LegChange::Stale && volume.is_behind() {
+        // L5: a label tells of a newer state. The copy that is to be left out may be the one that somebody else goes on with.
+        let text = format!("the labels of volume '{}' know better than the table: no copy is left out", volume.name);
+        return Err(conflict(text, "reconcile the table first: `sublet manager rebuild --reconcile`"));
+    }
     let mut next = volume.clone();
     let index = change.segment as usize;
     let count = volume.segments.len();

@@ -1,8 +1,9 @@
 //! A table that is older than the labels: it decides nothing that they know better (L5).
 
+use sublet_api::mount::MountingInformation;
 use sublet_api::order::Order;
 use sublet_api::rebuild::{AcceptVolume, Rebuild};
-use sublet_api::request::{LegAnswer, LegChange, Request, Response};
+use sublet_api::request::{ChangeLeg, LegAnswer, LegChange, Request, Response};
 use sublet_api::view::PathState;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::{SliceId, Way};
@@ -236,6 +237,49 @@ fn l5_a_forced_unmount_by_a_table_that_is_behind_says_that_a_newer_mount_may_go_
     reconcile(&mut pool);
     pool.done(force_unmount(21, "v"));
     assert_eq!(pool.admitted(0), 0);
+}
+
+#[test]
+fn l5_a_copy_is_left_out_only_when_whoever_may_know_better_has_told_of_its_labels() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let first = pool.mounted(mount(10, borrower, "v"));
+    let backup = pool.backup();
+    // The first client is cut off together with a1: b1 alone is fenced, which is enough (F3), and somebody else goes on with it.
+    pool.server(0).stuck = true;
+    pool.done(force_unmount(11, "v"));
+    pool.pass(30_000);
+    pool.mounted(mount(12, borrower, "v"));
+    pool.restore(&backup);
+    // The first client is heard of before b1 is: for this table it is the one that holds the volume.
+    let leave = |mounting: &MountingInformation| {
+        let (slice, generation) = (mounting.segments[0].legs[1].slice, mounting.segments[0].generation);
+        ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change: LegChange::Stale }
+    };
+    let conn = pool.send(Request::ChangeLeg { volume: first.volume, change: leave(&first) });
+    assert!(!pool.replies.contains_key(&conn), "it waits");
+    pool.settle();
+    let Some(Response::Refused(refusal)) = pool.replies.get(&conn) else { panic!("{:?}", pool.replies.get(&conn)) };
+    assert_eq!(refusal.kind, ErrorKind::Conflict, "{refusal}");
+    assert_eq!(in_sync(&pool), [("a1".to_owned(), true), ("b1".to_owned(), true)]);
+    assert!(volume(&pool).frozen.is_some());
+}
+
+#[test]
+fn s1_a_restarted_manager_waits_for_a_dead_lender_no_longer_than_until_it_is_lost() {
+    let mut pool = doubled();
+    let borrower = pool.id(E);
+    let mounting = pool.mounted(mount(10, borrower, "v"));
+    pool.kill(1);
+    pool.restart_manager();
+    let slice = mounting.segments[0].legs[1].slice;
+    let generation = mounting.segments[0].generation;
+    let change = ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change: LegChange::Stale };
+    let conn = pool.send(Request::ChangeLeg { volume: mounting.volume, change });
+    pool.settle();
+    assert!(!pool.replies.contains_key(&conn), "b1 may know better");
+    pool.pass(13_000);
+    assert!(matches!(pool.replies.get(&conn), Some(Response::Leg(_))), "{:?}", pool.replies.get(&conn));
 }
 
 #[test]
