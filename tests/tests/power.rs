@@ -50,9 +50,12 @@ fn cut_power(site: &Site, load: &Load<'_>, guests: &mut [Guest], random: &mut Ra
         std::thread::sleep(Duration::from_millis(500 + random.below(8000)));
         let with_client = random.below(3) == 0;
         let which: &[usize] = [&[0][..], &[1], &[0, 1], &[0, 1]][random.below(4) as usize];
+        let powerless = [which.contains(&0).then_some("single"), (which.len() == 2).then_some("twins")];
+        for volume in powerless.into_iter().flatten() {
+            *load.dark.lock().unwrap().entry(volume.to_owned()).or_default() += 1;
+        }
         if with_client {
             // The client's kept writes are gone with it: a volume without another copy has what was flushed.
-            let powerless = [which.contains(&0).then_some("single"), (which.len() == 2).then_some("twins")];
             load.powerless.lock().unwrap().extend(powerless.into_iter().flatten().map(str::to_owned));
             for volume in VOLUMES {
                 let Some(client) = Process::of(&site.pool.mount_dir(0, volume)) else { continue };

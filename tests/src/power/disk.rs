@@ -1,6 +1,7 @@
 //! A disk with a volatile cache, as an NBD server for qemu
 //! (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>): what was written and not flushed lies in memory. A
-//! power cut keeps, loses or tears it, sector by sector, with any of the versions that a sector had since the last flush.
+//! power cut keeps, loses or tears it, sector by sector, with any of the versions that a sector had since the last flush. Sectors that the
+//! disk writes as one, as disks with sectors of 4 KiB do, are not torn from each other.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -90,14 +91,17 @@ pub struct Disk {
     /// Where qemu finds it.
     pub socket: PathBuf,
     store: Arc<Mutex<Store>>,
+    /// So many sectors are written as one.
+    at_once: u64,
 }
 
 impl Disk {
-    /// Serves that file, which must exist, at that socket.
+    /// Serves that file, which must exist, at that socket. What is `unit` bytes long and begins at a multiple of that is written as
+    /// one; a guest that writes less at a time must be told of it.
     ///
     /// # Panics
     /// It cannot.
-    pub fn serve(file: &Path, socket: &Path) -> Self {
+    pub fn serve(file: &Path, socket: &Path, unit: usize) -> Self {
         let file = File::options().read(true).write(true).open(file).unwrap();
         let size = file.metadata().unwrap().len();
         let store = Arc::new(Mutex::new(Store { file, size, cache: BTreeMap::new(), connections: 0 }));
@@ -114,7 +118,7 @@ impl Disk {
                 });
             }
         });
-        Self { socket: socket.to_owned(), store }
+        Self { socket: socket.to_owned(), store, at_once: (unit / SECTOR) as u64 }
     }
 
     /// Cuts the power, once the machine is gone.
@@ -125,13 +129,17 @@ impl Disk {
         wait_for("the end of the disk's connections", Duration::from_secs(20), || self.store.lock().unwrap().connections == 0);
         let mut store = self.store.lock().unwrap();
         let mut toll = Toll::default();
+        let (mut unit, mut drawn) = (None, 0);
         for (sector, versions) in std::mem::take(&mut store.cache) {
+            if unit.replace(sector / self.at_once) != Some(sector / self.at_once) {
+                drawn = random.below(u64::MAX);
+            }
             let count = versions.len() as u64;
             // How many of its writes have reached the disk.
             let reached = match cut {
                 Cut::Lose => 0,
                 Cut::Keep => count,
-                Cut::Tear => random.below(count + 1),
+                Cut::Tear => drawn % (count + 1),
             };
             toll.unflushed += 1;
             toll.lost += u64::from(reached < count);
@@ -225,7 +233,7 @@ mod tests {
     }
 
     fn disk(store: Store) -> Disk {
-        Disk { socket: PathBuf::new(), store: Arc::new(Mutex::new(store)) }
+        Disk { socket: PathBuf::new(), store: Arc::new(Mutex::new(store)), at_once: 1 }
     }
 
     #[test]
@@ -256,5 +264,18 @@ mod tests {
         for version in 0..4 {
             assert!(bytes.chunks(SECTOR).any(|sector| sector.iter().all(|b| *b == version)), "none of version {version}");
         }
+    }
+
+    #[test]
+    fn a_cut_tears_nothing_that_the_disk_writes_as_one() {
+        let mut store = store();
+        for version in 1..4 {
+            store.write(0, &[version; 1 << 16], false).unwrap();
+        }
+        let disk = Disk { at_once: 8, ..disk(store) };
+        disk.cut(Cut::Tear, &mut Random::new(5));
+        let bytes = disk.store.lock().unwrap().read(0, 1 << 16).unwrap();
+        assert!(bytes.chunks(4096).all(|unit| unit.iter().all(|b| Some(b) == unit.first())));
+        assert!((0..4).all(|version| bytes.contains(&version)), "and the units differ");
     }
 }

@@ -30,6 +30,9 @@ const MODULES: &[&str] = &[
 /// What the machine says once it lends; lines of its server may stand right before and after it.
 const LENDS: &str = "the-guest-lends";
 
+/// Block size of the state disk and of its file system, in bytes.
+const STATE_BLOCK: usize = 4096;
+
 /// What can run a guest.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -144,8 +147,9 @@ impl Guest {
         let (data, state) = (dir.join("data.raw"), dir.join("state.raw"));
         sparse_file(&data, size);
         sparse_file(&state, 64 << 20);
-        sh("mkfs.ext4", &["-q", &state.to_string_lossy()]);
-        let disks = [Disk::serve(&data, &dir.join("data.sock")), Disk::serve(&state, &dir.join("state.sock"))];
+        // ext4 does not outlive a torn superblock: its disk writes whole blocks.
+        sh("mkfs.ext4", &["-q", "-b", &STATE_BLOCK.to_string(), &state.to_string_lossy()]);
+        let disks = [Disk::serve(&data, &dir.join("data.sock"), 512), Disk::serve(&state, &dir.join("state.sock"), STATE_BLOCK)];
         Self { dir: dir.to_owned(), kernel, prefix: nets.tap(&format!("tap{node}")), node, disks, process: None }
     }
 
@@ -164,8 +168,9 @@ impl Guest {
         command.args(["-m", "384", "-smp", "1", "-no-reboot", "-serial", "stdio", "-kernel"]).arg(&self.kernel.image);
         command.arg("-initrd").arg(self.dir.join("initrd"));
         command.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off"]);
-        for (number, id) in ["data", "state"].into_iter().enumerate() {
-            command.args(["-drive", &disk(&self.disks[number], id), "-device", &format!("virtio-blk-pci,drive={id}")]);
+        let blocks = format!(",logical_block_size={STATE_BLOCK},physical_block_size={STATE_BLOCK}");
+        for (number, (id, more)) in [("data", ""), ("state", &blocks)].into_iter().enumerate() {
+            command.args(["-drive", &disk(&self.disks[number], id), "-device", &format!("virtio-blk-pci,drive={id}{more}")]);
         }
         let mac = format!("52:54:00:77:00:{:02x}", self.node);
         command.args(["-netdev", &format!("tap,id=net,ifname=tap{},script=no,downscript=no", self.node)]);

@@ -30,6 +30,8 @@ struct Operation {
     value: Value,
     /// When it was issued.
     issued: u64,
+    /// The same, whatever was read since.
+    made: u64,
     /// Since when it cannot take effect any more: it was answered, or its client is gone for good.
     ended: Option<u64>,
     /// True if it was answered without an error: others that ended before it was issued are overtaken.
@@ -80,13 +82,13 @@ pub fn parse(volume: u64, block: u64, bytes: &[u8]) -> Result<Value, String> {
 impl Window {
     /// A block that was never written.
     pub fn new() -> Self {
-        let never = Operation { value: Value::Zero, issued: 0, ended: Some(0), answered: true };
+        let never = Operation { value: Value::Zero, issued: 0, made: 0, ended: Some(0), answered: true };
         Self { operations: vec![never], torn: false }
     }
 
     /// An operation was sent at `now`.
     pub fn issue(&mut self, value: Value, now: u64) {
-        self.operations.push(Operation { value, issued: now, ended: None, answered: false });
+        self.operations.push(Operation { value, issued: now, made: now, ended: None, answered: false });
     }
 
     /// The operation that was issued at `issued` was answered without an error at `now`.
@@ -118,11 +120,19 @@ impl Window {
 
     /// The volume failed loudly, or its client and lender lost power: everything since the last flush may be gone, or not.
     pub fn lost(&mut self, now: u64) {
-        self.torn = self.operations.len() > 1;
-        for operation in &mut self.operations {
-            operation.ended = Some(now);
+        self.lost_before(u64::MAX, now);
+    }
+
+    /// Lenders lost power after a client that had kept what was issued before `since` was gone: all that was not flushed of it may be
+    /// gone, or not.
+    pub fn lost_before(&mut self, since: u64, now: u64) {
+        let mut count = 0;
+        for operation in self.operations.iter_mut().filter(|o| o.made < since) {
+            operation.ended.get_or_insert(now);
             operation.answered = false;
+            count += 1;
         }
+        self.torn |= count > 1;
     }
 
     fn overtaken(&self, operation: &Operation, sent: u64) -> bool {
@@ -162,7 +172,7 @@ impl Window {
             let possible: Vec<Vec<u8>> = self.operations.iter().filter_map(written).collect();
             let from = |at: usize| possible.iter().any(|whole| whole.get(at..at + SECTOR) == bytes.get(at..at + SECTOR));
             if (0..BLOCK).step_by(SECTOR).all(from) {
-                self.operations.push(Operation { value, issued: sent, ended: Some(sent), answered: false });
+                self.operations.push(Operation { value, issued: sent, made: sent, ended: Some(sent), answered: false });
             }
         }
         self.read(value, sent)
@@ -266,6 +276,30 @@ mod tests {
         window.clone().read(Value::Written(1), 7).unwrap();
         window.clone().read(Value::Written(3), 7).unwrap();
         assert!(window.read(Value::Zero, 7).is_err());
+    }
+
+    #[test]
+    fn what_a_client_that_is_gone_had_kept_may_be_lost_with_the_power_and_nothing_newer() {
+        let mut window = Window::new();
+        written(&mut window, 1, 2);
+        window.flush(3);
+        written(&mut window, 4, 5);
+        written(&mut window, 6, 7);
+        window.fenced(10);
+        // The next client has seen it, and keeps it all the same not.
+        window.clone().read(Value::Written(4), 11).unwrap_err();
+        window.read(Value::Written(6), 11).unwrap();
+        let mut overwritten = window.clone();
+        window.lost_before(10, 12);
+        for value in [1, 4, 6] {
+            window.clone().read(Value::Written(value), 13).unwrap();
+        }
+        window.read(Value::Zero, 13).unwrap_err();
+        // What it has written itself it writes again.
+        written(&mut overwritten, 12, 13);
+        overwritten.lost_before(10, 14);
+        overwritten.clone().read(Value::Written(6), 15).unwrap_err();
+        overwritten.read(Value::Written(12), 15).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The user of one volume: writes self-describing blocks, reads and checks them, mounts the volume again when its client was
 //! killed or has failed loudly.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,6 +35,8 @@ pub struct Load<'a> {
     pub killed: Mutex<BTreeSet<String>>,
     /// Volumes whose only lender lost power while their client was killed: what was not flushed may be gone (W1).
     pub powerless: Mutex<BTreeSet<String>>,
+    /// How often all lenders of a volume have lost power at once. It is counted before that happens.
+    pub dark: Mutex<BTreeMap<String, u64>>,
     /// Volumes that answered a request with an error.
     pub failures: AtomicU64,
 }
@@ -42,8 +44,12 @@ pub struct Load<'a> {
 impl<'a> Load<'a> {
     /// Nothing has happened.
     pub fn new(pool: &'a Pool, timeline: &'a Timeline) -> Self {
-        let (killed, powerless) = (Mutex::default(), Mutex::default());
-        Self { pool, timeline, over: AtomicBool::new(false), killed, powerless, failures: AtomicU64::new(0) }
+        let (killed, powerless, dark) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { pool, timeline, over: AtomicBool::new(false), killed, powerless, dark, failures: AtomicU64::new(0) }
+    }
+
+    fn dark(&self, volume: &str) -> u64 {
+        self.dark.lock().unwrap().get(volume).copied().unwrap_or(0)
     }
 
     /// Another server unmounts the volume by force, as often as it takes.
@@ -114,6 +120,8 @@ struct Flying {
     blocks: Range<u64>,
     sent: u64,
     kind: Kind,
+    /// See [`Load::dark`].
+    dark: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,6 +151,12 @@ pub struct Writer {
     windows: Vec<Window>,
     flying: HashMap<u64, Flying>,
     clock: u64,
+    /// Since when a new client has the volume, and has not flushed: what the former one had kept, nobody writes again.
+    unkept_before: Option<u64>,
+    /// See [`Load::dark`], when the last flush that was answered had been sent.
+    dark_at_flush: u64,
+    /// The same, at the last look.
+    dark_seen: u64,
     /// One operation in so many is a flush.
     pub flush_one_in: u64,
     /// After one operation in so many another server takes the volume away by force.
@@ -165,6 +179,9 @@ impl Writer {
             windows: vec![Window::new(); blocks],
             flying: HashMap::new(),
             clock: 0,
+            unkept_before: None,
+            dark_at_flush: 0,
+            dark_seen: 0,
             flush_one_in: 60,
             force_one_in: 2500,
             answered: 0,
@@ -245,6 +262,7 @@ impl Writer {
                 load.force(self.server, &self.volume);
                 return Err(End::Fenced);
             } else if self.flying.len() < DEPTH {
+                self.look(load);
                 let (op, blocks, kind) = self.choose();
                 let cookie = self.submit(nbd, &op, blocks, kind).map_err(|e| self.ended(load, &e))?;
                 sent_at.insert(cookie, Instant::now());
@@ -257,6 +275,7 @@ impl Writer {
             let patience = if full { Duration::from_millis(200) } else { Duration::ZERO };
             while nbd.answered_within(patience).map_err(|e| self.ended(load, &e))? {
                 let done = nbd.complete().map_err(|e| self.ended(load, &e))?;
+                self.look(load);
                 let flying = self.flying.remove(&done.cookie).expect("one answer for each request");
                 if let Some(begun) = sent_at.remove(&done.cookie) {
                     self.slowest = self.slowest.max(begun.elapsed());
@@ -322,7 +341,7 @@ impl Writer {
             self.windows_of(&blocks).for_each(|w| w.issue(value, sent));
         }
         let cookie = nbd.submit(&op)?;
-        self.flying.insert(cookie, Flying { blocks, sent, kind });
+        self.flying.insert(cookie, Flying { blocks, sent, kind, dark: self.dark_seen });
         Ok(cookie)
     }
 
@@ -340,7 +359,11 @@ impl Writer {
                 w.answer(flying.sent, now);
                 w.durable(flying.sent);
             }),
-            Kind::Flush => self.windows.iter_mut().for_each(|w| w.flush(flying.sent)),
+            Kind::Flush => {
+                self.windows.iter_mut().for_each(|w| w.flush(flying.sent));
+                self.unkept_before = None;
+                self.dark_at_flush = flying.dark;
+            }
         }
     }
 
@@ -363,12 +386,28 @@ impl Writer {
         let powerless = load.powerless.lock().unwrap().remove(&self.volume);
         let now = self.tick();
         self.flying.clear();
+        self.dark_seen = load.dark(&self.volume);
+        // The client that is gone may not have written again what its lenders had lost.
+        let unkept = self.dark_seen != self.dark_at_flush;
         for window in &mut self.windows {
-            if failed || powerless {
+            if failed || powerless || unkept {
                 window.lost(now);
             } else {
                 window.fenced(now);
             }
+        }
+        self.unkept_before = Some(now);
+    }
+
+    /// Whether the lenders have lost power, with what nobody writes again.
+    fn look(&mut self, load: &Load<'_>) {
+        let dark = load.dark(&self.volume);
+        if std::mem::replace(&mut self.dark_seen, dark) == dark {
+            return;
+        }
+        let now = self.tick();
+        if let Some(since) = self.unkept_before {
+            self.windows.iter_mut().for_each(|w| w.lost_before(since, now));
         }
     }
 
