@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -42,15 +43,31 @@ struct Sum {
     lost: u64,
 }
 
+/// Since its lenders lend again for so long, a client has noticed that one of them has lost its power.
+const NOTICED_AFTER: Duration = Duration::from_secs(3);
+
+/// Whether each copy of "twins" has everything: a lender that loses its power alone takes nothing with it then.
+fn is_whole(site: &Site) -> bool {
+    let in_sync = site.pool.legs("twins").iter().all(|state| state == "in-sync");
+    in_sync && site.pool.volume("twins")["path"] == "open" && site.pool.legs_are_equal(0)
+}
+
 /// Cuts the guests' power at random moments, now and then together with the clients.
 fn cut_power(site: &Site, load: &Load<'_>, guests: &mut [Guest], random: &mut Random, time: Duration) -> Sum {
     let begun = Instant::now();
     let mut sum = Sum::default();
+    // Those that have lost their power since "twins" was whole, and since when all lend again.
+    let mut lacking: BTreeSet<usize> = BTreeSet::new();
+    let mut lent_since = Instant::now();
     while begun.elapsed() < time && !load.over.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(500 + random.below(8000)));
         let with_client = random.below(3) == 0;
         let which: &[usize] = [&[0][..], &[1], &[0, 1], &[0, 1]][random.below(4) as usize];
-        let powerless = [which.contains(&0).then_some("single"), (which.len() == 2).then_some("twins")];
+        if lent_since.elapsed() > NOTICED_AFTER && is_whole(site) {
+            lacking.clear();
+        }
+        lacking.extend(which);
+        let powerless = [which.contains(&0).then_some("single"), (lacking.len() == 2).then_some("twins")];
         for volume in powerless.into_iter().flatten() {
             *load.dark.lock().unwrap().entry(volume.to_owned()).or_default() += 1;
         }
@@ -77,6 +94,7 @@ fn cut_power(site: &Site, load: &Load<'_>, guests: &mut [Guest], random: &mut Ra
         let mut dark: Vec<&mut Guest> =
             guests.iter_mut().enumerate().filter(|(guest, _)| which.contains(guest)).map(|(_, guest)| guest).collect();
         boot(&mut dark, load.timeline);
+        lent_since = Instant::now();
     }
     sum
 }

@@ -233,7 +233,7 @@ impl<D: Doors> Inner<D> {
         let hot = self.regions.hot.borrow();
         let quiet = hot.iter().filter(|(_, hot)| {
             // What was found hot and belongs to a slice that was closed cleanly: every leg has flushed, and they are equal (H2).
-            let closed = |record: &SliceRecord| hot.lost && record.open.is_none() && !record.unclean;
+            let closed = |record: &SliceRecord| hot.found && record.open.is_none() && !record.unclean;
             let alone = |record: &SliceRecord| record.facts.legs == 1 || closed(record);
             // A region that was made hot ahead and never written is the same on all legs.
             let untouched = hot.written == 0 && !hot.inherited;

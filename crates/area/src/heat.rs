@@ -81,6 +81,7 @@ impl<D: Doors> Writing<D> {
                 };
                 let block = (block - begin) as usize;
                 hot.kept.set(block, sum.is_some());
+                hot.proven.set(block, false);
                 if let Some((place, sum)) = hot.sums.as_mut().and_then(|page| page.0.get_mut(block)).zip(sum) {
                     *place = sum;
                 }

@@ -197,7 +197,7 @@ impl<D: Doors> Inner<D> {
         Some(())
     }
 
-    /// True if the checksum of a block's data is the one of the last checkpoint: it was not written since (K2), and it is kept.
+    /// True if the checksum of a block's data is the one of the last checkpoint: it has not gone wrong since (K2), and is kept.
     fn proves(&self, block: u64, sum: u32) -> bool {
         let (region, block) = (block as usize / BLOCKS, block as usize % BLOCKS);
         let mut hot = self.regions.hot.borrow_mut();
@@ -205,8 +205,16 @@ impl<D: Doors> Inner<D> {
         let proved = hot.guess && hot.sums.as_ref().and_then(|page| page.0.get(block)) == Some(&sum);
         if proved {
             hot.kept.set(block, true);
+            hot.proven.set(block, true);
         }
         proved
+    }
+
+    /// True if a block is as it was at the last checkpoint before a crash, and may have been written since: the write may be among
+    /// those that were lost. Against other legs it proves nothing until they are equal (H3).
+    fn may_be_old(&self, block: u64) -> bool {
+        let (region, block) = (block as usize / BLOCKS, block as usize % BLOCKS);
+        self.regions.hot.borrow().get(&region).is_some_and(|hot| hot.lost && hot.proven.get(block))
     }
 
     /// False while blocks of a hot region lack checksums and computed ones must not take their place: its page was lost, the
@@ -269,10 +277,11 @@ impl<D: Doors> Area<D> {
             let blocks = buffer.chunks_exact(BLOCK_SIZE as usize).zip(sums.chunks_exact(4)).enumerate();
             answer.extend(blocks.map(|(n, (data, sum))| {
                 let sum = u32::from_le_bytes(sum.try_into().unwrap_or_default());
+                let block = (at + done) / BLOCK_SIZE + n as u64;
                 let state = if computed.next_if_eq(&n).is_some() {
                     BlockState::Computed
                 } else if crc32c::crc32c(data) == sum {
-                    BlockState::Matches
+                    if self.inner.may_be_old(block) { BlockState::Computed } else { BlockState::Matches }
                 } else {
                     BlockState::Differs
                 };

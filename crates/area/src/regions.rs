@@ -31,8 +31,10 @@ pub(crate) struct Hot {
     pub sums: Option<Box<SumPage>>,
     /// Blocks whose checksum was kept since the block was written, or fits it.
     pub kept: BlockBits,
-    /// The checksums of other blocks are those of the last checkpoint: if the data fits, the block was not written since.
+    /// The checksums of other blocks are those of the last checkpoint: if the data fits, it has not gone wrong since.
     pub guess: bool,
+    /// Of the kept ones, those of which only that is known: the block may have been written since, and the write been lost.
+    pub proven: BlockBits,
     /// Writes under way.
     pub writes: u32,
     /// The number of the last write that ended.
@@ -53,7 +55,9 @@ pub(crate) struct Hot {
     pub failed: u32,
     /// It was hot already when the area, or the present epoch, was opened: its legs may differ, and nobody knows where.
     pub inherited: bool,
-    /// It was hot when the area was opened: what was missed there is not known.
+    /// It was hot when the area was opened.
+    pub found: bool,
+    /// The same, and the legs were not equal since: this one may have lost something that another one has (H3).
     pub lost: bool,
 }
 
@@ -64,6 +68,7 @@ impl Hot {
             sums,
             kept,
             guess: false,
+            proven: BlockBits::NONE,
             writes: 0,
             written: 0,
             used: now,
@@ -74,13 +79,14 @@ impl Hot {
             abandoned: false,
             failed: 0,
             inherited: false,
+            found: false,
             lost: false,
         }
     }
 
     /// A region that was hot when the area was opened.
     pub fn found(slice: SliceId, now: Tick) -> Self {
-        Self { inherited: true, lost: true, ..Self::new(slice, None, BlockBits::NONE, now) }
+        Self { inherited: true, found: true, lost: true, ..Self::new(slice, None, BlockBits::NONE, now) }
     }
 }
 

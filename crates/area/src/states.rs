@@ -54,10 +54,11 @@ fn left_out(record: &SliceRecord, facts: &SliceFacts) -> Vec<StaleMark> {
 
 impl<D: Doors> Inner<D> {
     /// H3: the legs are equal in all regions that were told as hot when the epoch began. So nobody knows better any more what
-    /// the data of those is worth whose checksum pages had been lost.
+    /// the data of those is worth whose checksum pages had been lost, nor has anything that this leg has lost.
     fn equalised(&self, slice: SliceId) {
         let mut records = self.regions.records.borrow_mut();
         for (region, hot) in self.regions.hot.borrow_mut().iter_mut().filter(|(_, hot)| hot.slice == slice) {
+            hot.lost = false;
             if std::mem::take(&mut hot.inherited)
                 && let Some(record) = records.get_mut(*region)
             {

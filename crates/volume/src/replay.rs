@@ -9,6 +9,7 @@ use sublet_doors::Doors;
 
 use crate::change::Change;
 use crate::error::VolumeError;
+use crate::members::Role;
 use crate::options::ManagerDoor;
 use crate::segment::Segment;
 use crate::session::{Session, SessionError};
@@ -47,8 +48,22 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
                 }
             }
         }
+        if ok {
+            self.tell_whole();
+        }
         self.shared.changed.notify();
         ok
+    }
+
+    /// Lenders that have what they had lost are to be told so: they would be taken for those that lack something when the next
+    /// client has to choose between the legs (H3).
+    fn tell_whole(&self) {
+        let mut members = self.members.borrow_mut();
+        let in_sync = members.which(|m| matches!(m.role, Role::InSync | Role::Leaving));
+        let whole = in_sync.iter().all(|leg| self.legs.get(*leg).is_some_and(|leg| !leg.lost_writes.get()));
+        if self.legs.len() > 1 && whole && members.all_equal() {
+            members.became_equal();
+        }
     }
 
     /// Waits until the log has room for another change; flushes if nobody else does.

@@ -148,6 +148,29 @@ fn s3_after_a_crash_what_was_hot_is_missed_and_an_unreadable_entry_reads_as_all_
 }
 
 #[test]
+fn h3_a_lender_has_lost_something_only_until_the_legs_are_equal_again() {
+    with_area(true, async |doors, area| {
+        ready(&area).await;
+        write(&area, 1, 0, 1, 4096).await;
+        area.flush().await.unwrap();
+        drop(area);
+        let doors = doors.restarted(doors.images());
+        let area = open(&doors, &one()).await;
+        area.open_lease(slice(1), &lease(2), &facts(1, REGION, 7 * REGION)).await.unwrap();
+        assert!(area.mark_open(slice(1), epoch(2)).await.unwrap());
+        // A region stays hot for as long as it is written.
+        write(&area, 1, 0, 2, 4096).await;
+        assert!(map(&area).await.lost);
+        let equalised = SetState { equalised: true, ..state(1, true, &[]) };
+        area.set_state(slice(1), epoch(2), &equalised).await.unwrap();
+        assert_eq!((map(&area).await.lost, entries(&area).await), (false, vec![(0, true, 0)]));
+        drop(area);
+        let area = open(&doors.restarted(doors.images()), &one()).await;
+        assert!(map(&area).await.lost, "until it crashes again");
+    });
+}
+
+#[test]
 fn s3_where_legs_may_differ_since_an_earlier_crash_an_exact_list_is_not_enough() {
     with_area(true, async |doors, area| {
         ready(&area).await;

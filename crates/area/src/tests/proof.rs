@@ -148,3 +148,36 @@ fn h3_legs_that_were_made_equal_are_believed_again_after_a_lost_checksum_page() 
         assert_eq!((states(&area).await, told(&area).await), (vec![BlockState::Matches; 3], (false, false)));
     });
 }
+
+#[test]
+fn h3_a_block_that_a_power_cut_has_set_back_to_its_checkpoint_proves_nothing_until_the_legs_are_equal() {
+    with_area(true, async |doors, area| {
+        let own = facts(1, 0, 2 * REGION);
+        area.prepare_slice(&own).await.unwrap();
+        area.open_lease(slice(1), &lease(1), &own).await.unwrap();
+        area.mark_open(slice(1), epoch(1)).await.unwrap();
+        write(&area, 1, 0, 1, 12288).await;
+        area.cool(slice(1), &[0]).await.unwrap();
+        area.flush().await.unwrap();
+        let data = area.inner.pieces[0].data_at;
+        let old = doors.images()[&PathBuf::from("/disk")].read(data, 4096);
+        // Hot again, and written; of that only the mark is not lost with the power.
+        write(&area, 1, 0, 2, 4096).await;
+        write(&area, 1, 8192, 3, 4096).await;
+        drop(area);
+        let mut images = doors.images();
+        images.get_mut(&PathBuf::from("/disk")).unwrap().write(data, &old);
+        let area = open(&doors.restarted(images), &one()).await;
+        area.open_lease(slice(1), &lease(2), &own).await.unwrap();
+        assert!(area.mark_open(slice(1), epoch(2)).await.unwrap());
+        assert_eq!(checked(&area, 1, 0, 4096).await.0, vec![1; 4096]);
+        let computed = [BlockState::Computed; 3];
+        assert_eq!(states(&area).await, computed);
+        assert_eq!(states(&area).await, computed, "also when it was looked at before");
+        write(&area, 1, 4096, 4, 4096).await;
+        assert_eq!(states(&area).await, [BlockState::Computed, BlockState::Matches, BlockState::Computed]);
+        let state = SetState { generation: generation(1), in_sync: vec![true, true], equalised: true, stale: Vec::new() };
+        area.set_state(slice(1), epoch(2), &state).await.unwrap();
+        assert_eq!(states(&area).await, [BlockState::Matches, BlockState::Matches, BlockState::Computed]);
+    });
+}

@@ -178,6 +178,11 @@ impl Lender {
         self.slices.borrow().values().next().unwrap().bytes.clone()
     }
 
+    /// Whether it tells that it may have lost something that another leg has.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.slices.borrow().values().any(|slice| slice.regions.lost)
+    }
+
     pub(crate) fn label(&self) -> Label {
         self.slices.borrow().values().next().unwrap().label.clone()
     }
@@ -536,6 +541,7 @@ impl Lender {
                 slice.label.generation = state.generation;
                 slice.label.in_sync = state.in_sync;
                 slice.label.unclean &= !state.equalised;
+                slice.regions.lost &= !state.equalised;
                 self.note(&format!("label {}", state.generation.number));
                 done(self.identity.get().encode())
             }

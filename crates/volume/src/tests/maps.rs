@@ -400,6 +400,23 @@ fn h3_a_crashed_lender_is_not_the_source_while_one_that_may_have_more_is_away() 
 }
 
 #[test]
+fn h3_w5_lenders_that_were_given_what_they_had_lost_have_lost_nothing_since() {
+    MemDoors::run(24, |doors| async move {
+        let world = World::new(&doors, &[SIZE], 2);
+        let volume = filled(&world).await;
+        write(&volume, 5 * MIB, &[1; 4096]).await.unwrap();
+        for lender in &world.lenders {
+            lender.lose_power();
+            lender.start();
+        }
+        world.until(5, "they tell so", || world.lenders.iter().all(|lender| lender.has_lost())).await;
+        assert_eq!(read(&volume, 5 * MIB, 1).await, Ok(vec![1]));
+        world.until(5, "they have it again", || world.lenders.iter().all(|lender| !lender.has_lost())).await;
+        write(&volume, 5 * MIB, &[2; 4096]).await.unwrap();
+    });
+}
+
+#[test]
 fn h3_nothing_is_read_before_every_in_sync_leg_was_asked_or_has_left() {
     for comes_back in [false, true] {
         MemDoors::run(22, move |doors| async move {
