@@ -152,6 +152,19 @@ impl<D: Doors> Inner<D> {
     }
 }
 
+/// Changes with the medium of any piece, each of which has a sequence number of its own, and with every failure of the area (W7).
+fn disks_and_failures(failures: u64, disks: impl Iterator<Item = u64>) -> u64 {
+    // The factor is odd: no two counts are alike.
+    let failures = failures.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    disks.fold(failures, |sum, disk| sum.rotate_left(7).wrapping_mul(31) ^ disk)
+}
+
+/// What an area stands on while it is open: as long as it is the same in the next opening, nothing that was written is lost, only
+/// what a process had in memory. One number for the boot of the machine, the disks, and the failures.
+pub(crate) fn ground(boot: u128, failures: u64, disks: impl Iterator<Item = u64>) -> u128 {
+    boot ^ u128::from(disks_and_failures(failures, disks))
+}
+
 impl<D: Doors> Area<D> {
     /// Changes the label; durable in both copies when it returns (L1).
     pub(crate) async fn change<R: 'static>(
@@ -193,18 +206,12 @@ impl<D: Doors> Area<D> {
 
     /// The identity of this opening: it changes whenever unflushed writes may have been lost.
     pub fn identity(&self) -> DiskIdentity {
-        // Joined disks have one sequence number each: any change of any of them must show.
-        let fold = |sum: u64, piece: &OpenPiece<D>| sum.rotate_left(7).wrapping_mul(31) ^ piece.file.facts().disk_sequence;
         let label = self.inner.label.borrow();
-        // So must a failure of the disk (W7), also one that the label does not count yet. The factor is odd: no two counts are
-        // alike.
+        // Also a failure that the label does not count yet.
         let not_counted = u64::from(self.inner.failed.borrow().is_some() && !self.inner.failure_counted.get());
-        let failures = label.failures.wrapping_add(not_counted).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        DiskIdentity {
-            open: label.opening.open,
-            boot: self.inner.boot,
-            disk_sequence: self.inner.pieces.iter().fold(failures, fold),
-        }
+        let disks = self.inner.pieces.iter().map(|piece| piece.file.facts().disk_sequence);
+        let disk_sequence = disks_and_failures(label.failures.wrapping_add(not_counted), disks);
+        DiskIdentity { open: label.opening.open, boot: self.inner.boot, disk_sequence }
     }
 
     /// What the manager is told; `place` is for people.

@@ -178,6 +178,7 @@ async fn write_labels<F: DiskFile>(
         capacity,
         piece_lengths: spec.pieces.iter().map(|piece| piece.length).collect(),
         failures: 0,
+        ground: 0,
         history: Vec::new(),
         quarantine: None,
         slices: Vec::new(),

@@ -15,6 +15,7 @@ const FLAG_SPARSE: u32 = 1;
 const FLAG_TRACKED: u32 = 1;
 const FLAG_PENDING: u32 = 2;
 const FAILURES_AT: usize = 216;
+const GROUND_AT: usize = 240;
 const HISTORY_COUNT_AT: usize = 224;
 const TOMBSTONES_COUNT_AT: usize = 228;
 const QUARANTINE_LENGTH_AT: usize = 232;
@@ -66,6 +67,8 @@ pub(crate) struct AreaLabel {
     pub piece_lengths: Vec<u64>,
     /// How often the area failed: unflushed writes may have been lost each time (W7).
     pub failures: u64,
+    /// On what it was opened last ([`ground`](crate::area::ground)); 0 if that is not known.
+    pub ground: u128,
     /// Earlier openings, newest first; at most [`HISTORY_MAX`] (L2).
     pub history: Vec<OpenId>,
     /// Why the area is not trusted, if it is not (L2).
@@ -149,7 +152,7 @@ impl AreaLabel {
         put.u64(128, self.capacity).u32(136, u32::try_from(self.piece_lengths.len()).unwrap_or(0));
         put.u32(140, u32::try_from(self.slices.len()).unwrap_or(0)).u32(144, if self.sparse { FLAG_SPARSE } else { 0 });
         put.name(148, 152, &self.name);
-        put.u64(FAILURES_AT, self.failures);
+        put.u64(FAILURES_AT, self.failures).u128(GROUND_AT, self.ground);
         for (n, length) in self.piece_lengths.iter().take(PIECES_MAX).enumerate() {
             put.u64(PIECE_LENGTHS_AT + n * 8, *length);
         }
@@ -234,6 +237,7 @@ impl AreaLabel {
             sparse: get.u32(144) & FLAG_SPARSE != 0,
             capacity,
             failures: get.u64(FAILURES_AT),
+            ground: get.u128(GROUND_AT),
             piece_lengths: (0..pieces).map(|n| get.u64(PIECE_LENGTHS_AT + n * 8)).collect(),
             history: (0..openings).map(|n| OpenId::from_u128(get.u128(HISTORY_AT + n * 16))).collect(),
             quarantine: (!why.is_empty()).then_some(why),

@@ -317,6 +317,7 @@ impl<D: Doors> Area<D> {
             if record.open == Some(epoch.number) {
                 record.open = None;
             }
+            record.lost &= record.unclean;
             Ok(())
         })
         .await

@@ -8,7 +8,7 @@ use sublet_doors::{Disk, DiskFile, Doors, Tick};
 use sublet_types::limits::REGION_SIZE;
 use sublet_types::{OpenId, PoolId};
 
-use crate::area::{Area, Inner, OpenPiece};
+use crate::area::{Area, Inner, OpenPiece, ground};
 use crate::copies::{Winner, read_both, write_both};
 use crate::envelope::{AREA, PIECE, version_of};
 use crate::error::{AreaError, AreaErrorKind};
@@ -138,7 +138,10 @@ impl<D: Doors> Area<D> {
         }
         // The regions first: an area that cannot be read is not marked as opened.
         let regions = load_regions(&found, pieces, &area).await?;
-        find_hot(&regions, &area, doors.now());
+        let now_on = ground(boot, area.failures, found.iter().map(|found| found.file.facts().disk_sequence));
+        let has_lost = now_on == 0 || area.ground != now_on;
+        area.ground = now_on;
+        find_hot(&regions, &mut area, has_lost, doors.now());
         let open = OpenId::from_u128(doors.random_u128());
         area.history.insert(0, area.opening.open);
         area.history.truncate(HISTORY_MAX);
@@ -219,11 +222,11 @@ async fn load_regions<F: DiskFile>(found: &[Found<F>], pieces: &[PieceSpec], are
     Ok(Regions::new(tables, records))
 }
 
-/// What was hot at the end of the last opening: it was not closed, and what was in memory then is lost (S3, K2). Only the
-/// table is looked at: how long an opening takes does not depend on the data.
-fn find_hot(regions: &Regions, area: &AreaLabel, now: Tick) {
+/// What was hot at the end of the last opening: it was not closed, and what was in memory then is lost (S3, K2), with `has_lost`
+/// perhaps also what was not flushed (H3). Only the table is looked at: how long an opening takes does not depend on the data.
+fn find_hot(regions: &Regions, area: &mut AreaLabel, has_lost: bool, now: Tick) {
     let (mut hot, mut maps) = (regions.hot.borrow_mut(), regions.maps.borrow_mut());
-    for record in &area.slices {
+    for record in &mut area.slices {
         let facts = &record.facts;
         let own = (facts.offset / REGION_SIZE) as usize..(record.end() / REGION_SIZE) as usize;
         let found: Vec<usize> = own.filter(|region| regions.record(*region).state == State::Hot).collect();
@@ -234,7 +237,10 @@ fn find_hot(regions: &Regions, area: &AreaLabel, now: Tick) {
                 leg.live = Some(LegMap { since, bits });
             }
         }
-        hot.extend(found.into_iter().map(|region| (region, Hot::found(facts.slice, now))));
+        // Once it has, it stays so over openings that take nothing with them.
+        record.lost |= has_lost && !found.is_empty();
+        let (slice, lost) = (record.facts.slice, record.lost);
+        hot.extend(found.into_iter().map(|region| (region, Hot::found(slice, lost, now))));
     }
     if !hot.is_empty() {
         tracing::info!("area {}: {} regions were being written when it was last in use", area.name, hot.len());

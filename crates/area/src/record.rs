@@ -23,6 +23,7 @@ const BORROWED: u32 = 1 << 5;
 const LEASED: u32 = 1 << 6;
 const DROP: u32 = 1 << 7;
 const DEFINED: u32 = 1 << 8;
+const LOST: u32 = 1 << 9;
 
 /// The lease that is admitted, or was last.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +56,9 @@ pub(crate) struct SliceRecord {
     pub open: Option<u64>,
     /// An epoch was not closed cleanly, and the legs were not made equal since.
     pub unclean: bool,
+    /// Regions were hot when the machine or the disk went down, and the legs were not made equal since: it may have lost what another
+    /// leg has (H3).
+    pub lost: bool,
     pub wipe: Option<WipeRecord>,
     /// For each leg: from which generation on its missed map is complete, if there is one (S3).
     pub missed_since: [Option<Generation>; COPIES_MAX],
@@ -70,6 +74,7 @@ impl SliceRecord {
             lease: None,
             open: None,
             unclean: false,
+            lost: false,
             wipe: None,
             missed_since: [None; COPIES_MAX],
         }
@@ -131,6 +136,7 @@ impl SliceRecord {
             (self.lease.as_ref().is_some_and(|lease| lease.read_only), READ_ONLY),
             (self.open.is_some(), OPEN),
             (self.unclean, UNCLEAN),
+            (self.lost, LOST),
             (self.wipe.is_some(), WIPING),
             (facts.borrower.is_some(), BORROWED),
             (self.lease.is_some(), LEASED),
@@ -195,6 +201,7 @@ impl SliceRecord {
             }),
             open: has(OPEN).then(|| get.u64(176)),
             unclean: has(UNCLEAN),
+            lost: has(LOST),
             missed_since: std::array::from_fn(|leg| {
                 let at = MISSED_AT + leg * 24;
                 let since = Generation { number: get.u64(at), random: get.u128(at + 8) };

@@ -57,7 +57,8 @@ pub(crate) struct Hot {
     pub inherited: bool,
     /// It was hot when the area was opened.
     pub found: bool,
-    /// The same, and the legs were not equal since: this one may have lost something that another one has (H3).
+    /// The same, after something that can have taken unflushed writes with it, and the legs were not equal since: this one may
+    /// have lost what another one has (H3).
     pub lost: bool,
 }
 
@@ -85,8 +86,8 @@ impl Hot {
     }
 
     /// A region that was hot when the area was opened.
-    pub fn found(slice: SliceId, now: Tick) -> Self {
-        Self { inherited: true, found: true, lost: true, ..Self::new(slice, None, BlockBits::NONE, now) }
+    pub fn found(slice: SliceId, lost: bool, now: Tick) -> Self {
+        Self { inherited: true, found: true, lost, ..Self::new(slice, None, BlockBits::NONE, now) }
     }
 }
 

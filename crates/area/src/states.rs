@@ -106,6 +106,7 @@ impl<D: Doors> Area<D> {
                 record.facts.generation = state.generation;
                 record.facts.in_sync.clone_from(&state.in_sync);
                 record.unclean &= !state.equalised;
+                record.lost &= !state.equalised;
                 inner.name_maps(record);
                 Ok(())
             });

@@ -113,6 +113,11 @@ async fn open<D: Doors>(doors: &D, pieces: &[PieceSpec]) -> Rc<Area<D>> {
     Area::open(doors, pieces, Some(POOL), BOOT).await.unwrap()
 }
 
+/// The same after the machine went down and came up again.
+async fn open_rebooted<D: Doors>(doors: &D, pieces: &[PieceSpec]) -> Rc<Area<D>> {
+    Area::open(doors, pieces, Some(POOL), BOOT + 1).await.unwrap()
+}
+
 async fn made<D: Doors>(doors: &D, pieces: &[PieceSpec]) -> Rc<Area<D>> {
     Area::format(doors, &spec(pieces)).await.unwrap();
     open(doors, pieces).await

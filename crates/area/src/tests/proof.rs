@@ -167,7 +167,7 @@ fn h3_a_block_that_a_power_cut_has_set_back_to_its_checkpoint_proves_nothing_unt
         drop(area);
         let mut images = doors.images();
         images.get_mut(&PathBuf::from("/disk")).unwrap().write(data, &old);
-        let area = open(&doors.restarted(images), &one()).await;
+        let area = open_rebooted(&doors.restarted(images), &one()).await;
         area.open_lease(slice(1), &lease(2), &own).await.unwrap();
         assert!(area.mark_open(slice(1), epoch(2)).await.unwrap());
         assert_eq!(checked(&area, 1, 0, 4096).await.0, vec![1; 4096]);
