@@ -285,6 +285,16 @@ impl<D: Doors> Area<D> {
         self.inner.regions.hot.borrow().values().map(|hot| hot.slice).collect()
     }
 
+    /// Whether a checksum of a block in that range of a slice may have been lost with an earlier process (K2): a region was hot when
+    /// the area was opened and has not cooled since, or its checksum page is lost.
+    pub fn lacks_checksums(&self, slice: SliceId, offset: u64, length: u64) -> bool {
+        let Some((own, _)) = self.inner.regions_of(slice) else { return false };
+        let (first, end) = ((offset / REGION_SIZE) as usize, (offset + length).div_ceil(REGION_SIZE) as usize);
+        let regions = &self.inner.regions;
+        let was_found = |region: usize| regions.hot.borrow().get(&region).is_some_and(|hot| hot.found);
+        (own.start + first..own.start + end).any(|region| was_found(region) || regions.record(region).unproved)
+    }
+
     /// Cools regions of a slice (numbers in the slice): every in-sync leg has flushed since their last write (H2). What is
     /// being written stays hot. A region without checksums, of an area of format 1, has some from then on.
     ///

@@ -211,7 +211,7 @@ impl<D: Doors> Inner<D> {
     }
 
     /// True if a block is as it was at the last checkpoint before a crash, and may have been written since: the write may be among
-    /// those that were lost. Against other legs it proves nothing until they are equal (H3).
+    /// those that were lost. Until the legs are equal, one that was written later is worth more (H3).
     fn may_be_old(&self, block: u64) -> bool {
         let (region, block) = (block as usize / BLOCKS, block as usize % BLOCKS);
         self.regions.hot.borrow().get(&region).is_some_and(|hot| hot.lost && hot.proven.get(block))
@@ -281,7 +281,7 @@ impl<D: Doors> Area<D> {
                 let state = if computed.next_if_eq(&n).is_some() {
                     BlockState::Computed
                 } else if crc32c::crc32c(data) == sum {
-                    if self.inner.may_be_old(block) { BlockState::Computed } else { BlockState::Matches }
+                    if self.inner.may_be_old(block) { BlockState::Proven } else { BlockState::Matches }
                 } else {
                     BlockState::Differs
                 };

@@ -126,11 +126,20 @@ impl Keeper {
             let (name, size, way) = (Some(self.name.clone()), Some(self.size), Some(self.way));
             Request::Borrow(Borrow { task, server: at.id(), name, size, way, copies, local: true })
         };
-        match self.insist("borrow", at, request).await {
-            // It was borrowed: the task that did it is lost with the table.
-            Err(refusal) if self.is_lost_task(&refusal) => Ok(()),
-            answer => answer.map(drop),
+        loop {
+            match self.insist("borrow", at, request).await {
+                // The table was lost while it was being made: it is dissolved, because nobody has ever had it.
+                Err(refusal) if self.is_lost_task(&refusal) && self.is_frozen(at).await => self.pause(RETRY_PAUSE).await,
+                // It was borrowed: the task that did it is lost with the table.
+                Err(refusal) if self.is_lost_task(&refusal) => return Ok(()),
+                answer => return answer.map(drop),
+            }
         }
+    }
+
+    async fn is_frozen(&self, at: &Rc<Server>) -> bool {
+        let answer = ask_once(&self.world, at, Request::Volume(self.name.to_string())).await;
+        matches!(answer, Some(Ok(Response::Volume(view))) if view.state.starts_with("frozen"))
     }
 
     async fn mount(&self, at: &Rc<Server>) -> Result<MountingInformation, Refusal> {

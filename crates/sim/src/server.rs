@@ -243,10 +243,7 @@ impl Server {
                     if from >= to {
                         return true;
                     }
-                    let (from, to) = (from - facts.offset, to - facts.offset);
-                    let from = from / REGION_SIZE * REGION_SIZE;
-                    let map = area.map(facts.slice, MapWhich::Leg(u8::MAX), from, to - from).now_or_never();
-                    map.and_then(Result::ok).is_some_and(|map| !map.lost)
+                    !area.lacks_checksums(facts.slice, from - facts.offset, to - from)
                 })
             })
         })

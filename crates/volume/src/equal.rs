@@ -412,15 +412,20 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
 }
 
 /// What is to be copied where: stretches of blocks, from which leg, to which legs. Per block, a leg whose kept checksum fits goes
-/// before one whose checksum was computed now, then the source, then the lowest number; one that does not fit its kept
-/// checksum, or that cannot be read, is nobody's source.
+/// before one that fits its last checkpoint only, and that before one whose checksum was computed now; then the source, then the
+/// lowest number. One that does not fit its kept checksum, or that cannot be read, is nobody's source.
 pub(crate) fn copies(offset: u64, legs: &[(usize, Vec<Checked>)], source: usize) -> Vec<(u64, u64, usize, Vec<usize>)> {
     let mut copies: Vec<(u64, u64, usize, Vec<usize>)> = Vec::new();
     let blocks = legs.iter().map(|(_, blocks)| blocks.len()).min().unwrap_or(0);
     for block in 0..blocks {
         let at = offset + block as u64 * BLOCK_SIZE;
         let of_legs: Vec<(usize, Checked)> = legs.iter().filter_map(|(leg, all)| Some((*leg, *all.get(block)?))).collect();
-        let rank = |(leg, block): &(usize, VerifyBlock)| (block.state == BlockState::Computed, *leg != source, *leg);
+        let worth = |state: BlockState| match state {
+            BlockState::Matches => 0,
+            BlockState::Proven => 1,
+            BlockState::Computed | BlockState::Differs => 2,
+        };
+        let rank = |(leg, block): &(usize, VerifyBlock)| (worth(block.state), *leg != source, *leg);
         let known: Vec<(usize, VerifyBlock)> = of_legs.iter().filter_map(|(leg, block)| Some((*leg, (*block)?))).collect();
         let best = known.iter().filter(|(_, b)| b.state != BlockState::Differs).min_by_key(|leg| rank(leg));
         let Some((from, best)) = best else { continue };
@@ -450,7 +455,7 @@ mod tests {
 
     #[test]
     fn h3_the_source_of_a_block_is_the_leg_whose_kept_checksum_fits_then_the_chosen_one_then_the_lowest() {
-        use BlockState::{Computed, Differs, Matches};
+        use BlockState::{Computed, Differs, Matches, Proven};
         let block = |sum, state| VerifyBlock { sum, state };
         let pick = |one: VerifyBlock, other: VerifyBlock, source| {
             let copies = copies(0, &[(0, vec![Some(one)]), (1, vec![Some(other)])], source);
@@ -461,6 +466,9 @@ mod tests {
         assert_eq!(pick(block(1, Computed), block(2, Matches), 0), Some((1, vec![0])));
         assert_eq!(pick(block(1, Matches), block(2, Matches), 1), Some((1, vec![0])));
         assert_eq!(pick(block(1, Computed), block(2, Computed), 0), Some((0, vec![1])));
+        assert_eq!(pick(block(1, Proven), block(2, Matches), 0), Some((1, vec![0])), "a power cut may have set it back");
+        assert_eq!(pick(block(1, Computed), block(2, Proven), 0), Some((1, vec![0])), "it has not gone wrong");
+        assert_eq!(pick(block(1, Proven), block(1, Matches), 0), None);
         assert_eq!(pick(block(1, Differs), block(2, Computed), 0), None, "a computed checksum never wins over a kept one");
         assert_eq!(pick(block(1, Differs), block(1, Computed), 0), Some((1, vec![0])));
         assert_eq!(pick(block(1, Differs), block(1, Matches), 0), Some((1, vec![0])), "rot is not equal");

@@ -12,7 +12,7 @@ use sublet_types::drawn::{self, Drawn};
 use sublet_types::limits::{BLOCK_SIZE, REGION_SIZE};
 use sublet_types::mutation::{self, Mutation};
 use sublet_types::{BlockRange, Generation};
-use sublet_wire::message::{BlockState, MapWhich, SetState, StaleMark};
+use sublet_wire::message::{MapWhich, SetState, StaleMark};
 use sublet_wire::{Flags, Status};
 
 use crate::change::Change;
@@ -370,7 +370,7 @@ fn batches(parts: &[Part]) -> Vec<&[Part]> {
 fn differing(offset: u64, source: &[Checked], target: &[Checked]) -> Vec<(u64, u64)> {
     let mut spans: Vec<(u64, u64)> = Vec::new();
     for (block, (one, other)) in source.iter().zip(target).enumerate() {
-        let kept = |block: &Checked| block.filter(|block| block.state == BlockState::Matches).map(|block| block.sum);
+        let kept = |block: &Checked| block.filter(|block| block.state.fits()).map(|block| block.sum);
         if kept(one).is_some() && kept(one) == kept(other) {
             continue;
         }

@@ -191,7 +191,7 @@ impl<D: Doors, M: ManagerDoor> Segment<D, M> {
             for (other, all) in legs {
                 let is_kept = |block: usize, sum: u32| {
                     let there = all.get(block).copied().flatten();
-                    there.is_some_and(|b| other != leg && b.state == BlockState::Matches && b.sum == sum)
+                    there.is_some_and(|b| other != leg && b.state.fits() && b.sum == sum)
                 };
                 let (kept, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(block, sum)| is_kept(*block, *sum));
                 left = rest;

@@ -12,7 +12,7 @@ use crate::status::Status;
 /// The size of either header in bytes.
 pub const FRAME_SIZE: usize = 64;
 /// The version of the protocol spoken here.
-pub const PROTOCOL_VERSION: u8 = 2;
+pub const PROTOCOL_VERSION: u8 = 3;
 /// First bytes of a request: "SbQ1".
 pub const REQUEST_MAGIC: u32 = u32::from_le_bytes(*b"SbQ1");
 /// First bytes of a reply or notice: "SbR1".

@@ -494,13 +494,14 @@ mod tests {
     #[test]
     fn the_blocks_of_a_verify_reply_are_five_bytes_each() {
         let block = |sum, state| VerifyBlock { sum, state };
-        let blocks = vec![block(1, BlockState::Matches), block(2, BlockState::Differs), block(u32::MAX, BlockState::Computed)];
+        let states = [BlockState::Matches, BlockState::Differs, BlockState::Computed, BlockState::Proven];
+        let blocks = (1..).zip(states).map(|(sum, state)| block(sum, state)).collect();
         let reply = VerifyReply { blocks };
         let bytes = reply.encode();
-        assert_eq!(bytes.len(), 3 * VerifyReply::ENTRY_SIZE);
+        assert_eq!(bytes.len(), 4 * VerifyReply::ENTRY_SIZE);
         assert_eq!(VerifyReply::decode(&bytes), Ok(reply));
         assert!(VerifyReply::decode(&bytes[..9]).is_err());
-        assert!(VerifyReply::decode(&[0, 0, 0, 0, 3]).is_err(), "a state that is not known");
+        assert!(VerifyReply::decode(&[0, 0, 0, 0, 4]).is_err(), "a state that is not known");
     }
 
     #[test]

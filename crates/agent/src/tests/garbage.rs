@@ -75,7 +75,7 @@ fn what_is_out_of_turn_ends_the_connection() {
         assert!(peer.receive().await.is_none());
 
         let mut peer = lender.connect().await;
-        let hello = Hello { version_min: 3, version_max: 9, features: 0, server: BORROWER, nonce: 0 };
+        let hello = Hello { version_min: PROTOCOL_VERSION + 1, version_max: 9, features: 0, server: BORROWER, nonce: 0 };
         assert_eq!(peer.ask(Op::Hello, 0, 0, &hello.encode()).await.0.status, Status::Version);
         assert!(peer.receive().await.is_none());
 

@@ -221,6 +221,9 @@ pub enum BlockState {
     Differs = 1,
     /// None was kept: it was computed from the data now, and proves nothing about them.
     Computed = 2,
+    /// It was kept at the last checkpoint before the machine or the disk went down, and the data fit it: they have not gone wrong, but
+    /// a write since then may have been lost.
+    Proven = 3,
 }
 
 impl BlockState {
@@ -229,8 +232,14 @@ impl BlockState {
             0 => Some(Self::Matches),
             1 => Some(Self::Differs),
             2 => Some(Self::Computed),
+            3 => Some(Self::Proven),
             _ => None,
         }
+    }
+
+    /// The data fit a checksum that was made when they were written.
+    pub const fn fits(self) -> bool {
+        matches!(self, Self::Matches | Self::Proven)
     }
 }
 
