@@ -362,15 +362,22 @@ async fn strike(world: &Rc<World>, fault: Fault) {
 /// Nothing goes wrong any more.
 async fn mend(world: &Rc<World>) {
     let sim = &world.sim;
+    // What was begun at a stuck disk ends with that, and not before.
+    let stuck = |server: &Rc<crate::server::Server>| {
+        let files = server.machine.files.borrow().all();
+        files.iter().map(|file| file.stuck_until.get()).max().unwrap_or(0)
+    };
+    sim.sleep(Duration::from_nanos(world.servers.iter().map(stuck).max().unwrap_or(0).saturating_sub(sim.now()))).await;
     sim.log("faults", || "all is well from now on".to_owned());
     world.net.heal(sim);
+    // First of all: a disk that was elsewhere may have been slow when it went.
+    slots::put_back(world);
     for server in &world.servers {
         for file in server.machine.files.borrow().all() {
             file.faults.set(DiskFaults::default());
             file.stuck_until.set(0);
         }
     }
-    slots::put_back(world);
     // W7: an area whose disk failed takes nothing any more until its server was started again.
     for server in &world.servers {
         if server.areas().iter().any(|area| area.report("").offline.is_some()) {
