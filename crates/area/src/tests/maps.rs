@@ -131,7 +131,8 @@ fn s3_after_a_crash_what_was_hot_is_missed_and_an_unreadable_entry_reads_as_all_
         area.cool(slice(1), &[3]).await.unwrap();
         area.flush().await.unwrap();
         drop(area);
-        let restarted = open(&doors.restarted(doors.images()), &one()).await;
+        let restarted = open_rebooted(&doors.restarted(doors.images()), &one()).await;
+        assert!(map(&restarted).await.lost);
         assert_eq!(entries(&restarted).await, [(0, true, ALL), (1, false, 2), (3, false, 1)]);
         drop(restarted);
         for (region, expected) in

@@ -115,10 +115,12 @@ pub fn advance(
     let is_fenced = next.is_fenced();
     // L5: the lenders were asked to end what is older than the table, not what it does not know of.
     let is_told_too_little = forced && volume.is_behind();
-    let how = match forced {
-        _ if is_told_too_little => "closed in a table that is behind, so a newer mount may go on: the mount of",
-        true => "fenced: unmounted by force from",
-        false => "unmounted by",
+    let how = if is_told_too_little {
+        "closed in a table that is behind, so a newer mount may go on: the mount of"
+    } else if forced {
+        "fenced: unmounted by force from"
+    } else {
+        "unmounted by"
     };
     change.event(volume.name.as_str(), format!("{how} {holder} (epoch {closed})"));
     if !is_fenced {

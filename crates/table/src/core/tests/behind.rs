@@ -239,6 +239,13 @@ fn l5_a_forced_unmount_by_a_table_that_is_behind_says_that_a_newer_mount_may_go_
     assert_eq!(pool.admitted(0), 0);
 }
 
+/// The client of this mount asks to go on without the copy on b1.
+fn without_b1(mounting: &MountingInformation) -> Request {
+    let (slice, generation) = (mounting.segments[0].legs[1].slice, mounting.segments[0].generation);
+    let change = ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change: LegChange::Stale };
+    Request::ChangeLeg { volume: mounting.volume, change }
+}
+
 #[test]
 fn l5_a_copy_is_left_out_only_when_whoever_may_know_better_has_told_of_its_labels() {
     let mut pool = doubled();
@@ -252,11 +259,7 @@ fn l5_a_copy_is_left_out_only_when_whoever_may_know_better_has_told_of_its_label
     pool.mounted(mount(12, borrower, "v"));
     pool.restore(&backup);
     // The first client is heard of before b1 is: for this table it is the one that holds the volume.
-    let leave = |mounting: &MountingInformation| {
-        let (slice, generation) = (mounting.segments[0].legs[1].slice, mounting.segments[0].generation);
-        ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change: LegChange::Stale }
-    };
-    let conn = pool.send(Request::ChangeLeg { volume: first.volume, change: leave(&first) });
+    let conn = pool.send(without_b1(&first));
     assert!(!pool.replies.contains_key(&conn), "it waits");
     pool.settle();
     let Some(Response::Refused(refusal)) = pool.replies.get(&conn) else { panic!("{:?}", pool.replies.get(&conn)) };
@@ -272,10 +275,7 @@ fn s1_a_restarted_manager_waits_for_a_dead_lender_no_longer_than_until_it_is_los
     let mounting = pool.mounted(mount(10, borrower, "v"));
     pool.kill(1);
     pool.restart_manager();
-    let slice = mounting.segments[0].legs[1].slice;
-    let generation = mounting.segments[0].generation;
-    let change = ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change: LegChange::Stale };
-    let conn = pool.send(Request::ChangeLeg { volume: mounting.volume, change });
+    let conn = pool.send(without_b1(&mounting));
     pool.settle();
     assert!(!pool.replies.contains_key(&conn), "b1 may know better");
     pool.pass(13_000);
