@@ -199,11 +199,24 @@ impl Net {
     /// Everything can be reached again; what waited arrives now.
     pub fn heal(&self, sim: &Sim) {
         self.0.borrow_mut().blocked.clear();
+        self.resume(sim);
+    }
+
+    /// The same for these two machines only.
+    pub fn unblock(&self, sim: &Sim, one: MachineId, other: MachineId) {
+        self.0.borrow_mut().blocked.retain(|link| ![(one, other), (other, one)].contains(link));
+        self.resume(sim);
+    }
+
+    /// Sends on what waits for links that are whole again.
+    fn resume(&self, sim: &Sim) {
         let mut state = self.0.borrow_mut();
         state.pipes.retain(|pipe| pipe.strong_count() > 0);
         state.ends.retain(|end| end.strong_count() > 0);
         let pipes: Vec<Rc<Pipe>> = state.pipes.iter().filter_map(Weak::upgrade).collect();
-        let messages = std::mem::take(&mut state.messages);
+        let (blocked, messages) = (state.blocked.clone(), std::mem::take(&mut state.messages));
+        let (waiting, messages) = messages.into_iter().partition::<Vec<_>, _>(|(from, to, _)| blocked.contains(&(*from, *to)));
+        state.messages = waiting;
         drop(state);
         for pipe in pipes {
             let held = std::mem::take(&mut *pipe.held.borrow_mut());

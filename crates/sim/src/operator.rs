@@ -138,8 +138,15 @@ impl Keeper {
     }
 
     async fn is_frozen(&self, at: &Rc<Server>) -> bool {
-        let answer = ask_once(&self.world, at, Request::Volume(self.name.to_string())).await;
-        matches!(answer, Some(Ok(Response::Volume(view))) if view.state.starts_with("frozen"))
+        self.state(at).await.is_some_and(|state| state.starts_with("frozen"))
+    }
+
+    /// The state of the volume in the table; none if the manager does not answer.
+    async fn state(&self, at: &Rc<Server>) -> Option<String> {
+        match ask_once(&self.world, at, Request::Volume(self.name.to_string())).await {
+            Some(Ok(Response::Volume(view))) => Some(view.state),
+            _ => None,
+        }
     }
 
     async fn mount(&self, at: &Rc<Server>) -> Result<MountingInformation, Refusal> {
@@ -208,6 +215,15 @@ impl Keeper {
         }
     }
 
+    /// Why a mount is ended by force: the manager and the client's machine do not hear each other. They do after a while.
+    fn cut_off(&self, at: &Rc<Server>) {
+        let (net, own, manager) = (self.world.net.clone(), at.machine.id, self.world.manager.machine.id);
+        net.block(own, manager);
+        net.block(manager, own);
+        let time = SECOND + self.sim().below(10 * SECOND);
+        self.sim().after(time, move |sim| net.unblock(sim, own, manager));
+    }
+
     /// Uses a mounted volume for a while, and ends that in one way or another.
     async fn session(&self, at: &Rc<Server>, client: &Rc<Client>) -> Result<Ended, Refusal> {
         let work = Work::start(&self.world, client, &self.oracle, self.style);
@@ -231,7 +247,13 @@ impl Keeper {
             self.log(|| "unmounted by force".to_owned());
             // The command may be given on any machine: the client's own may not reach the manager at all.
             let by = if self.sim().chance(700_000) { self.world.any_server() } else { Rc::clone(at) };
-            let is_fenced = self.unmount(&by, None, true).await?;
+            let is_cut_off = by.id() != at.id() && self.sim().chance(500_000);
+            if is_cut_off {
+                self.cut_off(at);
+            }
+            let all_told = self.unmount(&by, None, true).await?;
+            // F3: one copy in sync of each segment is enough, if the table is not older than what it says that of.
+            let is_fenced = all_told || (self.world.knobs.loss.is_none() && self.state(&by).await.as_deref() == Some("ready"));
             // F4: it notices by itself; what it still does is of no effect.
             if self.sim().chance(500_000) {
                 // F1: from the answer on. If a lender could not be fenced, only from the next mount on (F3).
@@ -239,6 +261,10 @@ impl Keeper {
                     work.haunt();
                 }
                 self.ghost.replace(Some((work, Rc::clone(client))));
+                // F1: what it can do no more does not depend on when the next one comes either.
+                if is_cut_off {
+                    self.pause(Duration::from_nanos(self.sim().below(5 * SECOND))).await;
+                }
             } else {
                 self.pause(Duration::from_millis(self.sim().below(3000))).await;
                 client.kill();
