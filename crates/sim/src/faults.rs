@@ -56,6 +56,8 @@ pub struct Knobs {
     pub care_pause_max: Time,
     /// What is lost, if anything.
     pub loss: Option<Loss>,
+    /// After a crash of its borrower a volume is not mounted again at once.
+    pub rests_after_crash: bool,
 }
 
 /// A kind of fault.
@@ -139,6 +141,8 @@ const LATER: u64 = 0x6c61_7465_7200_0001;
 const NEWER: u64 = 0x6e65_7765_7200_0001;
 /// And after that. The seeds that had found something before lose nothing with it.
 const NEWEST: u64 = 0x6e65_7765_7374_4566;
+/// And after that.
+const LATEST: u64 = 0x6c61_7465_7374_7265;
 
 impl Knobs {
     /// Whether there is this kind of fault.
@@ -149,6 +153,11 @@ impl Knobs {
     /// True if disks of the first server hold other bytes than were written to them.
     pub fn is_damaged(&self) -> bool {
         [Fault::Rot, Fault::LostWrites, Fault::Misdirected].into_iter().any(|fault| self.has(fault))
+    }
+
+    /// True if only a loss of power loses anything that is not flushed, and the table is always the newest.
+    pub fn is_lossless(&self) -> bool {
+        self.loss.is_none() && DAMAGE.into_iter().all(|fault| !self.has(fault))
     }
 
     /// Draws them.
@@ -224,6 +233,7 @@ impl Knobs {
             idle_close_max: if newer.chance(250_000) { newer.between(1, 10) * SECOND } else { 0 },
             care_pause_max: if later.chance(500_000) { later.between(1, 10) * SECOND } else { 0 },
             loss,
+            rests_after_crash: Random::new(seed ^ LATEST).chance(500_000),
         }
     }
 }
@@ -285,6 +295,7 @@ async fn strike(world: &Rc<World>, fault: Fault) {
             sim.log("faults", || format!("{} loses its power", server.name()));
             server.stop();
             server.machine.crash(sim, &world.net);
+            world.truths.lost(server.id());
             let (own, machine) = (Rc::clone(world), Rc::clone(&server.machine));
             sim.after(restart_pause(sim) + SECOND, move |sim| machine.boot(sim, &own.net));
         }

@@ -18,6 +18,7 @@ pub mod doors;
 pub mod exec;
 pub mod faults;
 pub mod forgotten;
+pub mod layout;
 pub mod limits;
 mod log;
 pub mod manager;

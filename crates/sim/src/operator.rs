@@ -385,9 +385,10 @@ impl Keeper {
         loop {
             let calm = world.is_calm();
             let info = self.mount(&at).await?;
+            world.tables.set_used(info.volume);
             if let Some((work, client)) = self.ghost.take() {
                 work.haunt();
-                self.oracle.borrow_mut().crashed();
+                self.oracle.borrow_mut().crashed(world.layout(info.volume));
                 self.sim().after(self.sim().below(30 * SECOND), move |_| client.kill());
                 // F1: what the former client can do no more does not depend on when the next one opens its sessions.
                 if self.sim().chance(300_000) {
@@ -409,9 +410,13 @@ impl Keeper {
             };
             self.log(|| format!("the mount ended: {ended:?}"));
             if ended == Ended::Crashed {
-                self.oracle.borrow_mut().crashed();
+                self.oracle.borrow_mut().crashed(world.layout(info.volume));
                 if self.sim().chance(500_000) {
                     self.unmount(&at, None, true).await?;
+                }
+                if !calm && world.knobs.rests_after_crash {
+                    // More goes wrong before somebody makes its copies equal.
+                    self.pause(Duration::from_nanos(self.sim().below(20 * SECOND))).await;
                 }
             }
             if calm {

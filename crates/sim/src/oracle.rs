@@ -8,6 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
+use sublet_types::ServerId;
+
+use crate::layout::Layout;
+
 /// Bytes of a cell: what a disk writes wholly or not at all.
 pub const CELL: u64 = 512;
 /// What written cells begin with.
@@ -26,8 +30,18 @@ struct Value {
     acknowledged: bool,
     /// From a former mount that did not end cleanly; these exclude each other once one of them was read.
     old: bool,
+    /// What is known of it from that mount.
+    kept: Option<Kept>,
     /// When another one, concurrent to it, was seen: only a crash can bring this one back, for reads that are sent later.
     passed: Option<u64>,
+}
+
+/// When a write of a former mount was issued and when it ended, on the clock of the oracle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    issued: u64,
+    ended: Option<u64>,
+    acknowledged: bool,
 }
 
 /// A volume's truth.
@@ -44,6 +58,10 @@ pub struct Oracle {
     reading: Vec<u64>,
     /// What was flushed while reads kept it from being forgotten: cells, and the mark.
     kept: Vec<(Range<u64>, u64)>,
+    /// When servers last lost what was not flushed.
+    losses: BTreeMap<ServerId, u64>,
+    /// Where the volume lay when the last mount ended without a clean close.
+    left: Layout,
     /// Cells read and compared.
     pub checked: u64,
 }
@@ -56,6 +74,15 @@ impl Truths {
     /// Enters a volume's truth.
     pub fn enter(&self, oracle: &Rc<RefCell<Oracle>>) {
         self.0.borrow_mut().insert(oracle.borrow().tag, Rc::clone(oracle));
+    }
+
+    /// A server has lost what was not flushed.
+    pub fn lost(&self, server: ServerId) {
+        for oracle in self.0.borrow().values() {
+            let mut oracle = oracle.borrow_mut();
+            let now = oracle.tick();
+            oracle.losses.insert(server, now);
+        }
     }
 
     /// The most that can be undone of damage to a block that should hold this: a write that nobody was told of and that a read has
@@ -97,7 +124,8 @@ pub struct Write {
 }
 
 /// The zeroes of a new volume.
-const ZERO: Value = Value { version: 0, issued: 0, ended: Some(0), failed: None, acknowledged: true, old: false, passed: None };
+const ZERO: Value =
+    Value { version: 0, issued: 0, ended: Some(0), failed: None, acknowledged: true, old: false, kept: None, passed: None };
 
 impl Oracle {
     /// The truth of a new volume: all zero.
@@ -110,6 +138,8 @@ impl Oracle {
             open: BTreeSet::new(),
             reading: Vec::new(),
             kept: Vec::new(),
+            losses: BTreeMap::new(),
+            left: Layout::default(),
             checked: 0,
         }
     }
@@ -146,7 +176,8 @@ impl Oracle {
         self.next_version += 1;
         let (first, count) = (offset / CELL, length / CELL);
         for cell in first..first + count {
-            let value = Value { version, issued, ended: None, failed: None, acknowledged: false, old: false, passed: None };
+            let value =
+                Value { version, issued, ended: None, failed: None, acknowledged: false, old: false, kept: None, passed: None };
             self.cells.entry(cell).or_insert_with(|| vec![ZERO]).push(value);
             self.open.insert(cell);
         }
@@ -226,15 +257,19 @@ impl Oracle {
     }
 
     /// The mount ended without a clean close: any value since the last flush may be what is left, and what was under way may still
-    /// have been carried out.
-    pub fn crashed(&mut self) {
+    /// have been carried out. But what a lender has that lost nothing since must be left (H3).
+    pub fn crashed(&mut self, layout: Option<Layout>) {
         self.reading.clear();
         for (range, mark) in std::mem::take(&mut self.kept) {
             self.forget(range, mark);
         }
+        let layout = layout.unwrap_or_default();
         for cell in &self.open {
+            let is_same = layout.has_same(&self.left, *cell);
             for value in self.cells.get_mut(cell).into_iter().flatten() {
+                let own = Kept { issued: value.issued, ended: value.ended.or(value.failed), acknowledged: value.acknowledged };
                 *value = Value {
+                    kept: if value.old { value.kept.filter(|_| is_same) } else { Some(own) },
                     issued: 0,
                     ended: Some(0),
                     failed: None,
@@ -245,12 +280,30 @@ impl Oracle {
                 };
             }
         }
+        self.left = layout;
     }
 
-    /// Compares what was read. `mark` is when the read was sent. The answer is what is wrong, if anything is.
-    pub fn check(&mut self, mark: u64, offset: u64, bytes: &[u8]) -> Result<(), String> {
+    /// H3: a lender that was in sync when the mount ended, and is so ever since, has every write that was acknowledged after it lost
+    /// anything: what those replaced is not what is read.
+    fn settle(&mut self, range: Range<u64>, layout: impl FnOnce() -> Option<Layout>) {
+        let doubtful = |cell: &&u64| self.cells.get(cell).is_some_and(|values| values.iter().any(|value| value.kept.is_some()));
+        let cells: Vec<u64> = self.open.range(range).filter(doubtful).copied().collect();
+        let Some(layout) = (!cells.is_empty()).then(layout).flatten() else { return };
+        for cell in cells {
+            let (true, Some(lenders)) = (layout.has_same(&self.left, cell), layout.lenders(cell)) else { continue };
+            let lost = lenders.iter().map(|lender| self.losses.get(lender).copied().unwrap_or(0)).min().unwrap_or(u64::MAX);
+            let Some(values) = self.cells.get_mut(&cell) else { continue };
+            let has = |kept: &Kept| kept.acknowledged && kept.issued > lost;
+            let bound = values.iter().filter_map(|value| value.kept).filter(has).map(|kept| kept.issued).max().unwrap_or(0);
+            values.retain(|value| value.kept.is_none_or(|kept| kept.ended.is_none_or(|ended| ended >= bound)));
+        }
+    }
+
+    /// Compares what was read. `mark` is when the read was sent, `layout` where the volume lies now, if that is known. The answer is what is wrong, if anything is.
+    pub fn check(&mut self, mark: u64, offset: u64, bytes: &[u8], layout: impl FnOnce() -> Option<Layout>) -> Result<(), String> {
         self.unread(mark);
         let end = offset + bytes.len() as u64;
+        self.settle(offset / CELL..end.div_ceil(CELL), layout);
         let mut at = offset;
         while at < end {
             let cell = at / CELL;
@@ -363,7 +416,7 @@ mod tests {
 
     fn holds(oracle: &mut Oracle, version: u64) -> bool {
         let (mark, bytes) = (oracle.read(), cell(oracle, version));
-        oracle.check(mark, 0, &bytes).is_ok()
+        oracle.check(mark, 0, &bytes, || None).is_ok()
     }
 
     fn write(oracle: &mut Oracle) {
@@ -407,9 +460,9 @@ mod tests {
         oracle.flushed_write(&third);
         let mark = oracle.mark();
         oracle.flushed(mark);
-        assert!(oracle.check(early, 0, &old).is_ok());
+        assert!(oracle.check(early, 0, &old, || None).is_ok());
         let new = cell(&oracle, 2);
-        assert!(oracle.check(between, 0, &new).is_ok());
+        assert!(oracle.check(between, 0, &new, || None).is_ok());
         let slow = oracle.read();
         assert!(holds(&mut oracle, 3), "3 may have come over 2 after it was read");
         assert!(!holds(&mut oracle, 1) && !holds(&mut oracle, 2));
@@ -418,7 +471,7 @@ mod tests {
         oracle.ended(&fourth, true);
         assert!(holds(&mut oracle, 4));
         let passed = cell(&oracle, 3);
-        assert!(oracle.check(slow, 0, &passed).is_ok() && oracle.check(between, 0, &passed).is_ok());
+        assert!(oracle.check(slow, 0, &passed, || None).is_ok() && oracle.check(between, 0, &passed, || None).is_ok());
     }
 
     #[test]
@@ -435,7 +488,7 @@ mod tests {
                 let mark = oracle.mark();
                 oracle.flushed(mark);
             }
-            oracle.crashed();
+            oracle.crashed(None);
             assert!(!holds(&mut oracle, 1) && holds(&mut oracle, 2));
         }
     }
@@ -449,12 +502,44 @@ mod tests {
         oracle.flushed(mark);
         write(&mut oracle);
         let _under_way = oracle.issue(0, CELL, false);
-        oracle.crashed();
+        oracle.crashed(None);
         assert!(!holds(&mut oracle, 1), "flushed over");
         assert!(holds(&mut oracle, 3));
         assert!(!holds(&mut oracle, 2) && !holds(&mut oracle, 4), "3 was read");
         write(&mut oracle);
         assert!(holds(&mut oracle, 5) && !holds(&mut oracle, 3));
+    }
+
+    /// What may be read of a cell after a crash: it was written (1), servers lost power, it was written again (2), servers lost
+    /// power, and a third write was under way.
+    fn left(before: &[u128], after: &[u128], generation_then: u64) -> Vec<u64> {
+        let lender = ServerId::from_u128;
+        let layout = |generation| Some(Layout::one(1, generation, &[lender(1), lender(2)]));
+        let ends = |version: u64| {
+            let oracle = Rc::new(RefCell::new(Oracle::new(1)));
+            let truths = Truths::default();
+            truths.enter(&oracle);
+            write(&mut oracle.borrow_mut());
+            before.iter().for_each(|server| truths.lost(lender(*server)));
+            write(&mut oracle.borrow_mut());
+            let _under_way = oracle.borrow_mut().issue(0, CELL, false);
+            oracle.borrow_mut().crashed(layout(1));
+            after.iter().for_each(|server| truths.lost(lender(*server)));
+            let bytes = cell(&oracle.borrow(), version);
+            let mark = oracle.borrow_mut().read();
+            oracle.borrow_mut().check(mark, 0, &bytes, || layout(generation_then)).is_ok()
+        };
+        (0..4).filter(|version| ends(*version)).collect()
+    }
+
+    #[test]
+    fn h3_what_a_lender_has_that_lost_nothing_is_left_after_a_crash() {
+        assert_eq!(left(&[], &[], 1), [2, 3], "nobody has lost anything");
+        assert_eq!(left(&[1, 2], &[], 1), [2, 3], "both have written it since");
+        assert_eq!(left(&[], &[1], 1), [2, 3], "the other has it");
+        assert_eq!(left(&[1], &[2], 1), [2, 3], "the one that lost something before has it");
+        assert_eq!(left(&[], &[1, 2], 1), [0, 1, 2, 3], "both have lost what was not flushed");
+        assert_eq!(left(&[], &[], 2), [0, 1, 2, 3], "another set is in sync: it was not told who has what");
     }
 
     #[test]
@@ -468,7 +553,7 @@ mod tests {
         let (before, after) = (cell(&oracle.borrow(), 1), cell(&oracle.borrow(), 2));
         let is_undone = || *truths.undone(&after) == *after;
         assert!(is_undone());
-        oracle.borrow_mut().crashed();
+        oracle.borrow_mut().crashed(None);
         assert!(is_undone(), "it may have been carried out");
         assert!(holds(&mut oracle.borrow_mut(), 1));
         assert!(!is_undone(), "a read has seen what was there before");
@@ -484,7 +569,7 @@ mod tests {
         write(&mut oracle);
         let foreign = cell(&Oracle::new(2), 1);
         let mark = oracle.read();
-        assert!(oracle.check(mark, 0, &foreign).unwrap_err().contains("ANOTHER volume"));
-        assert!(oracle.check(mark, CELL, &cell(&oracle, 1)).unwrap_err().contains("cell 0"));
+        assert!(oracle.check(mark, 0, &foreign, || None).unwrap_err().contains("ANOTHER volume"));
+        assert!(oracle.check(mark, CELL, &cell(&oracle, 1), || None).unwrap_err().contains("cell 0"));
     }
 }

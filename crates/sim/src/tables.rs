@@ -49,6 +49,10 @@ pub struct Tables {
     taken: RefCell<BTreeSet<Name>>,
     /// Volumes whose borrower is giving them back, or has not got them yet: nobody needs their bytes.
     unwanted: RefCell<BTreeSet<Name>>,
+    /// The names that somebody asked for. A volume with another one is called so because its own name had been taken.
+    asked: RefCell<BTreeSet<Name>>,
+    /// Volumes that were ever mounted.
+    used: RefCell<BTreeSet<VolumeId>>,
 }
 
 impl Tables {
@@ -74,6 +78,7 @@ impl Tables {
 
     /// Whether somebody needs the bytes of a volume from now on.
     pub fn set_wanted(&self, volume: &Name, wanted: bool) {
+        self.asked.borrow_mut().insert(volume.clone());
         let mut unwanted = self.unwanted.borrow_mut();
         if wanted {
             unwanted.remove(volume);
@@ -82,8 +87,14 @@ impl Tables {
         }
     }
 
-    fn is_unwanted(&self, volume: &Name) -> bool {
-        self.unwanted.borrow().contains(volume)
+    /// Somebody has mounted it.
+    pub fn set_used(&self, volume: VolumeId) {
+        self.used.borrow_mut().insert(volume);
+    }
+
+    fn is_unwanted(&self, volume: VolumeId, name: &Name) -> bool {
+        let nobody_had_it = !self.asked.borrow().contains(name) && !self.used.borrow().contains(&volume);
+        self.unwanted.borrow().contains(name) || nobody_had_it
     }
 
     /// Whether an administrator has taken the volume from whoever had it mounted.
@@ -220,7 +231,7 @@ async fn finish(world: &Rc<World>) {
             command(world, Request::Rebuild(Rebuild { finish: true, ..Rebuild::default() })).await;
         } else if sim.now() > begun + hurry || for_long {
             for volume in &view.unsettled {
-                if !accept(world, volume).await && is_whole && world.tables.is_unwanted(&volume.name) {
+                if !accept(world, volume).await && is_whole && world.tables.is_unwanted(volume.volume, &volume.name) {
                     dissolve(world, volume).await;
                 }
             }
@@ -255,7 +266,7 @@ async fn accept(world: &Rc<World>, volume: &UnsettledView) -> bool {
 /// Areas and servers that have an up-to-date copy of all that they have of a volume.
 fn copies(world: &World, table: &Table, volume: VolumeId) -> Vec<String> {
     let Some(row) = table.volumes.get(&volume) else { return Vec::new() };
-    let is_unwanted = world.tables.is_unwanted(&row.name);
+    let is_unwanted = world.tables.is_unwanted(volume, &row.name);
     let areas: BTreeSet<_> = row.legs().map(|(_, leg)| leg.area).collect();
     let is_good = |area: &&sublet_types::AreaId| {
         let mut legs = row.legs().filter(|(_, leg)| leg.area == **area);

@@ -264,7 +264,8 @@ impl Work {
                 return false;
             }
         };
-        let verdict = self.oracle.borrow_mut().check(mark, offset, &bytes);
+        let layout = || self.world.layout(self.client.info.volume);
+        let verdict = self.oracle.borrow_mut().check(mark, offset, &bytes, layout);
         self.log(|| format!("read {offset}+{length}"));
         if let Err(wrong) = verdict {
             self.world.violation(format!("wrong bytes in volume {}: {wrong}", self.client.info.name));

@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sublet_types::Name;
+use sublet_types::{Name, VolumeId};
 
 use crate::checks::Checks;
 use crate::doors::Machine;
 use crate::exec::{MILLISECOND, SECOND, Sim, Stopped, Time, WORLD};
 use crate::faults::{self, Knobs, Wanted};
+use crate::layout::Layout;
 use crate::manager::Manager;
 use crate::net::Net;
 use crate::operator;
@@ -107,6 +108,11 @@ impl World {
 
     pub(crate) fn all_up(&self) -> bool {
         self.net.is_up(self.manager.machine.id) && self.servers.iter().all(|server| self.net.is_up(server.machine.id))
+    }
+
+    /// Where a volume lies now, if that is known, and lenders keep what was not flushed.
+    pub(crate) fn layout(&self, volume: VolumeId) -> Option<Layout> {
+        self.knobs.is_lossless().then(|| self.manager.table(|table| Layout::of(table, volume))).flatten()?
     }
 
     fn build(sim: &Sim, knobs: Knobs) -> Rc<Self> {
