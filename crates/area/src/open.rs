@@ -6,7 +6,6 @@ use std::rc::{Rc, Weak};
 use futures_util::lock::Mutex;
 use sublet_doors::{Disk, DiskFile, Doors, Tick};
 use sublet_types::limits::REGION_SIZE;
-use sublet_types::mutation::{self, Mutation};
 use sublet_types::{OpenId, PoolId};
 
 use crate::area::{Area, Inner, OpenPiece, ground};
@@ -239,7 +238,7 @@ fn find_hot(regions: &Regions, area: &mut AreaLabel, has_lost: bool, now: Tick) 
             }
         }
         // Once it has, it stays so over openings that take nothing with them.
-        record.lost |= has_lost && !found.is_empty() && !mutation::is(Mutation::LossNotTold);
+        record.lost |= has_lost && !found.is_empty();
         let (slice, lost) = (record.facts.slice, record.lost);
         hot.extend(found.into_iter().map(|region| (region, Hot::found(slice, lost, now))));
     }

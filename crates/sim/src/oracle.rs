@@ -60,6 +60,8 @@ pub struct Oracle {
     kept: Vec<(Range<u64>, u64)>,
     /// When servers last lost what was not flushed.
     losses: BTreeMap<ServerId, u64>,
+    /// When processes of servers last ended.
+    ends: BTreeMap<ServerId, u64>,
     /// Where the volume lay when the last mount ended without a clean close.
     left: Layout,
     /// Cells read and compared.
@@ -82,6 +84,15 @@ impl Truths {
             let mut oracle = oracle.borrow_mut();
             let now = oracle.tick();
             oracle.losses.insert(server, now);
+        }
+    }
+
+    /// The process of a server has ended.
+    pub fn ended(&self, server: ServerId) {
+        for oracle in self.0.borrow().values() {
+            let mut oracle = oracle.borrow_mut();
+            let now = oracle.tick();
+            oracle.ends.insert(server, now);
         }
     }
 
@@ -139,6 +150,7 @@ impl Oracle {
             reading: Vec::new(),
             kept: Vec::new(),
             losses: BTreeMap::new(),
+            ends: BTreeMap::new(),
             left: Layout::default(),
             checked: 0,
         }
@@ -283,15 +295,20 @@ impl Oracle {
         self.left = layout;
     }
 
-    /// H3: a lender that was in sync when the mount ended, and is so ever since, has every write that was acknowledged after it lost
-    /// anything: what those replaced is not what is read.
+    /// H3: where no lender that was in sync when the mount ended, and is so ever since, has lost anything since a write was issued,
+    /// that write is left if it was acknowledged; and so it is where the process of one of them goes on, with its checksums. (If it
+    /// does not, a block that another one has set back to its checkpoint may win: its checksum was kept, K2.)
     fn settle(&mut self, range: Range<u64>, layout: impl FnOnce() -> Option<Layout>) {
         let doubtful = |cell: &&u64| self.cells.get(cell).is_some_and(|values| values.iter().any(|value| value.kept.is_some()));
         let cells: Vec<u64> = self.open.range(range).filter(doubtful).copied().collect();
         let Some(layout) = (!cells.is_empty()).then(layout).flatten() else { return };
         for cell in cells {
             let (true, Some(lenders)) = (layout.has_same(&self.left, cell), layout.lenders(cell)) else { continue };
-            let lost = lenders.iter().map(|lender| self.losses.get(lender).copied().unwrap_or(0)).min().unwrap_or(u64::MAX);
+            let lost = |lender| self.losses.get(lender).copied().unwrap_or(0);
+            let ended = |lender| self.ends.get(lender).copied().unwrap_or(0);
+            let any_lost = lenders.iter().map(lost).max().unwrap_or(u64::MAX);
+            let all_ended = lenders.iter().map(|lender| lost(lender).max(ended(lender))).min().unwrap_or(u64::MAX);
+            let lost = any_lost.min(all_ended);
             let Some(values) = self.cells.get_mut(&cell) else { continue };
             let has = |kept: &Kept| kept.acknowledged && kept.issued > lost;
             let bound = values.iter().filter_map(|value| value.kept).filter(has).map(|kept| kept.issued).max().unwrap_or(0);
@@ -511,8 +528,8 @@ mod tests {
     }
 
     /// What may be read of a cell after a crash: it was written (1), servers lost power, it was written again (2), servers lost
-    /// power, and a third write was under way.
-    fn left(before: &[u128], after: &[u128], generation_then: u64) -> Vec<u64> {
+    /// power and processes ended, and a third write was under way.
+    fn left(before: &[u128], after: &[u128], ended: &[u128], generation_then: u64) -> Vec<u64> {
         let lender = ServerId::from_u128;
         let layout = |generation| Some(Layout::one(1, generation, &[lender(1), lender(2)]));
         let ends = |version: u64| {
@@ -525,6 +542,7 @@ mod tests {
             let _under_way = oracle.borrow_mut().issue(0, CELL, false);
             oracle.borrow_mut().crashed(layout(1));
             after.iter().for_each(|server| truths.lost(lender(*server)));
+            ended.iter().for_each(|server| truths.ended(lender(*server)));
             let bytes = cell(&oracle.borrow(), version);
             let mark = oracle.borrow_mut().read();
             oracle.borrow_mut().check(mark, 0, &bytes, || layout(generation_then)).is_ok()
@@ -534,12 +552,14 @@ mod tests {
 
     #[test]
     fn h3_what_a_lender_has_that_lost_nothing_is_left_after_a_crash() {
-        assert_eq!(left(&[], &[], 1), [2, 3], "nobody has lost anything");
-        assert_eq!(left(&[1, 2], &[], 1), [2, 3], "both have written it since");
-        assert_eq!(left(&[], &[1], 1), [2, 3], "the other has it");
-        assert_eq!(left(&[1], &[2], 1), [2, 3], "the one that lost something before has it");
-        assert_eq!(left(&[], &[1, 2], 1), [0, 1, 2, 3], "both have lost what was not flushed");
-        assert_eq!(left(&[], &[], 2), [0, 1, 2, 3], "another set is in sync: it was not told who has what");
+        const ANY: [u64; 4] = [0, 1, 2, 3];
+        assert_eq!(left(&[], &[], &[1, 2], 1), [2, 3], "nobody has lost anything");
+        assert_eq!(left(&[1, 2], &[], &[], 1), [2, 3], "both have written it since");
+        assert_eq!(left(&[], &[1], &[], 1), [2, 3], "the other has it, and its checksum");
+        assert_eq!(left(&[], &[1], &[2], 1), ANY, "the other has it and not its checksum");
+        assert_eq!(left(&[1], &[2], &[], 1), [2, 3], "the one that lost something before has it");
+        assert_eq!(left(&[], &[1, 2], &[], 1), ANY, "both have lost what was not flushed");
+        assert_eq!(left(&[], &[], &[], 2), ANY, "another set is in sync: it was not told who has what");
     }
 
     #[test]

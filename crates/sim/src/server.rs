@@ -200,6 +200,7 @@ impl Server {
             self.sim.log(self.name().as_str(), || "dies".to_owned());
             self.forgive(&running);
             self.machine.kill(&self.sim, running.doors.process());
+            self.truths.ended(self.id());
         }
     }
 

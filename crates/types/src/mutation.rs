@@ -49,8 +49,6 @@ mutations! {
     CoolTooEarly,
     /// H3: after an unclean close the legs are not made equal.
     NotMadeEqual,
-    /// H3: a lender that lost power does not tell that it may have lost what was not flushed.
-    LossNotTold,
     /// K1: what is read is not compared with its checksum.
     ChecksumIgnored,
     /// F1: a fence does not end the older sessions.
