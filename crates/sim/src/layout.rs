@@ -44,6 +44,12 @@ impl Layout {
         self.0.iter().find(|segment| segment.cells.contains(&cell))
     }
 
+    /// The segments whose sets in sync are the same ones in both.
+    #[must_use]
+    pub fn unchanged_since(self, other: &Self) -> Self {
+        Self(self.0.into_iter().filter(|own| other.0.iter().any(|other| other.generation == own.generation)).collect())
+    }
+
     /// True if the set in sync of that cell's segment is the same one in both.
     pub fn has_same(&self, other: &Self, cell: u64) -> bool {
         matches!((self.segment(cell), other.segment(cell)), (Some(own), Some(other)) if own.generation == other.generation)

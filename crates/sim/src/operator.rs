@@ -15,6 +15,7 @@ use sublet_volume::VolumeOptions;
 use crate::client::Client;
 use crate::doors::SimDoors;
 use crate::exec::{SECOND, Sim};
+use crate::layout::Layout;
 use crate::oracle::Oracle;
 use crate::server::Server;
 use crate::workload::{Style, Work};
@@ -38,6 +39,8 @@ pub struct Keeper {
     options: VolumeOptions,
     /// A client that was unmounted by force and lives on.
     ghost: RefCell<Option<(Rc<Work>, Rc<Client>)>>,
+    /// Where it lay when the mount was to be ended by force.
+    forced_at: RefCell<Option<Layout>>,
 }
 
 /// How a mount ended.
@@ -215,6 +218,17 @@ impl Keeper {
         }
     }
 
+    /// Where the volume lies at the end of a mount that did not end cleanly: what has changed since it was to be ended by force was
+    /// done by others (F5), who may not have what a lender has lost.
+    fn left(&self, info: &MountingInformation) -> Option<Layout> {
+        let before = self.forced_at.take();
+        let now = self.world.layout(info.volume)?;
+        Some(match before {
+            Some(before) => now.unchanged_since(&before),
+            None => now,
+        })
+    }
+
     /// Why a mount is ended by force: the manager and the client's machine do not hear each other. They do after a while.
     fn cut_off(&self, at: &Rc<Server>) {
         let (net, own, manager) = (self.world.net.clone(), at.machine.id, self.world.manager.machine.id);
@@ -251,6 +265,7 @@ impl Keeper {
             if is_cut_off {
                 self.cut_off(at);
             }
+            self.forced_at.replace(Some(self.world.layout(client.info.volume).unwrap_or_default()));
             let all_told = self.unmount(&by, None, true).await?;
             // F3: one copy in sync of each segment is enough, if the table is not older than what it says that of.
             let is_fenced = all_told || (self.world.knobs.loss.is_none() && self.state(&by).await.as_deref() == Some("ready"));
@@ -410,7 +425,7 @@ impl Keeper {
             };
             self.log(|| format!("the mount ended: {ended:?}"));
             if ended == Ended::Crashed {
-                self.oracle.borrow_mut().crashed(world.layout(info.volume));
+                self.oracle.borrow_mut().crashed(self.left(&info));
                 if self.sim().chance(500_000) {
                     self.unmount(&at, None, true).await?;
                 }
@@ -475,6 +490,7 @@ pub async fn keep(world: Rc<World>, number: u64) {
                 ..VolumeOptions::default()
             },
             ghost: RefCell::new(None),
+            forced_at: RefCell::new(None),
         };
         world.truths.enter(&keeper.oracle);
         let result = keeper.life().await;
