@@ -6,6 +6,9 @@ use std::process::Command;
 /// A program and the package that brings it.
 type Need = (&'static str, &'static str);
 
+/// What building needs. A path instead of a program is a file that the package brings.
+const BUILD: &[Need] = &[("/usr/include/openssl/ssl.h", "libssl-dev"), ("pkg-config", "pkg-config")];
+
 /// What the demo needs.
 pub const DEMO: &[Need] = &[("mkfs.ext4", "e2fsprogs"), ("losetup", "mount"), ("fusermount3", "fuse3")];
 
@@ -48,17 +51,21 @@ pub const BENCH: &[Need] = &[
 pub const COUNT: &[Need] = &[("valgrind", "valgrind")];
 
 fn found(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
     let path = std::env::var("PATH").unwrap_or_default();
     // Root's programs are not on everybody's PATH in Debian.
     path.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| Path::new(dir).join(program).is_file())
 }
 
-/// Installs the packages of all needs whose program is not there.
+/// Installs the packages of all needs whose program is not there, and what building needs.
 ///
 /// # Errors
 /// What could not be installed, and how to do it by hand.
 pub fn install(needs: &[Need]) -> Result<(), String> {
-    let mut missing: Vec<&str> = needs.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
+    let mut missing: Vec<&str> =
+        BUILD.iter().chain(needs).filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());

@@ -138,11 +138,28 @@ pub enum ClientRequest {
     Search(Search),
     /// Make every byte read as zero (seed: initialization).
     Init,
+    /// Wrap the key of a sealed volume anew.
+    Rekey {
+        /// What opens it.
+        old: Hidden,
+        /// What is to open it from then on.
+        new: Hidden,
+    },
     /// Flush, close the path cleanly, and end.
     Stop {
         /// Do not wait for lenders that do not answer.
         force: bool,
     },
+}
+
+/// A line that is handed from process to process of one owner and must not be shown: `Debug` hides it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
 }
 
 /// `sublet search`.

@@ -1,7 +1,10 @@
 //! Mounting and unmounting information (seed: FIG. 5B, steps S2-S4, S33, S35).
 
 use serde::{Deserialize, Serialize};
-use sublet_types::{Address, AreaId, Epoch, Generation, LeaseSecret, ManagerId, Name, PoolId, ServerId, SliceId, VolumeId, Way};
+use sublet_types::limits::SEAL_SIZE;
+use sublet_types::{
+    Address, AreaId, Epoch, Generation, LeaseSecret, ManagerId, Name, PoolId, SealText, ServerId, SliceId, VolumeId, Way,
+};
 
 /// Everything a client needs to reach a volume's lenders without asking again. Kept 0600 at the borrower
 /// (`$SUBLET_HOME/mounts/NAME/mount.json`); printed without the secret.
@@ -19,8 +22,14 @@ pub struct MountingInformation {
     pub name: Name,
     /// The usage way, as the table has it.
     pub way: Way,
-    /// Announced size in bytes.
+    /// Size in bytes; a sealed volume announces [`SEAL_SIZE`] less.
     pub size: u64,
+    /// Whether the borrower has sealed it: it is used with its key only.
+    #[serde(default)]
+    pub sealed: bool,
+    /// The key header of a sealed volume as the table has it. The volume itself has it too, and the newer one counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<SealText>,
     /// The borrower's id (seed: request-source server information).
     pub borrower: ServerId,
     /// The borrower's name.
@@ -39,11 +48,29 @@ pub struct MountingInformation {
 }
 
 impl MountingInformation {
-    /// A copy that may be printed: everything but the secret.
+    /// A copy that may be printed: everything but the secret and the wrapped key.
     #[must_use]
     pub fn printable(&self) -> Self {
-        Self { secret: None, ..self.clone() }
+        Self { secret: None, seal: None, ..self.clone() }
     }
+
+    /// The size that its users see, in bytes.
+    pub fn announced(&self) -> u64 {
+        if self.sealed { self.size.saturating_sub(SEAL_SIZE) } else { self.size }
+    }
+}
+
+/// `POST /v1/volumes/{volume}/seal`: the borrower has wrapped the key of a sealed volume anew.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetSeal {
+    /// Who says so: only the borrower may.
+    pub server: ServerId,
+    /// The seal that it replaces, as the table should have it; none if it has none.
+    #[serde(default)]
+    pub from: Option<SealText>,
+    /// The new one.
+    pub to: SealText,
 }
 
 /// One segment of the mounting information.

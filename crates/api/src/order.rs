@@ -151,6 +151,9 @@ pub struct SliceFacts {
     /// Whether an administrator defined the volume; otherwise it is dissolved when it is returned.
     #[serde(default)]
     pub defined: bool,
+    /// Whether its borrower has sealed the volume: nobody may take its bytes for anything but encrypted ones.
+    #[serde(default)]
+    pub sealed: bool,
 }
 
 /// The exclusive right of one server to one slice (section 5 of the design).

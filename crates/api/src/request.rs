@@ -1,10 +1,10 @@
 //! Requests to the manager. `docs/protocol.md` and the OpenAPI document list the HTTP paths.
 
 use serde::{Deserialize, Serialize};
-use sublet_types::{Address, Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId, Way};
+use sublet_types::{Address, Epoch, Generation, Name, SealText, ServerId, SliceId, TaskId, VolumeId, Way};
 
 use crate::error::Refusal;
-use crate::mount::{MountSegment, MountingInformation, UnmountingInformation};
+use crate::mount::{MountSegment, MountingInformation, SetSeal, UnmountingInformation};
 pub use crate::naming::{AreaName, CheckArea};
 use crate::view::{PathState, TaskView, VolumeView};
 use crate::work::{Finding, Work, WorkReport};
@@ -80,6 +80,9 @@ pub struct Borrow {
     /// Allow the borrower's own areas.
     #[serde(default)]
     pub local: bool,
+    /// Seal it with this key header. The volume announces `size` all the same.
+    #[serde(default)]
+    pub seal: Option<SealText>,
 }
 
 /// `POST /v1/volumes/{volume}/mount` (seed: S2, S4, S34).
@@ -519,6 +522,13 @@ pub enum Request {
         /// How often.
         every: ScrubEvery,
     },
+    /// `POST /v1/volumes/{volume}/seal`.
+    SetSeal {
+        /// Name or id.
+        volume: String,
+        /// The new seal.
+        seal: SetSeal,
+    },
     /// `POST /v1/tasks/{task}`: pause, resume, cancel or limit background work.
     ControlTask {
         /// Its id, or the first digits of it.
@@ -555,7 +565,7 @@ pub enum Response {
     Areas(Vec<crate::view::AreaView>),
     /// To `Volumes`.
     Volumes(Vec<VolumeView>),
-    /// To `Volume`, `RenameVolume`, `AcceptVolume` and `ScrubEvery`.
+    /// To `Volume`, `RenameVolume`, `AcceptVolume`, `ScrubEvery` and `SetSeal`.
     Volume(Box<VolumeView>),
     /// To `Tasks`.
     Tasks(Vec<TaskView>),

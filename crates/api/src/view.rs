@@ -123,6 +123,9 @@ pub struct VolumeView {
     pub size: u64,
     /// The names of its areas in the order of its legs, each once (seed: storage areas).
     pub areas: Vec<Name>,
+    /// True if the borrower has sealed it: its lenders have only encrypted bytes.
+    #[serde(default)]
+    pub sealed: bool,
     /// True if an administrator defined it; false if `borrow` carved it.
     pub defined: bool,
     /// Who has borrowed it; nobody if it is free (seed: borrow server).

@@ -24,6 +24,7 @@ const LEASED: u32 = 1 << 6;
 const DROP: u32 = 1 << 7;
 const DEFINED: u32 = 1 << 8;
 const LOST: u32 = 1 << 9;
+const SEALED: u32 = 1 << 10;
 
 /// The lease that is admitted, or was last.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,6 +143,7 @@ impl SliceRecord {
             (self.lease.is_some(), LEASED),
             (self.wipe.is_some_and(|wipe| wipe.drop), DROP),
             (facts.defined, DEFINED),
+            (facts.sealed, SEALED),
         ] {
             flags |= if on { flag } else { 0 };
         }
@@ -189,6 +191,7 @@ impl SliceRecord {
             in_sync: (0..legs.min(64)).map(|leg| bits >> leg & 1 == 1).collect(),
             borrower: has(BORROWED).then(|| ServerId::from_u128(get.u128(144))),
             defined: has(DEFINED),
+            sealed: has(SEALED),
         };
         Some(Self {
             facts,

@@ -1,5 +1,6 @@
 //! The command line, as section 12 of the design fixes it. Scripts rely on these words.
 
+mod key;
 mod recovery;
 mod work;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sublet_types::{Address, ByteSize, Name, Way};
 
+pub use self::key::{Key, Rekey};
 pub use self::work::{Every, Rate, Replace, Scrub, Task};
 
 /// Servers with disks of their own lend their spare space to each other.
@@ -263,6 +265,12 @@ pub struct Borrow {
     /// Allow areas of this very server.
     #[arg(long)]
     pub local: bool,
+    /// Encrypt it here: its lenders get bytes that mean nothing to them. Without the key nobody ever reads it again.
+    #[arg(long)]
+    pub encrypt: bool,
+    /// The key to be.
+    #[command(flatten)]
+    pub key: Key,
 }
 
 /// `auto`, or a usage way.
@@ -296,6 +304,9 @@ pub struct Mount {
     /// Fail I/O when a lender has been missing for so long; it waits for ever otherwise.
     #[arg(long, value_parser = duration)]
     pub fail_after: Option<Duration>,
+    /// What opens it if it is encrypted.
+    #[command(flatten)]
+    pub key: Key,
 }
 
 /// How a volume appears.
@@ -372,6 +383,8 @@ pub enum Volume {
         /// Name or id.
         volume: String,
     },
+    /// Let an encrypted volume be opened with another passphrase or key file.
+    Rekey(Rekey),
     /// Make the copies of a lost server anew on free space.
     Replace(Replace),
     /// Check and compare the checksums of all copies.
@@ -429,6 +442,9 @@ pub struct Client {
     /// See `mount`.
     #[arg(long, value_parser = duration)]
     pub fail_after: Option<Duration>,
+    /// What opens the key of an encrypted volume comes as a line on the standard input.
+    #[arg(long)]
+    pub key_stdin: bool,
     /// A file descriptor on which to say that everything is up.
     #[arg(long)]
     pub ready_fd: Option<i32>,

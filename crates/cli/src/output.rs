@@ -99,6 +99,9 @@ pub fn volume(volume: &VolumeView) -> String {
     line("id", volume.id.to_string());
     line("way", volume.way.to_string());
     line("size", format!("{} ({} bytes)", ByteSize(volume.size), volume.size));
+    if volume.sealed {
+        line("encrypted", "by its borrower; lenders cannot read it".to_owned());
+    }
     line("made by", if volume.defined { "administrator (defined)" } else { "borrow (carved)" }.to_owned());
     line("borrower", volume.borrower.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
     line("status", volume.status.to_string());

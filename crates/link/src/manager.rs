@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use sublet_api::mount::SetSeal;
 use sublet_api::rebuild::{AcceptVolume, Forget, ForgetView, Rebuild, RebuildView};
 use sublet_api::request::{
     AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, ControlTask, CreateVolume, LegAnswer, Mount, Reclaim,
@@ -309,6 +310,14 @@ impl ManagerLink {
     /// See [`ManagerLink::call`].
     pub fn volume(&self, volume: &str) -> Result<VolumeView, Refusal> {
         self.call(&Request::Volume(volume.into()))
+    }
+
+    /// The borrower of a sealed volume has wrapped its key anew.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn set_seal(&self, volume: &str, seal: SetSeal) -> Result<VolumeView, Refusal> {
+        self.call(&Request::SetSeal { volume: volume.into(), seal })
     }
 
     /// The tasks.

@@ -83,6 +83,7 @@ pub fn route(request: &Request) -> Result<Route, Refusal> {
         Request::Replace { volume: v, replace } => post(volume(v, "replace"), replace),
         Request::Scrub { volume: v, scrub } => post(volume(v, "scrub"), scrub),
         Request::ScrubEvery { volume: v, every } => post(volume(v, "scrub-every"), every),
+        Request::SetSeal { volume: v, seal } => post(volume(v, "seal"), seal),
         Request::ControlTask { task, control } => post(format!("/v1/tasks/{}", segment(task)), control),
         Request::ClientReport { volume: v, report } => post(volume(&v.to_string(), "client"), report),
         Request::ChangeLeg { volume: v, change } => post(volume(&v.to_string(), "legs"), change),

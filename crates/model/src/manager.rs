@@ -208,6 +208,8 @@ fn volume() -> VolumeRow {
         way: Way::Doubled,
         size: LENGTH,
         defined: true,
+        sealed: false,
+        seal: None,
         borrower: Some(BORROWER),
         epoch: epoch(1),
         lease: Some(lease),

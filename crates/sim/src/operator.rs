@@ -127,7 +127,7 @@ impl Keeper {
         let request = |task| {
             let copies = (self.way == Way::Doubled).then_some(self.world.knobs.copies);
             let (name, size, way) = (Some(self.name.clone()), Some(self.size), Some(self.way));
-            Request::Borrow(Borrow { task, server: at.id(), name, size, way, copies, local: true })
+            Request::Borrow(Borrow { task, server: at.id(), name, size, way, copies, local: true, seal: None })
         };
         loop {
             match self.insist("borrow", at, request).await {

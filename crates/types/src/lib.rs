@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 pub mod mutation;
 pub mod name;
+pub mod seal;
 pub mod size;
 pub mod way;
 
@@ -21,5 +22,6 @@ pub use epoch::{Epoch, Generation, LeaseSecret, SessionNumber};
 pub use geometry::{BlockIndex, BlockRange, ByteOffset, Piece, VolumeMap};
 pub use id::{AreaId, ManagerId, OpenId, PoolId, ServerId, SliceId, TaskId, VolumeId};
 pub use name::Name;
+pub use seal::SealText;
 pub use size::ByteSize;
 pub use way::Way;

@@ -6,6 +6,8 @@ use crate::size::{KIB, MIB};
 
 /// The block of a volume: the unit of checksums, range locks and the access protocol.
 pub const BLOCK_SIZE: u64 = 4 * KIB;
+/// The end of a sealed volume, which it does not announce: two copies of the key header, a block each.
+pub const SEAL_SIZE: u64 = 2 * BLOCK_SIZE;
 /// The region of an area: slices begin and end on regions; hot marks are kept per region (H).
 pub const REGION_SIZE: u64 = 4 * MIB;
 /// The unit of missed-write maps (S3).

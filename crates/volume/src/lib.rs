@@ -28,6 +28,7 @@ mod read;
 mod replay;
 mod resync;
 mod scrub;
+mod sealed;
 mod search;
 mod segment;
 mod session;
@@ -55,7 +56,7 @@ pub mod machine {
 }
 
 pub use error::{VolumeError, VolumeErrorKind};
-pub use options::{ManagerDoor, VolumeOptions, ZeroFlags};
+pub use options::{BlockCipher, ManagerDoor, VolumeOptions, ZeroFlags};
 pub use search::{SearchSummary, Wanted};
 pub use status::PathStatus;
 pub use sublet_wire::message::Extent;

@@ -28,6 +28,22 @@ pub struct ZeroFlags {
     pub fast: bool,
 }
 
+/// Encrypts the blocks of a sealed volume ([`crate::Volume::unseal`]). A block is [`BLOCK_SIZE`](sublet_types::limits::BLOCK_SIZE)
+/// bytes long; `block` is the number that the first one has in the volume.
+pub trait BlockCipher {
+    /// Encrypts whole blocks; `into` is as long as `from`.
+    ///
+    /// # Errors
+    /// What went wrong.
+    fn encrypt(&self, block: u64, from: &[u8], into: &mut [u8]) -> Result<(), String>;
+
+    /// Decrypts whole blocks likewise. Blocks that are all zero stay so.
+    ///
+    /// # Errors
+    /// What went wrong.
+    fn decrypt(&self, block: u64, from: &[u8], into: &mut [u8]) -> Result<(), String>;
+}
+
 /// The two things that a client asks of the manager while a volume is mounted. The data path never waits for it; only a change
 /// of an in-sync set does (S2).
 #[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bound is wanted")]

@@ -1,8 +1,10 @@
-//! Searching: each lender scans its own slice; windows across the borders between segments are read and matched here.
+//! Searching: each lender scans its own slice; windows across the borders between segments are read and matched here. The bytes of a
+//! sealed volume mean nothing to its lenders: they are all read and matched here.
 
 use std::rc::Rc;
 
 use futures_util::{StreamExt, stream};
+use memchr::memmem;
 use sublet_doors::Doors;
 use sublet_wire::message::{MATCHES_PER_REPLY_MAX, Message, PATTERN_MAX, Search, SearchReply};
 use sublet_wire::{Flags, Malformed, Op};
@@ -16,6 +18,8 @@ use crate::volume::Inner;
 const SEARCH_SIZE: u64 = 16 << 20;
 /// ... and so many requests run at the same time: a lender has room and time for others.
 const SEARCHES_AT_ONCE: usize = 4;
+/// So much is read at once where the lenders cannot search. A request of full size, and no more matches than fit into memory.
+const WINDOW: u64 = 1 << 20;
 /// The largest reply: three numbers, and eight bytes for each match.
 const REPLY_MAX: usize = 20 + 8 * MATCHES_PER_REPLY_MAX;
 
@@ -52,6 +56,10 @@ pub(crate) async fn search<D: Doors, M: ManagerDoor>(
         return Err(VolumeError::new(VolumeErrorKind::OutOfRange, text));
     }
     let mut take = Taker { limit: wanted.limit, found, summary: SearchSummary { count: 0, limited: wanted.limit == Some(0) } };
+    if inner.cipher()?.is_some() {
+        search_here(inner, wanted, &mut take, progress).await?;
+        return Ok(take.summary);
+    }
     for segment in inner.segments.iter().filter(|s| s.start < inner.size) {
         if take.summary.limited {
             break;
@@ -84,6 +92,37 @@ pub(crate) async fn search<D: Doors, M: ManagerDoor>(
         progress(border, inner.map.size());
     }
     Ok(take.summary)
+}
+
+/// The same for a sealed volume.
+async fn search_here<D: Doors, M: ManagerDoor>(
+    inner: &Inner<D, M>,
+    wanted: &Wanted<'_>,
+    take: &mut Taker<'_, impl AsyncFnMut(Vec<u64>)>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), VolumeError> {
+    let finder = memmem::Finder::new(wanted.pattern);
+    let beginnings = inner.size.saturating_sub(wanted.pattern.len() as u64 - 1);
+    let mut window = Vec::new();
+    let mut at = 0;
+    while at < beginnings && !take.summary.limited {
+        let end = (at + WINDOW).min(beginnings);
+        window.resize((end - at) as usize + wanted.pattern.len() - 1, 0);
+        inner.read_into(at, &mut window, false).await?;
+        let mut matches = Vec::new();
+        let mut from = 0;
+        // Overlapping ones too.
+        while let Some(found) = window.get(from..).and_then(|rest| finder.find(rest)) {
+            matches.push(at + (from + found) as u64);
+            from += found + 1;
+        }
+        let count = matches.len() as u64;
+        let matches = if wanted.count_only { Vec::new() } else { matches };
+        take.part(Part { at: end, end, count, matches }).await;
+        at = end;
+        progress(at, inner.size);
+    }
+    Ok(())
 }
 
 /// Hands matches on, up to the limit.

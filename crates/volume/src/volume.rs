@@ -1,6 +1,6 @@
 //! The front door: requests of any alignment, split into pieces of segments, served in parallel.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use crate::extents;
 use crate::habit::Habit;
 use crate::leg;
 use crate::members::Role;
-use crate::options::{ManagerDoor, VolumeOptions, ZeroFlags};
+use crate::options::{BlockCipher, ManagerDoor, VolumeOptions, ZeroFlags};
+use crate::sealed;
 use crate::search::{self, SearchSummary, Wanted};
 use crate::segment::Segment;
 use crate::shared::{Phase, Shared};
@@ -48,7 +49,10 @@ pub(crate) struct Inner<D: Doors, M: ManagerDoor> {
     pub(crate) shared: Rc<Shared<D, M>>,
     pub(crate) map: VolumeMap,
     pub(crate) segments: Vec<Rc<Segment<D, M>>>,
+    /// What its users see.
     pub(crate) size: u64,
+    /// Of a sealed volume, once its key is there.
+    pub(crate) cipher: OnceCell<Box<dyn BlockCipher>>,
     pub(crate) status_changed: Signal,
     habit: RefCell<Habit>,
 }
@@ -83,6 +87,9 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         if info.size == 0 || info.size > map.size() {
             return Err(protocol(format!("the mounting information says {} bytes, its segments have {}", info.size, map.size())));
         }
+        if info.sealed && (info.announced() == 0 || !info.size.is_multiple_of(BLOCK_SIZE)) {
+            return Err(protocol(format!("a sealed volume cannot have {} bytes", info.size)));
+        }
         if info.secret.is_none() {
             return Err(protocol("the mounting information has no lease secret: use the one that the mount stored"));
         }
@@ -94,13 +101,14 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         let facts = shared.info.segments.iter().enumerate();
         let segments =
             facts.map(|(i, facts)| Rc::new(Segment::new(Rc::clone(&shared), i, map.segment_start(i), facts))).collect();
-        let size = shared.info.size;
+        let size = shared.info.announced();
         let volume = Rc::new(Self {
             inner: Rc::new(Inner {
                 shared,
                 map,
                 segments,
                 size,
+                cipher: OnceCell::new(),
                 status_changed: Signal::new(),
                 habit: RefCell::new(Habit::new()),
             }),
@@ -254,6 +262,19 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
         F: Future<Output = Result<(), VolumeError>> + 'static,
     {
         self.inner.check_range(offset, length)?;
+        self.carry_out(offset, length, work).await
+    }
+
+    /// The same for a range that its users do not see.
+    pub(crate) async fn carry_out<F>(
+        &self,
+        offset: u64,
+        length: u64,
+        work: impl FnOnce(Rc<Inner<D, M>>, bool) -> F,
+    ) -> Result<(), VolumeError>
+    where
+        F: Future<Output = Result<(), VolumeError>> + 'static,
+    {
         if self.read_only() {
             return Err(VolumeError::new(VolumeErrorKind::ReadOnly, "the volume is mounted read-only"));
         }
@@ -336,13 +357,28 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
 
     /// Reads any range; the caller has checked it, and with `held` has its range lock.
     pub(crate) async fn read(&self, offset: u64, length: u64, held: bool) -> Result<Vec<Chunk>, VolumeError> {
+        self.read_blocks(offset, length, held, self.cipher()?).await
+    }
+
+    /// The same with this cipher, or as the bytes are stored.
+    pub(crate) async fn read_blocks(
+        &self,
+        offset: u64,
+        length: u64,
+        held: bool,
+        cipher: Option<&dyn BlockCipher>,
+    ) -> Result<Vec<Chunk>, VolumeError> {
         let blocks = BlockRange::covering(offset, length);
         let start = blocks.start * BLOCK_SIZE;
         let mut pieces = self.map.pieces(start, (blocks.end - blocks.start) * BLOCK_SIZE, REQUEST_SIZE_MAX);
         let read = async |piece: Piece| {
             let Some(segment) = self.segments.get(piece.segment) else { return Err(protocol("no such segment")) };
             let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
-            segment.read(piece.offset, length, held).await
+            let chunk = segment.read(piece.offset, length, held).await?;
+            match cipher {
+                None => Ok(chunk),
+                Some(cipher) => sealed::decrypted(cipher, start + piece.at, &chunk),
+            }
         };
         let mut chunks = match (pieces.next(), pieces.next()) {
             (None, _) => return Ok(Vec::new()),
@@ -389,12 +425,10 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         let (start, end) = (blocks.start * BLOCK_SIZE, blocks.end * BLOCK_SIZE);
         let data =
             if end - start == data.len() as u64 { data } else { Box::pin(self.complete(offset, &data, start, end)).await? };
-        let changes: Vec<(usize, Change)> = self
-            .map
-            .pieces(start, data.len() as u64, REQUEST_SIZE_MAX)
-            .map(|p| (p.segment, Change::write(p.offset, data.part(p.at as usize..(p.at + p.length) as usize), fua)))
-            .collect();
-        self.change_all(&changes).await
+        match self.cipher()? {
+            Some(cipher) => self.write_blocks(start, &sealed::encrypted(cipher, start, &data)?, fua).await,
+            None => self.write_blocks(start, &data, fua).await,
+        }
     }
 
     /// These bytes with the blocks around them, from `start` to `end`.
@@ -417,7 +451,7 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
     }
 
     /// Carries changes out in parallel. All run to their end, whatever the others do: the lock is held for all of them.
-    async fn change_all(&self, changes: &[(usize, Change)]) -> Result<(), VolumeError> {
+    pub(crate) async fn change_all(&self, changes: &[(usize, Change)]) -> Result<(), VolumeError> {
         if let [(segment, change)] = changes {
             return match self.segments.get(*segment) {
                 Some(segment) => segment.change(change).await,
@@ -432,9 +466,11 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
         if length == 0 {
             return Ok(());
         }
+        let is_sealed = self.cipher()?.is_some();
         let end = offset + length;
-        // The end of the volume counts as aligned: nothing that anybody can read lies behind it. Copies of it do (W2).
-        let middle_end = if end == self.size { self.map.size() } else { end / BLOCK_SIZE * BLOCK_SIZE };
+        // The end of the volume counts as aligned: nothing that anybody can read lies behind it, unless it is sealed. Copies of it
+        // do (W2).
+        let middle_end = if end == self.size && !is_sealed { self.map.size() } else { end / BLOCK_SIZE * BLOCK_SIZE };
         let _guard = self.shared.ranges.lock(BlockRange::covering(offset, end.max(middle_end) - offset)).await;
         self.shared.alive()?;
         let middle_start = offset.div_ceil(BLOCK_SIZE) * BLOCK_SIZE;

@@ -8,7 +8,7 @@ use super::read;
 const LAYERS: &[&[&str]] = &[
     &["types"],
     &["api", "doors"],
-    &["wire", "link"],
+    &["wire", "link", "seal"],
     &["area", "table", "volume"],
     &["coordinator"],
     &["agent", "client", "manager"],

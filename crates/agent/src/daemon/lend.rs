@@ -374,6 +374,7 @@ mod tests {
             in_sync: vec![true],
             borrower: None,
             defined: false,
+            sealed: false,
         }
     }
 

@@ -148,6 +148,8 @@ impl Pool {
             name: facts(0).volume_name,
             way: Way::Doubled,
             size: SEGMENT,
+            sealed: false,
+            seal: None,
             borrower: server(0),
             borrower_name: "server-a".parse().unwrap(),
             status: 0,

@@ -61,6 +61,7 @@ fn facts() -> SliceFacts {
         in_sync: vec![true],
         borrower: Some(BORROWER),
         defined: false,
+        sealed: false,
     }
 }
 

@@ -81,6 +81,7 @@ pub(crate) fn facts(n: u128, offset: u64, length: u64) -> SliceFacts {
         in_sync: vec![true, true],
         borrower: Some(BORROWER),
         defined: false,
+        sealed: false,
     }
 }
 

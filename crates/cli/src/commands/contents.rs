@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sublet_api::control::{self, ClientAnswerLine, ClientRequest};
+use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::{AnswerLine, LineConn, MountHome, connect};
 
@@ -28,10 +29,12 @@ fn ask_client(
     if let Some(mount) = local::find(c, volume)
         && matches!(mount.client(), Client::Answers(_))
     {
+        note_sealed(request, &mount.info);
         return talk(&mount.home, request, on_more);
     }
-    let how = How { fuse: false, read_only, idle_close: None, fail_after: None };
+    let how = How { fuse: false, read_only, idle_close: None, fail_after: None, key: args::Key::default() };
     let up = bring_up(c, volume, &how)?;
+    note_sealed(request, &up.info);
     let answer = talk(&up.home, request, on_more);
     let down = unmount::take_down(c, &up.info, false);
     let answer = answer?;
@@ -39,8 +42,15 @@ fn ask_client(
     Ok(answer)
 }
 
+/// Where an encrypted volume is searched is not where others are.
+fn note_sealed(request: &ClientRequest, info: &MountingInformation) {
+    if info.sealed && matches!(request, ClientRequest::Search(_)) {
+        eprintln!("note: {} is encrypted: it is searched here, all of it is read, and its lenders do not help", info.name);
+    }
+}
+
 /// The last line of the answer; none if no more was wanted.
-fn talk(
+pub(super) fn talk(
     home: &MountHome,
     request: &ClientRequest,
     on_more: &mut dyn FnMut(ClientAnswerLine) -> bool,

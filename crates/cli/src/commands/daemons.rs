@@ -46,6 +46,7 @@ pub(super) fn client(options: args::Client) -> Result<(), Refusal> {
         fuse: options.fuse,
         idle_close: options.idle_close,
         fail_after: options.fail_after,
+        key_stdin: options.key_stdin,
         ready_fd: options.ready_fd,
     })
 }

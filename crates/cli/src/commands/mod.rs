@@ -3,6 +3,7 @@
 mod areas;
 mod contents;
 mod daemons;
+mod key;
 mod local;
 mod mount;
 mod reading;
@@ -50,6 +51,7 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
         Command::Volume(Volume::Create { name, way, on, copies }) => volumes::create(c, name, way, &on, copies),
         Command::Volume(Volume::SetWay { volume, way, on, copies }) => volumes::set_way(c, &volume, way, &on, copies),
         Command::Volume(Volume::Init { volume }) => contents::init(c, &volume),
+        Command::Volume(Volume::Rekey(options)) => key::rekey(c, &options),
         Command::Volume(Volume::Replace(options)) => work::replace(c, options),
         Command::Volume(Volume::Scrub(options)) => work::scrub(c, options),
         Command::Volume(Volume::Ls) => reading::volumes(c),

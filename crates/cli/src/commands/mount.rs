@@ -2,7 +2,7 @@
 //! system on it if wished. Whatever fails, the steps before are undone.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,9 +13,10 @@ use sublet_api::mount::MountingInformation;
 use sublet_api::request::{Mount, TaskOutcome};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::{MountHome, write_private};
+use sublet_seal::Unlock;
 
 use super::local::{self, Client, Ready};
-use super::unmount;
+use super::{key, unmount};
 use crate::args::{self, FileSystem, FrontEnd};
 use crate::context::{Context, new_task, with_progress};
 use crate::interrupt;
@@ -44,6 +45,7 @@ pub(super) struct How {
     pub read_only: bool,
     pub idle_close: Option<Duration>,
     pub fail_after: Option<Duration>,
+    pub key: args::Key,
 }
 
 fn is_root() -> bool {
@@ -54,7 +56,13 @@ pub(super) fn run(c: &Context, options: &args::Mount) -> Result<(), Refusal> {
     interrupt::watch()?;
     clear_the_way(c, &options.volume)?;
     let fuse = check(options)?;
-    let how = How { fuse, read_only: options.read_only, idle_close: options.idle_close, fail_after: options.fail_after };
+    let how = How {
+        fuse,
+        read_only: options.read_only,
+        idle_close: options.idle_close,
+        fail_after: options.fail_after,
+        key: options.key.clone(),
+    };
     let up = bring_up(c, &options.volume, &how)?;
     let mountpoint = match &options.dir {
         None => Ok(None),
@@ -138,20 +146,22 @@ pub(super) fn bring_up(c: &Context, volume: &str, how: &How) -> Result<Up, Refus
     interrupt::watch()?;
     let identity = c.identity()?;
     clear_the_way(c, volume)?;
+    // Asked for before anything is begun.
+    let unlock = key::for_volume(c, volume, &how.key)?;
     let mount = Mount { task: new_task()?, server: identity.server, read_only: how.read_only };
     let answer = with_progress(|p| c.manager().mount(volume, mount, p))?;
     let TaskOutcome::Mounted { mounting } = answer.outcome else {
         return Err(Refusal::new(ErrorKind::Internal, "the manager mounted the volume without mounting information"));
     };
     let info = *mounting;
-    match interrupt::check().and_then(|()| start(c, &info, how)) {
+    match interrupt::check().and_then(|()| start(c, &info, how, unlock.as_ref())) {
         Ok((home, ready)) => Ok(Up { home, info, ready }),
         Err(refusal) => Err(undo(c, &info, refusal)),
     }
 }
 
 /// Keeps the mounting information (S35) and starts the client; returns once the volume can be used.
-fn start(c: &Context, info: &MountingInformation, how: &How) -> Result<(MountHome, Ready), Refusal> {
+fn start(c: &Context, info: &MountingInformation, how: &How, unlock: Option<&Unlock>) -> Result<(MountHome, Ready), Refusal> {
     let home = local::folder(c, &info.name, info.volume)?;
     let io =
         |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot {what} in {}: {e}", home.dir().display()));
@@ -172,7 +182,14 @@ fn start(c: &Context, info: &MountingInformation, how: &How) -> Result<(MountHom
     command.env("SUBLET_MANAGER", c.manager_urls().join(","));
     // The client must not keep a directory of the caller's busy.
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    if unlock.is_some() {
+        command.arg("--key-stdin").stdin(Stdio::piped());
+    }
     let mut child = command.spawn().map_err(|e| io("start the client", e))?;
+    if let (Some(unlock), Some(mut input)) = (unlock, child.stdin.take()) {
+        // Through a pipe: arguments and the environment can be read by others. A client that has ended says why.
+        let _ = input.write_all(unlock.to_line().as_bytes());
+    }
     let mut line = String::new();
     if let (Some(out), Some(pid)) = (child.stdout.take(), i32::try_from(child.id()).ok().and_then(Pid::from_raw)) {
         // It undoes what it has begun when it is told to end; the number is its own as long as nobody has waited for it.

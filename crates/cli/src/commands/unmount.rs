@@ -313,6 +313,8 @@ mod tests {
             name: "vol".parse().unwrap(),
             way: Way::Single,
             size: 4096,
+            sealed: false,
+            seal: None,
             borrower: ServerId::from_u128(4),
             borrower_name: "borrower".parse().unwrap(),
             status: 1,

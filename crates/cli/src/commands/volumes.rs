@@ -5,6 +5,7 @@ use sublet_api::view::VolumeView;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::{ByteSize, Name, Way};
 
+use super::key;
 use crate::args::{self, WayChoice};
 use crate::context::{Context, new_task, with_progress};
 use crate::output::{self, print, print_json};
@@ -88,18 +89,31 @@ pub(super) fn borrow(c: &Context, options: args::Borrow) -> Result<(), Refusal> 
         Some(WayChoice::Way(way)) => Some(way),
         Some(WayChoice::Auto) | None => None,
     };
+    let server = c.identity()?.server;
+    if !options.encrypt && (options.key.key_file.is_some() || options.key.passphrase_file.is_some()) {
+        return Err(Refusal::new(ErrorKind::BadRequest, "a key was given, but not --encrypt").hint("add --encrypt"));
+    }
+    let seal = options.encrypt.then(|| key::new_seal(&options.key)).transpose()?;
+    let is_sealed = seal.is_some();
     let borrow = Borrow {
         task: new_task()?,
-        server: c.identity()?.server,
+        server,
         name: options.name,
         size: options.size.map(ByteSize::bytes),
         way,
         copies: options.copies,
         local: options.local,
+        seal,
     };
     let answer = with_progress(|p| c.manager().borrow_volume(borrow, p))?;
     show(c, "borrowed", &answer);
     warn_of_concatenation(&answer);
+    if is_sealed {
+        eprintln!(
+            "note: it is encrypted, and its key is kept wrapped by what you gave. Whoever loses that has lost the bytes for good: \
+             neither its lenders nor the manager can open it."
+        );
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub mod signals;
 pub mod volume_device;
 
 mod fronts;
+mod seal;
 mod session;
 
 use std::cell::Cell;
@@ -36,6 +37,8 @@ pub struct ClientArgs {
     pub idle_close: Option<Duration>,
     /// Fail requests when a lender without which they cannot go on has been missing for so long.
     pub fail_after: Option<Duration>,
+    /// What opens the key of a sealed volume comes as a line on the standard input.
+    pub key_stdin: bool,
     /// An open file descriptor on which to say that everything is up, or why not.
     pub ready_fd: Option<i32>,
 }
@@ -70,6 +73,7 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
         let what = format!("the mounting information in {} is a printed copy without its secret", dir.display());
         return Err(Refusal::new(ErrorKind::BadRequest, what).hint("mount the volume again"));
     }
+    let unlock = seal::unlock(args, &info)?;
     let _pid = PidFile::take(&home.pid_path(), &format!("a client of {}", info.name))?;
     // Nobody else runs here; what an earlier client left behind when it was killed goes first.
     crate::clean_up::clear(&dir, &session::RUNNING_FILES, Duration::from_secs(2))?;
@@ -80,7 +84,7 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
     let (signal, signals) = mpsc::unbounded();
     let failed = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("{what}: {e}"));
     signals::watch(signal).map_err(|e| failed("signals cannot be waited for", e))?;
-    let ended = real::run(async |doors| session::serve(doors, args, &home, info, signals, told).await);
+    let ended = real::run(async |doors| session::serve(doors, args, &home, info, unlock, signals, told).await);
     ended.map_err(|e| failed("the data path cannot run", e))?
 }
 
@@ -129,6 +133,8 @@ mod tests {
             name: "vol".parse().unwrap(),
             way: Way::Single,
             size: 4096,
+            sealed: false,
+            seal: None,
             borrower: ServerId::from_u128(4),
             borrower_name: "borrower".parse().unwrap(),
             status: 1,
@@ -140,7 +146,9 @@ mod tests {
         let path = MountHome::new(dir.path()).mount_json();
         let bytes = serde_json::to_vec(&info).unwrap();
         std::fs::write(&path, &bytes).unwrap();
-        let args = ClientArgs { dir: dir.path().to_owned(), fuse: false, idle_close: None, fail_after: None, ready_fd: None };
+        let dir_path = dir.path().to_owned();
+        let args =
+            ClientArgs { dir: dir_path, fuse: false, idle_close: None, fail_after: None, key_stdin: false, ready_fd: None };
         let refusal = run(args).unwrap_err();
         assert!(refusal.message.contains("has version 2"), "{refusal}");
         assert_eq!(std::fs::read(&path).unwrap(), bytes);

@@ -18,12 +18,14 @@ use sublet_coordinator::{Heard, Manager, Reports as _, close, obey};
 use sublet_doors::real::{RealDoors, boot_id};
 use sublet_doors::{Clock, Doors};
 use sublet_link::MountHome;
+use sublet_seal::Unlock;
 use sublet_volume::{Volume, VolumeErrorKind, VolumeOptions};
 
 use super::commands::Stopping;
 use super::control::{self, Asked};
 use super::fronts::{Device, Fronts};
 use super::ready::{self, Ready};
+use super::seal::Seal;
 use super::{ClientArgs, commands, manager_urls, state_directory};
 use crate::device::BlockDevice;
 use crate::fuse::block_device::remove_file;
@@ -43,6 +45,18 @@ enum Event {
     Fenced,
 }
 
+/// What the events of a running client have to do with.
+struct Life<'a> {
+    doors: &'a RealDoors,
+    fronts: &'a Fronts,
+    volume: &'a Engine,
+    device: &'a Rc<Device>,
+    manager: &'a Manager,
+    stopping: Rc<Stopping>,
+    /// Of an encrypted volume.
+    seal: Option<Seal>,
+}
+
 /// How it ends.
 enum End {
     /// In order, everything flushed.
@@ -59,6 +73,7 @@ pub(super) async fn serve(
     args: &ClientArgs,
     home: &MountHome,
     info: MountingInformation,
+    unlock: Option<Unlock>,
     mut signals: UnboundedReceiver<()>,
     told: &Cell<bool>,
 ) -> Result<(), Refusal> {
@@ -66,12 +81,22 @@ pub(super) async fn serve(
     let manager = Manager::new(manager_urls(home.dir()), state_directory(home.dir()), info.volume, info.epoch);
     let boot = boot_id().map_err(|e| Refusal::new(ErrorKind::Io, e.to_string()))?;
     let options = VolumeOptions { idle_close: args.idle_close, fail_after: args.fail_after, boot };
-    let open = Volume::open(doors.clone(), manager.clone(), info, options);
+    let open = Volume::open(doors.clone(), manager.clone(), info.clone(), options);
     let volume = match future::select(pin!(open), signals.next()).await {
         Either::Left((result, _)) => result.map_err(|e| e.refusal())?,
         Either::Right(_) => {
             return Err(Refusal::new(ErrorKind::Conflict, "the client was stopped while it was opening the volume"));
         }
+    };
+    let seal = match unlock {
+        None => None,
+        Some(unlock) => match Seal::open(&volume, &info, manager_urls(home.dir()), &unlock).await {
+            Ok(seal) => Some(seal),
+            Err(refusal) => {
+                close(&doors, &volume, true).await;
+                return Err(refusal);
+            }
+        },
     };
     let device = Rc::new(Device::new(Rc::clone(&volume)));
     let up = async {
@@ -103,14 +128,22 @@ pub(super) async fn serve(
     let outside = stream::select(signals.map(|()| Event::Signal), heard.map(Event::Heard));
     let inside = stream::select(asked.map(Event::Asked), fenced);
     let mut events = pin!(stream::select(outside, inside));
-    let stopping = Rc::new(Stopping::default());
+    let life = Life {
+        doors: &doors,
+        fronts: &fronts,
+        volume: &volume,
+        device: &device,
+        manager: &manager,
+        stopping: Rc::default(),
+        seal,
+    };
     let end = {
         // Side by side: an end that waits for a lender keeps nobody from asking for the status, or for an end by force.
         let mut handling = FuturesUnordered::new();
         loop {
             select! {
                 event = events.next() => match event {
-                    Some(event) => handling.push(handle(&doors, event, &fronts, &volume, &device, &stopping, &manager)),
+                    Some(event) => handling.push(life.handle(event)),
                     None => break End::Forced(None),
                 },
                 end = handling.select_next_some() => if let Some(end) = end {
@@ -171,87 +204,84 @@ async fn watch(doors: RealDoors, volume: Engine, device: Rc<Device>, manager: Ma
     }
 }
 
-/// Handles one event; how the client ends, if it does.
-async fn handle(
-    doors: &RealDoors,
-    event: Event,
-    fronts: &Fronts,
-    volume: &Engine,
-    device: &Rc<Device>,
-    stopping: &Rc<Stopping>,
-    manager: &Manager,
-) -> Option<End> {
-    match event {
-        Event::Fenced => return Some(End::Fenced),
-        Event::Heard(Heard::Answer(answer)) => {
-            if let Some(revision) = obey(volume, *answer) {
-                manager.took_segments(revision);
-            }
-        }
-        Event::Heard(Heard::StaleEpoch(text)) => {
-            // F4: the engine, too. Taking down what the kernel has takes a while, and it must propose nothing meanwhile.
-            volume.fence(&text);
-            device.fence();
-        }
-        Event::Signal => {
-            // Nobody is there to be refused: what can be saved is saved.
-            stopping.stop();
-            fronts.sync_file_systems().await;
-            return Some(match flush(fronts, device).await {
-                Ok(()) => End::Stopped(None),
-                Err(refusal) => {
-                    tracing::error!(%refusal, "the client was told to end by a signal");
-                    End::Forced(None)
+impl Life<'_> {
+    /// Handles one event; how the client ends, if it does.
+    async fn handle(&self, event: Event) -> Option<End> {
+        match event {
+            Event::Fenced => return Some(End::Fenced),
+            Event::Heard(Heard::Answer(answer)) => {
+                if let Some(revision) = obey(self.volume, *answer) {
+                    self.manager.took_segments(revision);
                 }
-            });
+            }
+            Event::Heard(Heard::StaleEpoch(text)) => {
+                // F4: the engine, too. Taking down what the kernel has takes a while, and it must propose nothing meanwhile.
+                self.volume.fence(&text);
+                self.device.fence();
+            }
+            Event::Signal => {
+                // Nobody is there to be refused: what can be saved is saved.
+                self.stopping.stop();
+                self.fronts.sync_file_systems().await;
+                return Some(match flush(self.fronts, self.device).await {
+                    Ok(()) => End::Stopped(None),
+                    Err(refusal) => {
+                        tracing::error!(%refusal, "the client was told to end by a signal");
+                        End::Forced(None)
+                    }
+                });
+            }
+            Event::Asked(asked) => return self.answer(asked).await,
         }
-        Event::Asked(asked) => return answer(doors, asked, fronts, volume, device, stopping).await,
+        None
     }
-    None
-}
 
-async fn answer(
-    doors: &RealDoors,
-    asked: Asked,
-    fronts: &Fronts,
-    volume: &Engine,
-    device: &Rc<Device>,
-    stopping: &Rc<Stopping>,
-) -> Option<End> {
-    let refuse = |asked: &Asked, refusal| {
-        // An asker that went away needs no answer.
-        let _ = asked.answer.send(ClientAnswerLine::Refused { refusal });
-    };
-    match &asked.request {
-        ClientRequest::Status => {
-            let link = fronts.link().map(|link| link.display().to_string());
-            let _ = asked.answer.send(commands::status(volume, link));
-        }
-        ClientRequest::Search(search) => {
-            let search = search.clone();
-            doors.spawn(commands::search(Rc::clone(volume), search, asked.into(), Rc::clone(stopping)));
-        }
-        ClientRequest::Init if volume.read_only() => {
-            refuse(&asked, Refusal::new(ErrorKind::Conflict, "the volume is mounted read-only"));
-        }
-        ClientRequest::Init => match unused(fronts).await {
-            Ok(()) => doors.spawn(commands::initialise(Rc::clone(volume), asked.into(), Rc::clone(stopping))),
-            Err(refusal) => refuse(&asked, refusal),
-        },
-        ClientRequest::Stop { force: true } => return Some(End::Forced(Some(asked))),
-        ClientRequest::Stop { force: false } => {
-            let mut ready = unused(fronts).await;
-            if ready.is_ok() {
-                stopping.stop();
-                ready = flush(fronts, device).await;
+    async fn answer(&self, asked: Asked) -> Option<End> {
+        let refuse = |asked: &Asked, refusal| {
+            // An asker that went away needs no answer.
+            let _ = asked.answer.send(ClientAnswerLine::Refused { refusal });
+        };
+        let volume = self.volume;
+        match &asked.request {
+            ClientRequest::Status => {
+                let link = self.fronts.link().map(|link| link.display().to_string());
+                let _ = asked.answer.send(commands::status(volume, link));
             }
-            match ready {
-                Ok(()) => return Some(End::Stopped(Some(asked))),
+            ClientRequest::Search(search) => {
+                let search = search.clone();
+                self.doors.spawn(commands::search(Rc::clone(volume), search, asked.into(), Rc::clone(&self.stopping)));
+            }
+            ClientRequest::Init if volume.read_only() => {
+                refuse(&asked, Refusal::new(ErrorKind::Conflict, "the volume is mounted read-only"));
+            }
+            ClientRequest::Init => match unused(self.fronts).await {
+                Ok(()) => {
+                    self.doors.spawn(commands::initialise(Rc::clone(volume), asked.into(), Rc::clone(&self.stopping)));
+                }
                 Err(refusal) => refuse(&asked, refusal),
+            },
+            ClientRequest::Rekey { old, new } => {
+                let result = match &self.seal {
+                    None => Err(Refusal::new(ErrorKind::Conflict, "the volume is not encrypted")),
+                    Some(seal) => seal.rekey(volume, &old.0, &new.0).await,
+                };
+                let _ = asked.answer.send(last_line(&result));
+            }
+            ClientRequest::Stop { force: true } => return Some(End::Forced(Some(asked))),
+            ClientRequest::Stop { force: false } => {
+                let mut ready = unused(self.fronts).await;
+                if ready.is_ok() {
+                    self.stopping.stop();
+                    ready = flush(self.fronts, self.device).await;
+                }
+                match ready {
+                    Ok(()) => return Some(End::Stopped(Some(asked))),
+                    Err(refusal) => refuse(&asked, refusal),
+                }
             }
         }
+        None
     }
-    None
 }
 
 /// Refuses while somebody uses the block device.

@@ -52,6 +52,7 @@ use super::{areas, reading, rebuild, servers, volumes, work};
         work::replace,
         work::scrub,
         work::scrub_every,
+        volumes::seal,
         work::control_task,
         volumes::client_report,
         volumes::change_leg,

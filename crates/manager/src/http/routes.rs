@@ -56,6 +56,7 @@ pub(crate) fn all() -> Vec<Route> {
         change("/v1/volumes/{volume}/replace", post(work::replace)),
         change("/v1/volumes/{volume}/scrub", post(work::scrub)),
         change("/v1/volumes/{volume}/scrub-every", post(work::scrub_every)),
+        change("/v1/volumes/{volume}/seal", post(volumes::seal)),
         change("/v1/tasks/{task}", post(work::control_task)),
         change("/v1/volumes/{volume}/client", post(volumes::client_report)),
         change("/v1/volumes/{volume}/legs", post(volumes::change_leg)),

@@ -1,5 +1,6 @@
 //! Paths for volumes: the administrator's, the borrower's, and the client's of a mounted one.
 
+use sublet_api::mount::SetSeal;
 use sublet_api::request::{
     Borrow, ChangeLeg, ClientAnswer, ClientReport, CreateVolume, LegAnswer, Mount, Rename, Request, Return, SetWay, TaskAnswer,
     Transfer, Unmount,
@@ -33,6 +34,14 @@ pub(crate) async fn set_way(core: Core, It(volume): It<NameOrId>, Payload(set_wa
     responses((status = 200, description = "The volume", body = VolumeView)))]
 pub(crate) async fn rename_volume(core: Core, It(volume): It<NameOrId>, Payload(rename): Payload<Rename>) -> Answer {
     ask(core, Request::RenameVolume { volume: volume.0, rename }).await
+}
+
+/// Enters the key header of an encrypted volume whose key the borrower has wrapped anew.
+#[utoipa::path(post, path = "/v1/volumes/{volume}/seal", tag = "volumes", request_body = SetSeal,
+    params(("volume" = String, Path, description = "Name or id of the volume")),
+    responses((status = 200, description = "The volume", body = VolumeView)))]
+pub(crate) async fn seal(core: Core, It(volume): It<NameOrId>, Payload(seal): Payload<SetSeal>) -> Answer {
+    ask(core, Request::SetSeal { volume: volume.0, seal }).await
 }
 
 /// Enters a server as the borrower of a volume, free or newly carved. A task: repeat the request while it is running.

@@ -76,6 +76,13 @@ impl<S: Store> Core<S> {
                 let row = self.table.volumes.get(&id).ok_or_else(vanished)?;
                 Response::Volume(Box::new(self.volume_view(row)))
             }
+            Request::SetSeal { volume, seal } => {
+                let id = table.volume(&volume)?.id;
+                let change = plan::seal::plan(table, &volume, &seal)?;
+                self.commit_request(change)?;
+                let row = self.table.volumes.get(&id).ok_or_else(vanished)?;
+                Response::Volume(Box::new(self.volume_view(row)))
+            }
             Request::ScrubEvery { volume, every } => self.scrub_every(&volume, &every)?,
             Request::ControlTask { task, control } => self.control_task(outside, &task, control)?,
             Request::ClientReport { volume, report } => return self.client_report(conn, volume, report),

@@ -15,5 +15,6 @@ mod lending;
 mod replace;
 mod reports;
 mod scrubs;
+mod sealed;
 mod silent;
 mod storm;

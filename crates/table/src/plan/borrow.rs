@@ -2,7 +2,8 @@
 
 use sublet_api::request::Borrow;
 use sublet_api::{ErrorKind, Refusal};
-use sublet_types::{Name, Way};
+use sublet_types::limits::SEAL_SIZE;
+use sublet_types::{ByteSize, Name, Way};
 
 use super::place::{Wanted, place, rooms, rounded, way_and_copies};
 use super::{Context, bad, begin, check_member, check_quiet, conflict, create, layout, listed};
@@ -23,7 +24,7 @@ pub fn plan(table: &Table, command: &Borrow, context: &mut Context<'_>) -> Resul
         };
         return named(table, command, name, way, context);
     };
-    let size = rounded(size)?;
+    let size = rounded(size)? + if command.seal.is_some() { SEAL_SIZE } else { 0 };
     if command.name.is_none()
         && let Some(volume) = best_free(table, command, size, way, copies, context)
     {
@@ -38,7 +39,8 @@ pub fn plan(table: &Table, command: &Borrow, context: &mut Context<'_>) -> Resul
     };
     let avoid = (!command.local).then_some(command.server);
     let layout = place(&rooms(table, context.reachable, avoid), Wanted { size, way, copies })?;
-    let volume = layout::volume(&name, &layout, Some(command.server), command.task, context.random);
+    let mut volume = layout::volume(&name, &layout, Some(command.server), command.task, context.random);
+    seal(&mut volume, command);
     let command_word = Command::Borrow { server: command.server };
     let mut task = begin(command.task, command_word, name.as_str(), Step::Preparing, context.now_ms);
     task.volume = Some(volume.id);
@@ -84,6 +86,10 @@ fn named(table: &Table, command: &Borrow, name: &Name, way: Option<Way>, context
             format!("volume '{name}' still holds its last borrower's bytes: {lenders} is wiping it"),
             "wait for the wipe, see `sublet area ls`",
         ));
+    }
+    if command.seal.is_some() && volume.size <= SEAL_SIZE {
+        let text = format!("volume '{name}' is too small to be encrypted: its key needs {}", ByteSize(SEAL_SIZE));
+        return Err(bad(text, "borrow a larger one"));
     }
     if !command.local && is_local(table, volume, command) {
         let text = format!("volume '{name}' lies on areas of {} itself", table.server_name(command.server));
@@ -133,10 +139,16 @@ fn best_free<'a>(
     table.volumes.values().filter(fits).min_by_key(|volume| (volume.size, &volume.name))
 }
 
+fn seal(volume: &mut VolumeRow, command: &Borrow) {
+    volume.sealed = command.seal.is_some();
+    volume.seal.clone_from(&command.seal);
+}
+
 /// Enters the borrower of a free volume.
 fn take(table: &Table, command: &Borrow, volume: &VolumeRow, context: &mut Context<'_>) -> Change {
     debug_assert!(table.member(command.server).is_some());
-    let volume = layout::handed_to(volume, command.server, command.task, (context.random)());
+    let mut volume = layout::handed_to(volume, command.server, command.task, (context.random)());
+    seal(&mut volume, command);
     let command_word = Command::Borrow { server: command.server };
     let mut task = begin(command.task, command_word, volume.name.as_str(), Step::Labelling, context.now_ms);
     task.volume = Some(volume.id);

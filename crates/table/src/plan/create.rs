@@ -223,7 +223,7 @@ pub fn advance(table: &Table, task: &TaskRow, volume: &VolumeRow, standings: &St
         return Advance::wait();
     }
     let volume = VolumeRow { task: None, ..volume.clone() };
-    let what = format!("{} volume of {}", volume.way, ByteSize(volume.size));
+    let what = format!("{} volume of {}", volume.way, ByteSize(volume.announced()));
     let text = match volume.borrower {
         Some(holder) => format!("{what} carved and borrowed by {}", table.server_name(holder)),
         None => format!("free {what} defined"),

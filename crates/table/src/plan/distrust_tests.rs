@@ -183,7 +183,7 @@ fn l2_two_areas_of_one_volume_that_are_quarantined_at_once_are_both_copied_as_a_
     let server = pool.id(3);
     let (task, name) = (crate::core::testing::task(1), Some(name("pair")));
     let (size, way, copies) = (Some(2 * R), Some(Way::Doubled), Some(3));
-    pool.done(Request::Borrow(sublet_api::request::Borrow { task, server, name, size, way, copies, local: false }));
+    pool.done(Request::Borrow(sublet_api::request::Borrow { task, server, name, size, way, copies, local: false, seal: None }));
     // Both are reported before anything else is thought about.
     let mut table = pool.core.table().clone();
     for area in [1, 2] {

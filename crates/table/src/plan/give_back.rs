@@ -51,6 +51,8 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
     let holder = volume.borrower.map_or_else(|| "the administrator".to_owned(), |id| table.server_name(id));
     if keep {
         let mut freed = VolumeRow { borrower: None, epoch, task: Some(command.task), ..volume.clone() };
+        // The wipe takes the copies in the volume: without its header a key is gone, and with it what it had encrypted.
+        (freed.sealed, freed.seal) = (false, None);
         freed.path = PathRow { state: PathState::None, since_ms: context.now_ms, reason: String::new() };
         for segment in &mut freed.segments {
             // All legs are about to hold the same zeroes.

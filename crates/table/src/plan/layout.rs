@@ -49,6 +49,8 @@ pub fn volume(
         size: layout.size(),
         defined: owner.is_none(),
         borrower: owner,
+        sealed: false,
+        seal: None,
         epoch: Epoch::default(),
         lease: None,
         segments: segments(layout, random),
@@ -86,6 +88,7 @@ pub fn facts(volume: &VolumeRow, segment_index: usize, leg_index: usize) -> Opti
         in_sync: segment.in_sync(),
         borrower: volume.borrower,
         defined: volume.defined,
+        sealed: volume.sealed,
     })
 }
 

@@ -40,6 +40,8 @@ fn table(in_sync: &[bool]) -> Table {
         way: Way::Doubled,
         size: 1 << 22,
         defined: false,
+        sealed: false,
+        seal: None,
         borrower: None,
         epoch: EPOCH,
         lease: Some(lease),

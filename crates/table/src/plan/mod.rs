@@ -23,6 +23,7 @@ pub mod register;
 pub mod rename;
 pub mod replace;
 pub mod scrub;
+pub mod seal;
 pub mod set_way;
 pub mod transfer;
 pub mod unmount;

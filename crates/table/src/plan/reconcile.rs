@@ -291,7 +291,7 @@ fn present_facts(table: &Table, volume: &VolumeRow, (segment, leg): (usize, usiz
     let row = volume.segments.get(segment)?;
     let own = row.legs.get(leg)?;
     let is_same = told.volume_name == volume.name
-        && (told.borrower, told.defined, told.way) == (volume.borrower, volume.defined, volume.way);
+        && (told.borrower, told.defined, told.way, told.sealed) == (volume.borrower, volume.defined, volume.way, volume.sealed);
     if is_same && told.generation == row.generation {
         return None;
     }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use sublet_api::view::PathState;
-use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, Name, ServerId, SliceId, TaskId, VolumeId, Way};
+use sublet_types::limits::SEAL_SIZE;
+use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, Name, SealText, ServerId, SliceId, TaskId, VolumeId, Way};
 
 use super::work::{BackgroundRow, BackgroundState, WorkRow};
 
@@ -23,6 +24,12 @@ pub struct VolumeRow {
     pub defined: bool,
     /// Who has borrowed it.
     pub borrower: Option<ServerId>,
+    /// Whether the borrower has sealed it.
+    #[serde(default)]
+    pub sealed: bool,
+    /// The key header of a sealed volume; none if the table was made anew from the labels: the volume has it too.
+    #[serde(default)]
+    pub seal: Option<SealText>,
     /// The newest epoch issued.
     pub epoch: Epoch,
     /// The lease of the present mount.
@@ -86,6 +93,11 @@ pub struct AbsentLeg {
 }
 
 impl VolumeRow {
+    /// The size that its users see, in bytes.
+    pub fn announced(&self) -> u64 {
+        if self.sealed { self.size.saturating_sub(SEAL_SIZE) } else { self.size }
+    }
+
     /// All legs with the number of their segment.
     pub fn legs(&self) -> impl Iterator<Item = (usize, &LegRow)> {
         self.segments.iter().enumerate().flat_map(|(index, segment)| segment.legs.iter().map(move |leg| (index, leg)))

@@ -61,6 +61,8 @@ impl World {
             name: "vol".parse().unwrap(),
             way,
             size: lengths.iter().sum(),
+            sealed: false,
+            seal: None,
             borrower: ServerId::from_u128(4),
             borrower_name: "borrower".parse().unwrap(),
             status: 1,

@@ -10,6 +10,7 @@ mod maps;
 mod order;
 mod resync;
 mod scrub;
+mod sealed;
 mod search;
 mod shipped;
 mod versions;

@@ -43,6 +43,7 @@ fn place(request: &Request) -> (&'static str, &'static str) {
         Request::Replace { .. } => ("POST", "/v1/volumes/{volume}/replace"),
         Request::Scrub { .. } => ("POST", "/v1/volumes/{volume}/scrub"),
         Request::ScrubEvery { .. } => ("POST", "/v1/volumes/{volume}/scrub-every"),
+        Request::SetSeal { .. } => ("POST", "/v1/volumes/{volume}/seal"),
         Request::ControlTask { .. } => ("POST", "/v1/tasks/{task}"),
         Request::ClientReport { .. } => ("POST", "/v1/volumes/{volume}/client"),
         Request::ChangeLeg { .. } => ("POST", "/v1/volumes/{volume}/legs"),
@@ -73,6 +74,7 @@ const BODIES: &[(&str, &str)] = &[
     ("/v1/volumes/{volume}/replace", r#"{"task":ID,"lost":"server-b"}"#),
     ("/v1/volumes/{volume}/scrub", r#"{"task":ID}"#),
     ("/v1/volumes/{volume}/scrub-every", r#"{"seconds":86400}"#),
+    ("/v1/volumes/{volume}/seal", r#"{"server":ID,"to":"AAAA"}"#),
     ("/v1/tasks/{task}", r#"{"do":"limit","rate_max":1048576}"#),
     ("/v1/volumes/{volume}/client", r#"{"epoch":EPOCH,"path":"open"}"#),
     ("/v1/volumes/{volume}/legs", r#"{"epoch":EPOCH,"segment":0,"slice":ID,"generation":EPOCH,"change":"in_sync"}"#),
@@ -99,7 +101,7 @@ fn every_request_reaches_the_core_from_its_documented_path() {
         assert_eq!((status, json["message"].as_str()), (409, Some(&*format!("{method} {path}"))), "{json}");
         reached.insert((method.to_owned(), path));
     }
-    assert_eq!(reached.len(), 34, "as many as there are requests");
+    assert_eq!(reached.len(), 35, "as many as there are requests");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub fn set_way(id: u128, volume: &str, way: Way, areas: &[(&str, Option<u64>)]) 
 }
 
 pub fn borrow(id: u128, server: ServerId, volume: Option<&str>, size: Option<u64>, way: Option<Way>) -> Request {
-    Request::Borrow(Borrow { task: task(id), server, name: volume.map(name), size, way, copies: None, local: false })
+    Request::Borrow(Borrow { task: task(id), server, name: volume.map(name), size, way, copies: None, local: false, seal: None })
 }
 
 pub fn mount(id: u128, server: ServerId, volume: &str) -> Request {

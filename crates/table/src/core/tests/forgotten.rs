@@ -23,8 +23,16 @@ fn copies(count: u32) -> Pool {
     let mut pool = Pool::new(&[16, 16, 20, 24, 0]);
     let server = pool.id(E);
     let way = Some(Way::Doubled);
-    let borrow =
-        Borrow { task: task(1), server, name: Some(name("v")), size: Some(3 * R), way, copies: Some(count), local: false };
+    let borrow = Borrow {
+        task: task(1),
+        server,
+        name: Some(name("v")),
+        size: Some(3 * R),
+        way,
+        copies: Some(count),
+        local: false,
+        seal: None,
+    };
     pool.done(Request::Borrow(borrow));
     pool
 }

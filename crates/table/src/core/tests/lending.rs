@@ -129,7 +129,8 @@ fn the_borrowers_own_areas_are_used_only_if_it_says_so() {
     let server = pool.id(0);
     let refusal = pool.refused(borrow(1, server, Some("v"), Some(R), None));
     assert!(refusal.message.contains("not counted: 1 area of the borrower itself"), "{refusal}");
-    let local = Borrow { task: task(2), server, name: Some(name("v")), size: Some(R), way: None, copies: None, local: true };
+    let local =
+        Borrow { task: task(2), server, name: Some(name("v")), size: Some(R), way: None, copies: None, local: true, seal: None };
     pool.done(Request::Borrow(local));
 }
 

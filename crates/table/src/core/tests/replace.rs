@@ -511,7 +511,7 @@ fn s5_a_copy_whose_successor_is_in_no_label_holds_up_the_return_of_no_other_one(
     let server = pool.id(5);
     let (way, name) = (Some(Way::Doubled), Some(crate::core::testing::name("v")));
     let task = crate::core::testing::task(1);
-    pool.done(Request::Borrow(Borrow { task, server, name, size: Some(3 * R), way, copies: Some(3), local: false }));
+    pool.done(Request::Borrow(Borrow { task, server, name, size: Some(3 * R), way, copies: Some(3), local: false, seal: None }));
     let mut mounting = pool.mounted(mount(2, server, "v"));
     let mut generation = mounting.segments[0].generation;
     for leg in [1, 2] {

@@ -27,6 +27,7 @@ fn report(leg: u32, generation: (u64, u128), in_sync: &[bool], epoch: u64, admit
             in_sync: in_sync.to_vec(),
             borrower,
             defined: false,
+            sealed: false,
         },
         epoch: Epoch { number: epoch, random: u128::from(epoch) },
         admitted,
