@@ -4,11 +4,14 @@ use std::cell::RefCell;
 use std::io::Read as _;
 use std::rc::Rc;
 use std::thread;
+use std::time::Duration;
 
 use futures_channel::oneshot;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sublet_api::mount::{MountingInformation, SetSeal};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_coordinator::Manager;
+use sublet_doors::Clock as _;
 use sublet_doors::real::RealDoors;
 use sublet_link::ManagerLink;
 use sublet_seal::{Cipher, Header, HeaderError, MasterKey, Unlock};
@@ -17,6 +20,8 @@ use sublet_volume::{BlockCipher, Volume};
 
 use super::ClientArgs;
 
+/// How long the header in the volume may take: all lenders were there a moment ago.
+const HEADER_TIME_MAX: Duration = Duration::from_secs(30);
 /// More does not belong to a line with a key.
 const LINE_MAX: u64 = 64 << 10;
 
@@ -55,6 +60,9 @@ pub(super) fn unlock(args: &ClientArgs, info: &MountingInformation) -> Result<Op
         (false, true) => Err(Refusal::new(ErrorKind::BadRequest, format!("volume '{}' is not encrypted", info.name))
             .hint("mount it without a key")),
         (true, true) => {
+            // The key is in the memory of this process from now on: no core file may have it.
+            set_dumpable_behavior(DumpableBehavior::NotDumpable)
+                .map_err(|e| Refusal::new(ErrorKind::Io, format!("core files cannot be turned off: {e}")))?;
             let mut line = String::new();
             let read = std::io::stdin().take(LINE_MAX).read_to_string(&mut line);
             read.map_err(|e| Refusal::new(ErrorKind::Io, format!("no key was handed over: {e}")))?;
@@ -98,6 +106,7 @@ impl Seal {
     /// # Errors
     /// What is wrong with the key, or with all headers; what the volume says.
     pub(super) async fn open(
+        doors: &RealDoors,
         volume: &Rc<Volume<RealDoors, Manager>>,
         info: &MountingInformation,
         urls: Vec<String>,
@@ -105,7 +114,8 @@ impl Seal {
     ) -> Result<Self, Refusal> {
         let name = info.name.to_string();
         let table = info.seal.as_ref().map(|text| Header::parse(text.as_str()));
-        let stored = volume.stored_seal().await.map_err(|e| e.refusal())?;
+        let missing = |_| Refusal::new(ErrorKind::LenderUnreachable, format!("the key header of '{name}' cannot be read"));
+        let stored = doors.timeout(HEADER_TIME_MAX, volume.stored_seal()).await.map_err(missing)?.map_err(|e| e.refusal())?;
         let stored: Vec<_> = stored.iter().map(|block| Header::decode(block)).collect();
         let all = table.iter().chain(&stored);
         let newest = all.clone().filter_map(|header| header.as_ref().ok()).max_by_key(|header| header.serial());

@@ -90,7 +90,7 @@ pub(super) async fn serve(
     };
     let seal = match unlock {
         None => None,
-        Some(unlock) => match Seal::open(&volume, &info, manager_urls(home.dir()), &unlock).await {
+        Some(unlock) => match Seal::open(&doors, &volume, &info, manager_urls(home.dir()), &unlock).await {
             Ok(seal) => Some(seal),
             Err(refusal) => {
                 close(&doors, &volume, true).await;
