@@ -7,8 +7,9 @@
 
 pub mod control;
 pub mod error;
+pub mod lending;
 pub mod mount;
-pub mod naming;
+mod naming;
 pub mod order;
 pub mod rebuild;
 pub mod request;

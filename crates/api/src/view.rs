@@ -56,6 +56,15 @@ pub struct ServerView {
     pub free: u64,
     /// The volumes it has borrowed.
     pub borrows: Vec<Name>,
+    /// Bytes that it has borrowed, every copy counted.
+    #[serde(default)]
+    pub borrowed: u64,
+    /// Bytes that it may borrow at most; none is no limit.
+    #[serde(default)]
+    pub bytes_max: Option<u64>,
+    /// Volumes that it may borrow at most; none is no limit.
+    #[serde(default)]
+    pub volumes_max: Option<u32>,
 }
 
 /// Whether a server polls.

@@ -1,6 +1,7 @@
 //! The command line, as section 12 of the design fixes it. Scripts rely on these words.
 
 mod key;
+mod limits;
 mod recovery;
 mod work;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sublet_types::{Address, ByteSize, Name, Way};
 
 pub use self::key::{Key, Rekey};
+pub use self::limits::{Limit, Limits};
 pub use self::work::{Every, Rate, Replace, Scrub, Task};
 
 /// Servers with disks of their own lend their spare space to each other.
@@ -83,6 +85,8 @@ pub enum Command {
         #[arg(long)]
         dissolve: bool,
     },
+    /// How much servers may borrow.
+    Limits(Limits),
     /// Find a byte pattern in a borrowed volume; the lenders search, only offsets travel.
     Search(Search),
     /// Show the virtual disk management table.

@@ -11,7 +11,7 @@ use sublet_api::mount::SetSeal;
 use sublet_api::rebuild::{AcceptVolume, Forget, ForgetView, Rebuild, RebuildView};
 use sublet_api::request::{
     AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, ControlTask, CreateVolume, LegAnswer, Mount, Reclaim,
-    Rename, Request, Return, ScrubEvery, SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
+    Rename, Request, Return, ScrubEvery, SetLimits, SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
 };
 use sublet_api::server::{Poll, PollAnswer, Register, Registered};
 use sublet_api::view::{AreaView, EventView, PoolView, ServerView, TableView, TaskView, VolumeView};
@@ -310,6 +310,14 @@ impl ManagerLink {
     /// See [`ManagerLink::call`].
     pub fn volume(&self, volume: &str) -> Result<VolumeView, Refusal> {
         self.call(&Request::Volume(volume.into()))
+    }
+
+    /// How much a server may borrow.
+    ///
+    /// # Errors
+    /// See [`ManagerLink::call`].
+    pub fn set_limits(&self, server: &str, limits: SetLimits) -> Result<ServerView, Refusal> {
+        self.call(&Request::SetLimits { server: server.into(), limits })
     }
 
     /// The borrower of a sealed volume has wrapped its key anew.

@@ -63,6 +63,7 @@ pub fn route(request: &Request) -> Result<Route, Refusal> {
         Request::Register(register) => post("/v1/servers", register),
         Request::Poll { server, poll } => post(format!("/v1/servers/{server}/poll"), poll),
         Request::RenameServer { server, rename } => post(format!("/v1/servers/{}/rename", segment(server)), rename),
+        Request::SetLimits { server, limits } => post(format!("/v1/servers/{}/limits", segment(server)), limits),
         Request::LeaveServer { server } => post(format!("/v1/servers/{}/leave", segment(server)), &none),
         Request::ForgetServer { server, forget } => post(format!("/v1/servers/{}/forget", segment(server)), forget),
         Request::RebuildState => get("/v1/rebuild"),

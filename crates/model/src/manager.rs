@@ -163,6 +163,8 @@ fn server(number: u128, name: &str) -> Row {
         addresses: Vec::new(),
         software: String::new(),
         left: false,
+        bytes_max: None,
+        volumes_max: None,
     })
 }
 

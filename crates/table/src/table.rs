@@ -143,6 +143,12 @@ impl Table {
         self.lender(area).map_or_else(|| format!("the lender of area {}", area.short()), |server| self.server_name(server))
     }
 
+    /// How many volumes a server has borrowed, and how many bytes in all, every copy counted.
+    pub fn borrowed_by(&self, server: ServerId) -> (usize, u64) {
+        let volumes = self.volumes.values().filter(|row| row.borrower == Some(server));
+        volumes.fold((0, 0), |(count, bytes), row| (count + 1, bytes + row.taken()))
+    }
+
     /// The areas that a server lends.
     pub fn areas_of(&self, server: ServerId) -> impl Iterator<Item = &AreaRow> {
         self.areas.values().filter(move |row| row.server == server)

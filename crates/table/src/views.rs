@@ -200,6 +200,9 @@ pub fn server(table: &Table, row: &ServerRow, heard: Option<Heard>) -> ServerVie
         capacity: table.areas_of(row.id).map(|area| area.capacity).sum(),
         free: table.areas_of(row.id).map(free).sum(),
         borrows,
+        borrowed: table.borrowed_by(row.id).1,
+        bytes_max: row.bytes_max,
+        volumes_max: row.volumes_max,
     }
 }
 

@@ -4,6 +4,7 @@ mod areas;
 mod contents;
 mod daemons;
 mod key;
+mod limits;
 mod local;
 mod mount;
 mod reading;
@@ -63,6 +64,7 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
         Command::Return { volume, dissolve } => volumes::give_back(c, &volume, dissolve),
         Command::Mount(options) => mount::run(c, &options),
         Command::Unmount { volume, force } => unmount::run(c, &volume, force),
+        Command::Limits(options) => limits::run(c, &options),
         Command::Search(options) => contents::search(c, &options),
         Command::Table { watch } => reading::table(c, watch),
         Command::Task(task) => work::task(c, task),

@@ -37,6 +37,7 @@ use super::{areas, reading, rebuild, servers, volumes, work};
         servers::register,
         servers::poll,
         servers::rename_server,
+        servers::set_limits,
         servers::leave,
         servers::check_area,
         areas::rename_area,

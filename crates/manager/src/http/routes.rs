@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<Route> {
         change("/v1/servers", post(servers::register)),
         change("/v1/servers/{server}/poll", post(servers::poll)),
         change("/v1/servers/{server}/rename", post(servers::rename_server)),
+        change("/v1/servers/{server}/limits", post(servers::set_limits)),
         change("/v1/servers/{server}/leave", post(servers::leave)),
         change("/v1/servers/{server}/areas/check", post(servers::check_area)),
         change("/v1/areas/{area}/rename", post(areas::rename_area)),

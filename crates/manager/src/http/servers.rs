@@ -1,6 +1,6 @@
 //! Paths for servers.
 
-use sublet_api::request::{AreaName, CheckArea, Rename, Request};
+use sublet_api::request::{AreaName, CheckArea, Rename, Request, SetLimits};
 use sublet_api::server::{Poll, PollAnswer, Register, Registered};
 use sublet_api::view::ServerView;
 use sublet_types::ServerId;
@@ -31,6 +31,14 @@ pub(crate) async fn poll(core: Core, It(server): It<ServerId>, Payload(poll): Pa
     responses((status = 200, description = "The server", body = ServerView)))]
 pub(crate) async fn rename_server(core: Core, It(server): It<NameOrId>, Payload(rename): Payload<Rename>) -> Answer {
     ask(core, Request::RenameServer { server: server.0, rename }).await
+}
+
+/// Sets how much a server may borrow; what it has borrowed already stays lent.
+#[utoipa::path(post, path = "/v1/servers/{server}/limits", tag = "servers", request_body = SetLimits,
+    params(("server" = String, Path, description = "Name or id of the server")),
+    responses((status = 200, description = "The server", body = ServerView)))]
+pub(crate) async fn set_limits(core: Core, It(server): It<NameOrId>, Payload(limits): Payload<SetLimits>) -> Answer {
+    ask(core, Request::SetLimits { server: server.0, limits }).await
 }
 
 /// Takes a server out of the pool; refused while it lends or borrows. Has no body.

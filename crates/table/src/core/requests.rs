@@ -48,6 +48,12 @@ impl<S: Store> Core<S> {
                 self.commit_request(change)?;
                 self.server_response(id)?
             }
+            Request::SetLimits { server, limits } => {
+                let id = table.server(&server)?.id;
+                let change = plan::limits::plan(table, &server, &limits)?;
+                self.commit_request(change)?;
+                self.server_response(id)?
+            }
             Request::LeaveServer { server } => {
                 let id = table.server(&server)?.id;
                 let change = plan::leave::plan(table, &server)?;

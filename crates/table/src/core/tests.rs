@@ -12,6 +12,7 @@ mod faults;
 mod forgotten;
 mod large;
 mod lending;
+mod limits;
 mod replace;
 mod reports;
 mod scrubs;

@@ -6,7 +6,7 @@ use sublet_types::limits::SEAL_SIZE;
 use sublet_types::{ByteSize, Name, Way};
 
 use super::place::{Wanted, place, rooms, rounded, way_and_copies};
-use super::{Context, bad, begin, check_member, check_quiet, conflict, create, layout, listed};
+use super::{Context, bad, begin, check_member, check_quiet, conflict, create, layout, limits, listed};
 use crate::change::Change;
 use crate::records::{Command, Row, Step, VolumeRow};
 use crate::table::Table;
@@ -28,6 +28,7 @@ pub fn plan(table: &Table, command: &Borrow, context: &mut Context<'_>) -> Resul
     if command.name.is_none()
         && let Some(volume) = best_free(table, command, size, way, copies, context)
     {
+        limits::check(table, command.server, volume.taken())?;
         return Ok(take(table, command, volume, context));
     }
     let name = match &command.name {
@@ -40,6 +41,7 @@ pub fn plan(table: &Table, command: &Borrow, context: &mut Context<'_>) -> Resul
     let avoid = (!command.local).then_some(command.server);
     let layout = place(&rooms(table, context.reachable, avoid), Wanted { size, way, copies })?;
     let mut volume = layout::volume(&name, &layout, Some(command.server), command.task, context.random);
+    limits::check(table, command.server, volume.taken())?;
     seal(&mut volume, command);
     let command_word = Command::Borrow { server: command.server };
     let mut task = begin(command.task, command_word, name.as_str(), Step::Preparing, context.now_ms);
@@ -102,6 +104,7 @@ fn named(table: &Table, command: &Borrow, name: &Name, way: Option<Way>, context
             Refusal::new(ErrorKind::LenderUnreachable, text).hint("start `sublet server` there, or borrow another volume")
         );
     }
+    limits::check(table, command.server, volume.taken())?;
     Ok(take(table, command, volume, context))
 }
 

@@ -14,6 +14,7 @@ pub mod give_back;
 pub mod layout;
 pub mod leave;
 pub mod leg;
+pub mod limits;
 pub mod mount;
 pub mod place;
 pub mod rebuild;

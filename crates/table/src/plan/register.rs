@@ -41,6 +41,8 @@ pub fn plan(table: &Table, register: &Register) -> Result<Change, Refusal> {
                 addresses: register.addresses.clone(),
                 software: register.version.clone(),
                 left: false,
+                bytes_max: None,
+                volumes_max: None,
             }
         }
     };

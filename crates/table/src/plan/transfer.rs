@@ -3,7 +3,7 @@
 use sublet_api::Refusal;
 use sublet_api::request::Transfer;
 
-use super::{Context, begin, check_quiet, check_unmounted, conflict, layout, listed, unmount};
+use super::{Context, begin, check_quiet, check_unmounted, conflict, layout, limits, listed, unmount};
 use crate::change::Change;
 use crate::records::{Command, Row, Step};
 use crate::table::Table;
@@ -28,6 +28,7 @@ pub fn plan(table: &Table, volume: &str, command: &Transfer, context: &mut Conte
         }
         Some(_) => check_quiet(table, volume)?,
     }
+    limits::check(table, to.id, volume.taken())?;
     let command_word = Command::Transfer { to: to.id };
     if command.force
         && let Some(change) = unmount::close(table, volume, (command.task, command_word.clone()), context)

@@ -20,4 +20,10 @@ pub struct ServerRow {
     pub software: String,
     /// It has left for good; the row stays so that it is told so when it comes again.
     pub left: bool,
+    /// Bytes that it may borrow at most, every copy counted; none is no limit.
+    #[serde(default)]
+    pub bytes_max: Option<u64>,
+    /// Volumes that it may borrow at most; none is no limit.
+    #[serde(default)]
+    pub volumes_max: Option<u32>,
 }

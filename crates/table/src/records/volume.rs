@@ -93,6 +93,11 @@ pub struct AbsentLeg {
 }
 
 impl VolumeRow {
+    /// How much of the lenders' space it takes, in bytes: what its segments use, every copy counted.
+    pub fn taken(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length * segment.legs.len() as u64).sum()
+    }
+
     /// The size that its users see, in bytes.
     pub fn announced(&self) -> u64 {
         if self.sealed { self.size.saturating_sub(SEAL_SIZE) } else { self.size }

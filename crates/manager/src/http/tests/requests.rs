@@ -23,6 +23,7 @@ fn place(request: &Request) -> (&'static str, &'static str) {
         Request::Register(_) => ("POST", "/v1/servers"),
         Request::Poll { .. } => ("POST", "/v1/servers/{server}/poll"),
         Request::RenameServer { .. } => ("POST", "/v1/servers/{server}/rename"),
+        Request::SetLimits { .. } => ("POST", "/v1/servers/{server}/limits"),
         Request::LeaveServer { .. } => ("POST", "/v1/servers/{server}/leave"),
         Request::ForgetServer { .. } => ("POST", "/v1/servers/{server}/forget"),
         Request::RebuildState => ("GET", "/v1/rebuild"),
@@ -58,6 +59,7 @@ const BODIES: &[(&str, &str)] = &[
     ("/v1/servers/{server}/poll", r#"{"run":7}"#),
     ("/v1/servers/{server}/rename", r#"{"name":"new"}"#),
     ("/v1/servers/{server}/forget", "{}"),
+    ("/v1/servers/{server}/limits", r#"{"bytes_max":4096,"volumes_max":null}"#),
     ("/v1/rebuild", "{}"),
     ("/v1/volumes/{volume}/accept", r#"{"leg":"a1"}"#),
     ("/v1/servers/{server}/areas/check", "{}"),
@@ -101,7 +103,7 @@ fn every_request_reaches_the_core_from_its_documented_path() {
         assert_eq!((status, json["message"].as_str()), (409, Some(&*format!("{method} {path}"))), "{json}");
         reached.insert((method.to_owned(), path));
     }
-    assert_eq!(reached.len(), 35, "as many as there are requests");
+    assert_eq!(reached.len(), 36, "as many as there are requests");
 }
 
 #[test]
