@@ -410,3 +410,22 @@ fn a_second_process_on_the_same_state_is_refused() {
     assert_eq!(pool.manager().pid, manager.pid, "the pid file is still the first one's");
     assert_eq!(pool.server(1).pid, server.pid);
 }
+
+#[test]
+fn a_server_that_may_borrow_no_more_is_refused_with_both_numbers() {
+    let pool = pool(3);
+    pool.ok(0, "limits server-a --bytes 24M --volumes 2");
+    pool.ok(0, "borrow v --size 8M --way doubled");
+    pool.refused(0, "borrow w --size 12M", exit::CONFLICT).says("16 MiB of the 24 MiB").says("12 MiB more");
+    pool.ok(0, "borrow w --size 8M");
+    pool.refused(0, "borrow x --size 4M", exit::CONFLICT).says("2 volumes, and may borrow 2");
+    let shown = pool.json(0, "limits server-a");
+    assert_eq!(
+        (&shown[0]["borrowed"], &shown[0]["bytes_max"], &shown[0]["volumes_max"]),
+        (&json!(24 << 20), &json!(24 << 20), &json!(2))
+    );
+    pool.ok(0, "limits server-a --bytes none --volumes none");
+    pool.ok(0, "borrow x --size 4M");
+    pool.refused(0, "limits server-a --bytes many", exit::BAD_REQUEST);
+    pool.refused(0, "limits nobody --bytes 1G", exit::NOT_FOUND);
+}

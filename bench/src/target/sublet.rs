@@ -1,5 +1,7 @@
 //! Sublet, over two hops: a Unix socket or FUSE and loop, then TCP to the lenders.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,6 +10,9 @@ use serde_json::Value;
 use super::{Kind, Place, Target, unix};
 use crate::error::{Doing as _, Failure};
 use crate::process::of_folder;
+
+/// Room for the key header of an encrypted volume, in bytes: areas are lent in such pieces.
+const KEY_ROOM: u64 = 4 << 20;
 
 /// A pool on this machine; it ends with this.
 struct Pool {
@@ -55,6 +60,17 @@ impl Pool {
         self.run(Some('a'), &["mount", name, "--as", front_end]).map(drop)
     }
 
+    /// The same, encrypted by its borrower, as a socket.
+    fn encrypted(&self, name: &str, on: &str) -> Result<(), Failure> {
+        let key = self.dir.join("key");
+        std::fs::write(&key, [0x5b; 64]).doing(key.display())?;
+        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).doing(key.display())?;
+        let key = key.to_string_lossy().into_owned();
+        self.run(None, &["--manager", &self.url()?, "volume", "create", name, "--way", "single", "--on", on])?;
+        self.run(Some('a'), &["borrow", name, "--encrypt", "--key-file", &key])?;
+        self.run(Some('a'), &["mount", name, "--as", "socket", "--key-file", &key]).map(drop)
+    }
+
     fn url(&self) -> Result<String, Failure> {
         let env = std::fs::read_to_string(self.dir.join("env")).doing("the playground's env")?;
         let line = env.lines().find_map(|line| line.strip_prefix("export SUBLET_MANAGER="));
@@ -81,7 +97,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for volume in ["single", "integrated", "doubled", "device"] {
+        for volume in ["single", "encrypted", "integrated", "doubled", "device"] {
             // Not all of them are always there.
             let _ = self.run(Some('a'), &["unmount", volume]);
         }
@@ -93,7 +109,7 @@ impl Drop for Pool {
 
 /// A volume of each usage way, as a socket, and one as a block device.
 pub fn targets(place: &Place, bytes: u64, program: &Path, wants: &dyn Fn(&str) -> bool) -> Result<Vec<Target>, Failure> {
-    let names = ["sublet-single", "sublet-integrated", "sublet-doubled", "sublet-device"];
+    let names = ["sublet-single", "sublet-encrypted", "sublet-integrated", "sublet-doubled", "sublet-device"];
     if !names.iter().any(|name| wants(name)) {
         return Ok(Vec::new());
     }
@@ -103,6 +119,12 @@ pub fn targets(place: &Place, bytes: u64, program: &Path, wants: &dyn Fn(&str) -
         pool.lend('b', "s1", bytes)?;
         pool.volume("single", "single", "s1", "socket")?;
         targets.push(pool.target("sublet-single", "single")?);
+    }
+    if wants("sublet-encrypted") {
+        // It needs a little more: its key header.
+        pool.lend('e', "e1", bytes + KEY_ROOM)?;
+        pool.encrypted("encrypted", "e1")?;
+        targets.push(pool.target("sublet-encrypted", "encrypted")?);
     }
     if wants("sublet-integrated") {
         for (letter, area) in ('b'..='e').zip(["i1", "i2", "i3", "i4"]) {

@@ -33,11 +33,11 @@ fn a_server_borrows_no_more_than_it_may_and_the_refusal_has_both_numbers() {
     // Both copies count.
     pool.done(borrow(1, borrower, Some("v"), Some(3 * R), Some(Way::Doubled)));
     assert_eq!(pool.table().servers[2].borrowed, 6 * R);
-    let text = refused(&mut pool, borrow(2, borrower, Some("w"), Some(3 * R), Some(Way::Single)));
+    let text = refused(&mut pool, borrow(2, borrower, Some("w"), Some(3 * R), Some(Way::Divided)));
     assert!(text.contains("has borrowed 24 MiB of the 32 MiB") && text.contains("12 MiB more"), "{text}");
-    pool.done(borrow(3, borrower, Some("w"), Some(2 * R), Some(Way::Single)));
+    pool.done(borrow(3, borrower, Some("w"), Some(2 * R), Some(Way::Divided)));
     pool.done(give_back(4, Some(borrower), "w", false));
-    pool.done(borrow(5, borrower, Some("w"), Some(2 * R), Some(Way::Single)));
+    pool.done(borrow(5, borrower, Some("w"), Some(2 * R), Some(Way::Divided)));
     set(&mut pool, "server-c", None, Some(2));
     let text = refused(&mut pool, borrow(6, borrower, Some("x"), Some(R), None));
     assert!(text.contains("has borrowed 2 volumes, and may borrow 2"), "{text}");
