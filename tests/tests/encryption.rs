@@ -121,7 +121,9 @@ fn the_key_is_wrapped_anew_while_the_volume_is_used_and_the_old_passphrase_opens
     assert!(nbd.read_all().unwrap() == bytes, "it goes on");
     drop(nbd);
     pool.ok(0, "unmount v");
-    pool.refused(0, &format!("mount v --as socket {old}"), exit::BAD_REQUEST).says("the passphrase is wrong");
+    pool.refused(0, &format!("mount v --as socket {old}"), exit::BAD_REQUEST).says("a key file opens it, not a passphrase");
+    let found = pool.json(0, &format!("search v borrower --limit 1 --key-file {}", key.display()));
+    assert_eq!(number(&found, "/0/offset"), 4000 + 15, "it is mounted for that");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let with_key = format!("--key-file {}", key.display());
     pool.refused(0, &format!("mount v --as socket {with_key}"), exit::BAD_REQUEST).says("chmod 600");

@@ -10,7 +10,7 @@ use sublet_types::{
 /// (`$SUBLET_HOME/mounts/NAME/mount.json`); printed without the secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MountingInformation {
-    /// Version of this record; 1.
+    /// Version of this record: 1, or 2 for a sealed volume.
     pub version: u32,
     /// The pool.
     pub pool: PoolId,

@@ -349,6 +349,9 @@ pub struct Search {
     /// Print only how many matches there are.
     #[arg(long)]
     pub count: bool,
+    /// What opens it if it is encrypted and not mounted.
+    #[command(flatten)]
+    pub key: Key,
 }
 
 /// `sublet volume ...`.
@@ -386,6 +389,9 @@ pub enum Volume {
     Init {
         /// Name or id.
         volume: String,
+        /// What opens it if it is encrypted and not mounted.
+        #[command(flatten)]
+        key: Key,
     },
     /// Let an encrypted volume be opened with another passphrase or key file.
     Rekey(Rekey),

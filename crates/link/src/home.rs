@@ -70,7 +70,7 @@ impl Home {
     /// `NotFound` if this machine has no server yet; `Io` or `Internal` if its record cannot be read, or is of another version.
     pub fn identity(&self) -> Result<Identity, Refusal> {
         let path = self.identity_path();
-        read_record(&path, Identity::VERSION)?.ok_or_else(|| {
+        read_record(&path, Identity::VERSION..=Identity::VERSION)?.ok_or_else(|| {
             Refusal::new(ErrorKind::NotFound, format!("no server has been started in {}", self.root.display()))
                 .hint("start `sublet server`, or name its state directory with --home or SUBLET_HOME")
         })

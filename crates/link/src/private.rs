@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -60,12 +61,12 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Refusal>
 ///
 /// # Errors
 /// `Internal` for another version or a damaged record, with what to do; `Io` if it cannot be read.
-pub fn read_record<T: DeserializeOwned>(path: &Path, version: u32) -> Result<Option<T>, Refusal> {
+pub fn read_record<T: DeserializeOwned>(path: &Path, versions: RangeInclusive<u32>) -> Result<Option<T>, Refusal> {
     let damaged = |e: &dyn std::fmt::Display| Refusal::new(ErrorKind::Internal, format!("{} is damaged: {e}", path.display()));
     let Some(record) = read_json::<serde_json::Value>(path)? else { return Ok(None) };
     let told = record.get("version").and_then(serde_json::Value::as_u64).ok_or_else(|| damaged(&"it has no version"))?;
-    if told != u64::from(version) {
-        let text = format!("{} has version {told}, this program knows {version}", path.display());
+    if !u32::try_from(told).is_ok_and(|told| versions.contains(&told)) {
+        let text = format!("{} has version {told}, this program knows {}", path.display(), versions.end());
         return Err(Refusal::new(ErrorKind::Internal, text).hint("use the program that wrote it, or a newer one"));
     }
     serde_json::from_value(record).map(Some).map_err(|e| damaged(&e))
@@ -142,7 +143,7 @@ mod tests {
         let path = dir.path().join("x.json");
         let read = |text: &str| {
             fs::write(&path, text).unwrap();
-            read_record::<BTreeMap<String, u32>>(&path, 1).map_err(|refusal| refusal.message)
+            read_record::<BTreeMap<String, u32>>(&path, 1..=1).map_err(|refusal| refusal.message)
         };
         assert!(read(r#"{"version": 2, "areas": "elsewhere"}"#).unwrap_err().contains("has version 2, this program knows 1"));
         assert!(read(r#"{"version": 0}"#).unwrap_err().contains("has version 0"));
@@ -150,7 +151,7 @@ mod tests {
             assert!(read(text).unwrap_err().contains("is damaged"), "{text}");
         }
         assert_eq!(read(r#"{"version": 1}"#).unwrap(), Some(BTreeMap::from([("version".to_owned(), 1)])));
-        assert_eq!(read_record::<u32>(&dir.path().join("none"), 1).unwrap(), None);
+        assert_eq!(read_record::<u32>(&dir.path().join("none"), 1..=1).unwrap(), None);
     }
 
     #[test]

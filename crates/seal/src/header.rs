@@ -53,7 +53,14 @@ pub enum HeaderError {
     /// It was written by a newer program.
     Newer(u32),
     /// The passphrase or key file is not the right one.
-    Wrong(Kind),
+    Wrong {
+        /// What was given.
+        given: Kind,
+        /// What opens it.
+        wanted: Kind,
+    },
+    /// It belongs to another encryption of the volume than the one that is stored there.
+    Foreign,
     /// The passphrase or key file cannot be one at all.
     BadUnlock(String),
     /// The arithmetic failed: no memory, no random numbers.
@@ -66,8 +73,13 @@ impl fmt::Display for HeaderError {
             HeaderError::None => f.write_str("there is no key header"),
             HeaderError::Damaged(what) => write!(f, "the key header is damaged: {what}"),
             HeaderError::Newer(version) => write!(f, "the key header has version {version}, this program knows {VERSION}"),
-            HeaderError::Wrong(Kind::Passphrase) => f.write_str("the passphrase is wrong"),
-            HeaderError::Wrong(Kind::KeyFile) => f.write_str("the key file is not the one of this volume"),
+            HeaderError::Wrong { given: Kind::Passphrase, wanted: Kind::Passphrase } => f.write_str("the passphrase is wrong"),
+            HeaderError::Wrong { given: Kind::KeyFile, wanted: Kind::KeyFile } => {
+                f.write_str("the key file is not the one of this volume")
+            }
+            HeaderError::Wrong { wanted: Kind::KeyFile, .. } => f.write_str("a key file opens it, not a passphrase"),
+            HeaderError::Wrong { wanted: Kind::Passphrase, .. } => f.write_str("a passphrase opens it, not a key file"),
+            HeaderError::Foreign => f.write_str("its two key headers are of different encryptions"),
             HeaderError::BadUnlock(text) => f.write_str(text),
             HeaderError::Failed(text) => write!(f, "the encryption failed: {text}"),
         }
@@ -106,13 +118,13 @@ impl Header {
         Ok((Self::wrap(&key, unlock, id, 1, Cost::USUAL)?, key))
     }
 
-    /// The same key wrapped by something else, from then on.
+    /// The same key wrapped by something else, from then on. The serial has to be higher than that of any other header.
     ///
     /// # Errors
     /// [`HeaderError::Wrong`] if `old` does not open it; [`HeaderError::Failed`].
-    pub fn rewrapped(&self, old: &Unlock, new: &Unlock) -> Result<Self, HeaderError> {
+    pub fn rewrapped(&self, old: &Unlock, new: &Unlock, serial: u64) -> Result<Self, HeaderError> {
         let key = self.open(old)?;
-        Self::wrap(&key, new, self.id(), self.serial() + 1, Cost::USUAL)
+        Self::wrap(&key, new, self.id(), serial, Cost::USUAL)
     }
 
     fn wrap(key: &MasterKey, unlock: &Unlock, id: [u8; 16], serial: u64, cost: Cost) -> Result<Self, HeaderError> {
@@ -156,7 +168,7 @@ impl Header {
         let (wrapped, tag) = (self.part(FACTS, MASTER_SIZE), self.part(FACTS + MASTER_SIZE, TAG_SIZE));
         let gcm = symm::Cipher::aes_256_gcm();
         let opened = symm::decrypt_aead(gcm, wrapping.as_slice(), Some(nonce), facts, wrapped, tag);
-        let opened = Zeroizing::new(opened.map_err(|_| HeaderError::Wrong(unlock.kind()))?);
+        let opened = Zeroizing::new(opened.map_err(|_| HeaderError::Wrong { given: unlock.kind(), wanted: self.kind() })?);
         MasterKey::from_slice(&opened).ok_or(HeaderError::Damaged("the wrapped key has another length"))
     }
 
@@ -251,18 +263,21 @@ mod tests {
             assert_eq!(again, header);
             assert_eq!(again.open(&secret("sesame")).unwrap(), key);
         }
-        assert_eq!(header.open(&secret("Sesame")), Err(HeaderError::Wrong(Kind::Passphrase)));
-        let file = Unlock::key_file(vec![7; 32]).unwrap();
-        assert_eq!(header.open(&file), Err(HeaderError::Wrong(Kind::KeyFile)));
+        assert_eq!(header.open(&secret("Sesame")), Err(HeaderError::Wrong { given: Kind::Passphrase, wanted: Kind::Passphrase }));
+        let file = Unlock::key_file(&[7; 32]).unwrap();
+        assert_eq!(header.open(&file), Err(HeaderError::Wrong { given: Kind::KeyFile, wanted: Kind::Passphrase }));
         assert_eq!((header.id(), header.serial(), header.kind()), ([3; 16], 1, Kind::Passphrase));
     }
 
     #[test]
     fn wrapped_anew_it_has_the_same_key_and_the_old_passphrase_does_not_open_it() {
         let (header, key) = sealed("old");
-        let file = Unlock::key_file(vec![7; 32]).unwrap();
-        assert_eq!(header.rewrapped(&file, &secret("new")), Err(HeaderError::Wrong(Kind::KeyFile)));
-        let fresh = header.rewrapped(&secret("old"), &file).unwrap();
+        let file = Unlock::key_file(&[7; 32]).unwrap();
+        assert_eq!(
+            header.rewrapped(&file, &secret("new"), 2),
+            Err(HeaderError::Wrong { given: Kind::KeyFile, wanted: Kind::Passphrase })
+        );
+        let fresh = header.rewrapped(&secret("old"), &file, 2).unwrap();
         assert_eq!((fresh.serial(), fresh.id(), fresh.kind()), (2, header.id(), Kind::KeyFile));
         assert_eq!(fresh.open(&file).unwrap(), key);
         fresh.open(&secret("old")).unwrap_err();

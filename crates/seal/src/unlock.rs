@@ -53,7 +53,7 @@ impl Cost {
     /// RFC 9106, section 4, the second recommended option: 64 MiB, which every borrower has.
     pub(crate) const USUAL: Self = Self { memory_kib: 64 << 10, passes: 3, lanes: 4 };
     /// A header with more is not this program's: it would only take memory and time.
-    pub(crate) const MAX: Self = Self { memory_kib: 1 << 20, passes: 64, lanes: 64 };
+    pub(crate) const MAX: Self = Self { memory_kib: 256 << 10, passes: 16, lanes: 16 };
 
     /// True if it is no more than the greatest, and what Argon2 can do.
     pub(crate) fn is_fair(self) -> bool {
@@ -87,13 +87,12 @@ impl Unlock {
     ///
     /// # Errors
     /// [`HeaderError::BadUnlock`] if they are too few to be a key, or too many.
-    pub fn key_file(bytes: Vec<u8>) -> Result<Self, HeaderError> {
-        let bytes = Zeroizing::new(bytes);
+    pub fn key_file(bytes: &[u8]) -> Result<Self, HeaderError> {
         if !(KEY_FILE_MIN..=LENGTH_MAX).contains(&bytes.len()) {
             let text = format!("a key file has {KEY_FILE_MIN} to {LENGTH_MAX} random bytes, not {}", bytes.len());
             return Err(HeaderError::BadUnlock(text));
         }
-        Ok(Self { kind: Kind::KeyFile, bytes })
+        Ok(Self { kind: Kind::KeyFile, bytes: Zeroizing::new(bytes.to_vec()) })
     }
 
     /// Which it is.
@@ -117,10 +116,10 @@ impl Unlock {
     pub fn from_line(line: &str) -> Result<Self, HeaderError> {
         let bad = || HeaderError::BadUnlock("no key was handed over".to_owned());
         let (word, text) = line.trim_end().split_once(' ').ok_or_else(bad)?;
-        let bytes = STANDARD.decode(text).map_err(|_| bad())?;
+        let bytes = Zeroizing::new(STANDARD.decode(text).map_err(|_| bad())?);
         match word {
-            "passphrase" => Self::passphrase(&Zeroizing::new(String::from_utf8(bytes).map_err(|_| bad())?)),
-            "key-file" => Self::key_file(bytes),
+            "passphrase" => Self::passphrase(std::str::from_utf8(&bytes).map_err(|_| bad())?),
+            "key-file" => Self::key_file(&bytes),
             _ => Err(bad()),
         }
     }
@@ -143,16 +142,16 @@ mod tests {
     fn what_is_no_key_is_refused_and_nothing_is_shown() {
         Unlock::passphrase("").unwrap_err();
         Unlock::passphrase(&"x".repeat(LENGTH_MAX + 1)).unwrap_err();
-        Unlock::key_file(vec![1; 31]).unwrap_err();
-        Unlock::key_file(vec![1; LENGTH_MAX + 1]).unwrap_err();
+        Unlock::key_file(&[1; 31]).unwrap_err();
+        Unlock::key_file(&[1; LENGTH_MAX + 1]).unwrap_err();
         let secret = Unlock::passphrase("sesame").unwrap();
         assert_eq!((format!("{secret:?}").as_str(), secret.kind()), ("Passphrase(hidden)", Kind::Passphrase));
-        assert_eq!(format!("{:?}", Unlock::key_file(vec![1; 32]).unwrap()), "KeyFile(hidden)");
+        assert_eq!(format!("{:?}", Unlock::key_file(&[1; 32]).unwrap()), "KeyFile(hidden)");
     }
 
     #[test]
     fn it_is_handed_over_as_one_line() {
-        for unlock in [Unlock::passphrase("ses ame\u{e4}").unwrap(), Unlock::key_file((0..64).collect()).unwrap()] {
+        for unlock in [Unlock::passphrase("ses ame\u{e4}").unwrap(), Unlock::key_file(&[9; 64]).unwrap()] {
             let line = unlock.to_line();
             assert!(!line.contains('\n'));
             assert_eq!(Unlock::from_line(&format!("{}\n", *line)).unwrap(), unlock);
@@ -168,9 +167,9 @@ mod tests {
         for cost in [
             Cost { memory_kib: Cost::MAX.memory_kib + 1, ..Cost::USUAL },
             Cost { passes: 0, ..Cost::USUAL },
-            Cost { passes: 65, ..Cost::USUAL },
+            Cost { passes: 17, ..Cost::USUAL },
             Cost { lanes: 0, ..Cost::USUAL },
-            Cost { lanes: 65, ..Cost::USUAL },
+            Cost { lanes: 17, ..Cost::USUAL },
             Cost { memory_kib: 1, ..Cost::USUAL },
         ] {
             assert!(!cost.is_fair(), "{cost:?}");

@@ -6,7 +6,7 @@ use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::{REGION_SIZE, SLICES_PER_AREA_MAX};
 use sublet_types::{AreaId, Name, ServerId, SliceId, TaskId, VolumeId, Way};
 
-use crate::records::{AreaRow, EventRow, Key, PoolRow, Row, ServerRow, TaskRow, VolumeRow, WipeRow};
+use crate::records::{AreaRow, Command, EventRow, Key, PoolRow, Row, ServerRow, TaskRow, VolumeRow, WipeRow};
 
 /// A part of an area that is not free.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -143,9 +143,13 @@ impl Table {
         self.lender(area).map_or_else(|| format!("the lender of area {}", area.short()), |server| self.server_name(server))
     }
 
-    /// How many volumes a server has borrowed, and how many bytes in all, every copy counted.
+    /// How many volumes a server has borrowed, or is about to get, and how many bytes in all, every copy counted.
     pub fn borrowed_by(&self, server: ServerId) -> (usize, u64) {
-        let volumes = self.volumes.values().filter(|row| row.borrower == Some(server));
+        let is_coming = |row: &VolumeRow| {
+            let task = row.task.and_then(|task| self.tasks.get(&task)).filter(|task| task.is_running());
+            task.is_some_and(|task| task.command == Command::Transfer { to: server })
+        };
+        let volumes = self.volumes.values().filter(|row| row.borrower == Some(server) || is_coming(row));
         volumes.fold((0, 0), |(count, bytes), row| (count + 1, bytes + row.taken()))
     }
 

@@ -296,7 +296,7 @@ struct Holder {
 fn information(table: &Table, row: &VolumeRow, holder: &Holder) -> Option<MountingInformation> {
     let pool = table.pool.as_ref()?;
     Some(MountingInformation {
-        version: 1,
+        version: if row.sealed { 2 } else { 1 },
         pool: pool.pool,
         manager: pool.manager,
         volume: row.id,

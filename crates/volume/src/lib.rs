@@ -60,4 +60,4 @@ pub use options::{BlockCipher, ManagerDoor, VolumeOptions, ZeroFlags};
 pub use search::{SearchSummary, Wanted};
 pub use status::PathStatus;
 pub use sublet_wire::message::Extent;
-pub use volume::{MOUNT_VERSION, Volume};
+pub use volume::{MOUNT_VERSIONS, Volume};

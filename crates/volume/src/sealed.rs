@@ -21,16 +21,16 @@ fn failed(text: String) -> VolumeError {
 
 impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// The blocks behind the announced size, in which a sealed volume keeps its key header, as they are stored. They can be read
-    /// before the key is there.
+    /// before the key is there. One that cannot be read does not hide the other.
     ///
     /// # Errors
-    /// [`VolumeError`].
-    pub async fn stored_seal(&self) -> Result<Vec<Chunk>, VolumeError> {
+    /// [`VolumeError`] if the volume is closed.
+    pub async fn stored_seal(&self) -> Result<Vec<Result<Chunk, VolumeError>>, VolumeError> {
         let _in_use = self.inner.shared.begin().await?;
         let mut blocks = Vec::new();
         for copy in 0..COPIES {
-            let read = self.inner.read_blocks(self.inner.size + copy * BLOCK_SIZE, BLOCK_SIZE, false, None).await?;
-            blocks.push(Chunk::copy_of(&Chunk::joined(&read)));
+            let read = self.inner.read_blocks(self.inner.size + copy * BLOCK_SIZE, BLOCK_SIZE, false, None).await;
+            blocks.push(read.map(|chunks| Chunk::copy_of(&Chunk::joined(&chunks))));
         }
         Ok(blocks)
     }

@@ -1,6 +1,7 @@
 //! The front door: requests of any alignment, split into pieces of segments, served in parallel.
 
 use std::cell::{OnceCell, RefCell};
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -64,8 +65,9 @@ impl<D: Doors, M: ManagerDoor> Drop for Volume<D, M> {
     }
 }
 
-/// The version of the mounting information that is understood here.
-pub const MOUNT_VERSION: u32 = 1;
+/// The versions of the mounting information that are understood here: 2 is that of a sealed volume, whose bytes a program that knows
+/// 1 only would take for others.
+pub const MOUNT_VERSIONS: RangeInclusive<u32> = 1..=2;
 
 fn protocol(text: impl Into<String>) -> VolumeError {
     VolumeError::new(VolumeErrorKind::Protocol, text)
@@ -79,8 +81,9 @@ impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// `LenderMissing` if a segment has no copy within the time limit, `Fenced` if the epoch is not the newest, `Protocol` if the
     /// mounting information cannot be.
     pub async fn open(doors: D, manager: M, info: MountingInformation, options: VolumeOptions) -> Result<Rc<Self>, VolumeError> {
-        if info.version != MOUNT_VERSION {
-            let text = format!("the mounting information has version {}, this program knows {MOUNT_VERSION}", info.version);
+        if !MOUNT_VERSIONS.contains(&info.version) {
+            let newest = MOUNT_VERSIONS.end();
+            let text = format!("the mounting information has version {}, this program knows {newest}", info.version);
             return Err(protocol(text));
         }
         let map = VolumeMap::new(info.segments.iter().map(|s| s.length)).map_err(|e| protocol(e.to_string()))?;

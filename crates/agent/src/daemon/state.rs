@@ -84,7 +84,7 @@ fn save(path: &Path, record: &impl Serialize) -> Result<(), Refusal> {
 
 /// The identity of an earlier start, or a new one.
 pub(crate) fn load_identity(home: &Home, name: Option<&Name>, random: impl FnOnce() -> u128) -> Result<Identity, Refusal> {
-    if let Some(identity) = read_record::<Identity>(&home.identity_path(), Identity::VERSION)? {
+    if let Some(identity) = read_record::<Identity>(&home.identity_path(), Identity::VERSION..=Identity::VERSION)? {
         return Ok(identity);
     }
     let name = match name {
@@ -115,7 +115,7 @@ impl Daemon {
         data: DataHandle,
         facts: Facts,
     ) -> Result<Self, Refusal> {
-        let file: Option<AreasFile> = read_record(&home.areas_path(), AREAS_VERSION)?;
+        let file: Option<AreasFile> = read_record(&home.areas_path(), AREAS_VERSION..=AREAS_VERSION)?;
         let mut areas = file.map_or_else(Vec::new, |file| file.areas);
         for entry in &mut areas {
             entry.offline = Some("it is being opened".to_owned());

@@ -22,6 +22,7 @@ const PATTERN_MAX: usize = 4096;
 fn ask_client(
     c: &Context,
     volume: &str,
+    key: &args::Key,
     read_only: bool,
     request: &ClientRequest,
     on_more: &mut dyn FnMut(ClientAnswerLine) -> bool,
@@ -32,7 +33,7 @@ fn ask_client(
         note_sealed(request, &mount.info);
         return talk(&mount.home, request, on_more);
     }
-    let how = How { fuse: false, read_only, idle_close: None, fail_after: None, key: args::Key::default() };
+    let how = How { fuse: false, read_only, idle_close: None, fail_after: None, key: key.clone() };
     let up = bring_up(c, volume, &how)?;
     note_sealed(request, &up.info);
     let answer = talk(&up.home, request, on_more);
@@ -78,7 +79,7 @@ pub(super) fn talk(
     answer.map_err(gone)?.map(AnswerLine::refused).transpose()
 }
 
-pub(super) fn init(c: &Context, volume: &str) -> Result<(), Refusal> {
+pub(super) fn init(c: &Context, volume: &str, key: &args::Key) -> Result<(), Refusal> {
     if let Some(mount) = local::find(c, volume)
         && let Some(device) = mount.ready().and_then(|ready| ready.device)
         && let Some(point) = local::mounts_of(std::path::Path::new(&device)).first()
@@ -91,7 +92,7 @@ pub(super) fn init(c: &Context, volume: &str) -> Result<(), Refusal> {
     }
     let mut line = ProgressLine::default();
     let what = format!("initialising {volume}");
-    let answer = ask_client(c, volume, false, &ClientRequest::Init, &mut |answer| {
+    let answer = ask_client(c, volume, key, false, &ClientRequest::Init, &mut |answer| {
         if let ClientAnswerLine::Progress { done, total } = answer {
             line.show(&what, done, total);
         }
@@ -146,7 +147,7 @@ pub(super) fn search(c: &Context, options: &args::Search) -> Result<(), Refusal>
     let what = format!("searching {}", options.volume);
     // Printed as they come: there may be more than fit into memory.
     let mut printed = 0u64;
-    let answer = ask_client(c, &options.volume, true, &request, &mut |answer| match answer {
+    let answer = ask_client(c, &options.volume, &options.key, true, &request, &mut |answer| match answer {
         ClientAnswerLine::Progress { done, total } => {
             line.show(&what, done, total);
             true
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     fn options(pattern: &str, hex: bool) -> args::Search {
-        args::Search { volume: "v".into(), pattern: pattern.into(), hex, limit: None, count: false }
+        args::Search { volume: "v".into(), pattern: pattern.into(), hex, limit: None, count: false, key: args::Key::default() }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sublet_api::control::{ClientAnswerLine, ClientRequest, Hidden};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_seal::{Header, HeaderError, Unlock};
 use sublet_types::SealText;
+use zeroize::Zeroizing;
 
 use super::contents::talk;
 use super::local::{self, Client};
@@ -26,29 +27,36 @@ fn bad(error: &HeaderError) -> Refusal {
 }
 
 /// The bytes of a file that only its owner can read.
-fn private(path: &Path) -> Result<Vec<u8>, Refusal> {
+fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let failed = |e: std::io::Error| Refusal::new(ErrorKind::Io, format!("{} cannot be read: {e}", path.display()));
     let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.mode();
+    let facts = file.metadata().map_err(failed)?;
+    let (mode, owner) = (facts.mode(), facts.uid());
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        let text = format!("{} belongs to somebody else (user {owner})", path.display());
+        return Err(Refusal::new(ErrorKind::BadRequest, text).hint("use a file of your own"));
+    }
     if mode & 0o077 != 0 {
         let text = format!("others than its owner can read {} (mode {:03o})", path.display(), mode & 0o777);
         return Err(Refusal::new(ErrorKind::BadRequest, text).hint(format!("chmod 600 {}", path.display())));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::new());
     file.take(FILE_MAX).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
-fn first_line(mut bytes: Vec<u8>) -> Result<Unlock, Refusal> {
+fn first_line(mut bytes: Zeroizing<Vec<u8>>) -> Result<Unlock, Refusal> {
     if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
         bytes.truncate(end);
     }
-    let text = String::from_utf8(bytes).map_err(|_| bad(&HeaderError::BadUnlock("the passphrase is not UTF-8".to_owned())))?;
+    let text = std::str::from_utf8(&bytes);
+    let text = text.map_err(|_| bad(&HeaderError::BadUnlock("the passphrase is not UTF-8".to_owned())))?;
     Unlock::passphrase(text.trim_end_matches('\r')).map_err(|error| bad(&error))
 }
 
-fn ask(prompt: &str) -> Result<String, Refusal> {
+fn ask(prompt: &str) -> Result<Zeroizing<String>, Refusal> {
     rpassword::prompt_password(prompt)
+        .map(Zeroizing::new)
         .map_err(|e| Refusal::new(ErrorKind::Io, format!("the passphrase cannot be read from the terminal: {e}")))
 }
 
@@ -58,11 +66,11 @@ fn read(key: &Key, prompt: &str, again: bool, options: &str) -> Result<Unlock, R
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| Refusal::new(ErrorKind::Io, format!("core files cannot be turned off: {e}")))?;
     if let Some(path) = &key.key_file {
-        return Unlock::key_file(private(path)?).map_err(|error| bad(&error));
+        return Unlock::key_file(&private(path)?).map_err(|error| bad(&error));
     }
     if let Some(path) = &key.passphrase_file {
         if path == Path::new("-") {
-            let mut bytes = Vec::new();
+            let mut bytes = Zeroizing::new(Vec::new());
             let read = std::io::stdin().take(FILE_MAX).read_to_end(&mut bytes);
             read.map_err(|e| Refusal::new(ErrorKind::Io, format!("no passphrase comes from the standard input: {e}")))?;
             return first_line(bytes);

@@ -51,7 +51,7 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
         Command::Area(Area::Rename { area, name }) => areas::rename(c, &area, name),
         Command::Volume(Volume::Create { name, way, on, copies }) => volumes::create(c, name, way, &on, copies),
         Command::Volume(Volume::SetWay { volume, way, on, copies }) => volumes::set_way(c, &volume, way, &on, copies),
-        Command::Volume(Volume::Init { volume }) => contents::init(c, &volume),
+        Command::Volume(Volume::Init { volume, key }) => contents::init(c, &volume, &key),
         Command::Volume(Volume::Rekey(options)) => key::rekey(c, &options),
         Command::Volume(Volume::Replace(options)) => work::replace(c, options),
         Command::Volume(Volume::Scrub(options)) => work::scrub(c, options),

@@ -109,6 +109,10 @@ pub(super) fn borrow(c: &Context, options: args::Borrow) -> Result<(), Refusal> 
     show(c, "borrowed", &answer);
     warn_of_concatenation(&answer);
     if is_sealed {
+        if !matches!(&answer.outcome, TaskOutcome::Volume { volume } if volume.sealed) {
+            return Err(Refusal::new(ErrorKind::Internal, "the manager borrowed the volume, and not as an encrypted one")
+                .hint("do not use it: return it; the manager's version may be older than this program's"));
+        }
         eprintln!(
             "note: it is encrypted, and its key is kept wrapped by what you gave. Whoever loses that has lost the bytes for good: \
              neither its lenders nor the manager can open it."

@@ -22,7 +22,7 @@ use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real;
 use sublet_link::{Home, MountHome, PidFile, read_record};
-use sublet_volume::MOUNT_VERSION;
+use sublet_volume::MOUNT_VERSIONS;
 
 pub use ready::Ready;
 
@@ -94,7 +94,7 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
 /// # Errors
 /// `Internal` or `Io` with what to do.
 pub fn mounting_information(home: &MountHome) -> Result<Option<MountingInformation>, Refusal> {
-    read_record(&home.mount_json(), MOUNT_VERSION)
+    read_record(&home.mount_json(), MOUNT_VERSIONS)
 }
 
 /// The server's state directory: `HOME/mounts/NAME` is the mount's.
@@ -126,7 +126,7 @@ mod tests {
     fn mounting_information_of_another_version_is_refused_and_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let info = MountingInformation {
-            version: MOUNT_VERSION + 1,
+            version: MOUNT_VERSIONS.end() + 1,
             pool: PoolId::from_u128(1),
             manager: ManagerId::from_u128(2),
             volume: VolumeId::from_u128(3),
@@ -150,7 +150,7 @@ mod tests {
         let args =
             ClientArgs { dir: dir_path, fuse: false, idle_close: None, fail_after: None, key_stdin: false, ready_fd: None };
         let refusal = run(args).unwrap_err();
-        assert!(refusal.message.contains("has version 2"), "{refusal}");
+        assert!(refusal.message.contains("has version 3"), "{refusal}");
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was begun");
     }

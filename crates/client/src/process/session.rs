@@ -90,13 +90,20 @@ pub(super) async fn serve(
     };
     let seal = match unlock {
         None => None,
-        Some(unlock) => match Seal::open(&doors, &volume, &info, manager_urls(home.dir()), &unlock).await {
-            Ok(seal) => Some(seal),
-            Err(refusal) => {
-                close(&doors, &volume, true).await;
-                return Err(refusal);
+        Some(unlock) => {
+            let open = Seal::open(&doors, &volume, &info, manager_urls(home.dir()), &unlock);
+            let result = match future::select(pin!(open), signals.next()).await {
+                Either::Left((result, _)) => result,
+                Either::Right(_) => Err(Refusal::new(ErrorKind::Conflict, "the client was stopped while it was opening the key")),
+            };
+            match result {
+                Ok(seal) => Some(seal),
+                Err(refusal) => {
+                    close(&doors, &volume, true).await;
+                    return Err(refusal);
+                }
             }
-        },
+        }
     };
     let device = Rc::new(Device::new(Rc::clone(&volume)));
     let up = async {

@@ -28,7 +28,6 @@ pub fn plan(table: &Table, command: &Borrow, context: &mut Context<'_>) -> Resul
     if command.name.is_none()
         && let Some(volume) = best_free(table, command, size, way, copies, context)
     {
-        limits::check(table, command.server, volume.taken())?;
         return Ok(take(table, command, volume, context));
     }
     let name = match &command.name {
@@ -135,6 +134,7 @@ fn best_free<'a>(
             && way.is_none_or(|way| way == volume.way)
             && (way.is_none() || volume.segments.iter().all(|segment| segment.legs.len() == copies))
             && (command.local || !is_local(table, volume, command))
+            && limits::check(table, command.server, volume.taken()).is_ok()
             && check_quiet(table, volume).is_ok()
             && table.wipes_of(volume.id).next().is_none()
             && missing_lenders(table, volume, context).is_empty()

@@ -5,6 +5,7 @@ use sublet_api::request::{Return, TaskOutcome};
 use sublet_api::view::PathState;
 use sublet_types::{ByteSize, ServerId};
 
+use super::seal;
 use super::{
     Advance, Context, Standing, Standings, begin, check_borrower, check_quiet, check_unmounted, conflict, done, failed, layout,
     listed, order_slice, scrub, wipe,
@@ -40,6 +41,7 @@ pub fn plan(table: &Table, volume: &str, command: &Return, context: &mut Context
         change.put(failed(task, refusal, context.now_ms));
     }
     scrub::end(table, volume, context.now_ms, &mut change);
+    seal::forget(table, volume.id, &mut change);
     let epoch = volume.next_epoch((context.random)());
     let keep = volume.defined && !command.dissolve;
     for row in layout::wipe_rows(volume, epoch, !keep) {

@@ -93,9 +93,9 @@ pub struct AbsentLeg {
 }
 
 impl VolumeRow {
-    /// How much of the lenders' space it takes, in bytes: what its segments use, every copy counted.
+    /// How much of the lenders' space it takes, in bytes: whole regions, every copy counted.
     pub fn taken(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.length * segment.legs.len() as u64).sum()
+        self.legs().map(|(_, leg)| leg.length).sum()
     }
 
     /// The size that its users see, in bytes.

@@ -2,7 +2,7 @@
 
 use crate::testing::doors::MemDoors;
 use crate::testing::world::World;
-use crate::{MOUNT_VERSION, VolumeErrorKind, VolumeOptions};
+use crate::{MOUNT_VERSIONS, VolumeErrorKind, VolumeOptions};
 use sublet_wire::frame::PROTOCOL_VERSION;
 
 #[test]
@@ -21,7 +21,7 @@ fn a_lender_that_answers_hello_with_another_protocol_version_gets_no_session() {
 
 #[test]
 fn mounting_information_of_another_version_is_refused_before_any_lender_is_asked() {
-    for version in [0, MOUNT_VERSION + 1] {
+    for version in [0, MOUNT_VERSIONS.end() + 1] {
         MemDoors::run(2, move |doors| async move {
             let mut world = World::new(&doors, &[65536], 1);
             world.info.version = version;

@@ -338,7 +338,8 @@ fn derive(
         defined: facts.defined || facts.borrower.is_none(),
         borrower: facts.borrower,
         sealed: facts.sealed,
-        seal: before.and_then(|row| row.seal.clone()).filter(|_| facts.sealed),
+        // One of an older table may belong to a former borrower.
+        seal: known.and_then(|row| row.seal.clone()).filter(|_| facts.sealed),
         epoch,
         epoch_floor: before.map_or(0, |row| row.epoch.number.max(row.epoch_floor)).max(epoch.number + NUMBER_JUMP),
         segments: segments.values().map(|legs| segment_row(legs, &proven(legs, is_mounted))).collect(),
