@@ -152,14 +152,23 @@ fn a_pool_works_in_a_directory_with_a_very_long_path() {
 #[test]
 fn commands_of_later_issues_are_absent_and_help_names_what_there_is() {
     let help = sublet_tests::run::run(sublet().arg("--help")).ok().out;
-    for command in
-        ["playground", "demo", "manager", "server", "lend", "reclaim", "volume", "borrow", "transfer", "mount", "unmount"]
-    {
+    for command in [
+        "playground",
+        "demo",
+        "manager",
+        "server",
+        "lend",
+        "reclaim",
+        "volume",
+        "borrow",
+        "transfer",
+        "mount",
+        "unmount",
+        "limits",
+    ] {
         assert!(help.contains(&format!("  {command} ")) || help.contains(&format!("  {command}\n")), "{command} in {help}");
     }
-    for absent in
-        ["token", "login", "view", "backup", "restore", "vault", "scrub", "doctor", "top", "grow", "move", "drain", "limits"]
-    {
+    for absent in ["token", "login", "view", "backup", "restore", "vault", "scrub", "doctor", "top", "grow", "move", "drain"] {
         sublet_tests::run::run(sublet().args([absent, "--help"])).refused(exit::BAD_REQUEST);
     }
 }
