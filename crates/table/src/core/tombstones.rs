@@ -155,13 +155,14 @@ impl<S: Store> Core<S> {
         report.is_some_and(|report| report.slices.iter().all(|slice| slice.facts.slice != stone.slice))
     }
 
-    /// Whether the label of a tombstone's slice proves that it was written for a table that was behind (L5).
+    /// Whether the label of a tombstone's slice proves that it was written for a table that was behind (L5). A table that is behind
+    /// itself may have given the slice the epoch that seems to prove it.
     fn is_refuted(&self, stone: &Tombstone) -> bool {
         let label = self.label_of(stone.area, stone.slice);
         label.is_some_and(|label| {
             let may_lead = label.epoch == stone.epoch;
             let leads = || rebuild::leads(&self.table, &self.labels(), stone.epoch, label);
-            plan::wipe::is_refuted(stone.epoch, label) || (may_lead && leads())
+            (plan::wipe::is_refuted(stone.epoch, label) && self.knows_all()) || (may_lead && leads())
         })
     }
 

@@ -7,7 +7,7 @@ use sublet_api::request::{
     Borrow, ChangeLeg, ClientAnswer, ClientReport, ControlTask, LegAnswer, LegChange, Request, Response, TaskOutcome,
 };
 use sublet_api::view::TaskView;
-use sublet_types::{SliceId, Way};
+use sublet_types::{Epoch, SliceId, Way};
 
 use crate::core::testing::coordinator::report;
 use crate::core::testing::{Pool, R, borrow, control, give_back, mount, replace, unmount};
@@ -282,17 +282,42 @@ fn a_volume_that_is_returned_meanwhile_is_not_replaced_any_more() {
 /// `v`, mounted: the copy at b1 was replaced by one at c1 that is about to return, and b1's lender is away.
 fn replaced() -> (Pool, MountingInformation, SliceId) {
     let (mut pool, mounting) = mounted();
-    let old = slice(&pool, 1);
+    let (now, old) = replace_b1(&mut pool, mounting);
+    (pool, now, old)
+}
+
+fn replace_b1(pool: &mut Pool, mounting: MountingInformation) -> (MountingInformation, SliceId) {
+    let old = slice(pool, 1);
     pool.lose(1);
     let Response::Leg(left) = pool.change_leg(&mounting, 1, mounting.segments[0].generation, LegChange::Stale) else { panic!() };
     pool.set_state(0, &left);
     pool.servers[0].stuck = true;
     pool.send(replace(4, "v", "server-b", None));
     pool.settle();
-    assert_eq!((areas(&pool)[1].as_str(), in_sync(&pool)), ("c1", vec![true, false]));
-    let segments = tell(&mut pool, &mounting, 0).segments.unwrap();
-    let now = MountingInformation { segments, ..mounting };
-    (pool, now, old)
+    assert_eq!((areas(pool)[1].as_str(), in_sync(pool)), ("c1", vec![true, false]));
+    let segments = tell(pool, &mounting, 0).segments.unwrap();
+    (MountingInformation { segments, ..mounting }, old)
+}
+
+/// The new copy has returned.
+fn returned(pool: &mut Pool, now: &MountingInformation) {
+    unstick(pool);
+    pool.bring_back(now);
+    assert_eq!(in_sync(pool), [true, true]);
+    let generation = pool.core.table().volume("v").unwrap().segments[0].generation;
+    for server in [0, 2] {
+        pool.set_state(server, &LegAnswer { generation, in_sync: vec![true, true] });
+    }
+}
+
+/// A table that was behind has fenced the old copy with an epoch of its own.
+fn fence_old(pool: &mut Pool, old: SliceId) {
+    let slices = pool.server(1).areas.values_mut().filter_map(|area| area.slices.get_mut(&old));
+    slices.for_each(|slice| slice.epoch = Epoch { number: slice.epoch.number + 1, random: 77 });
+}
+
+fn has_stone(pool: &Pool, server: usize, of: SliceId) -> bool {
+    pool.servers[server].areas.values().flat_map(|area| &area.tombstones).any(|stone| stone.slice == of)
 }
 
 /// server-a carries out orders again.
@@ -311,26 +336,51 @@ fn r1_a_new_copy_returns_only_when_the_labels_can_tell_it_from_the_one_that_it_r
         refusal.message.contains("the label at server-a does not tell yet that the copy at server-b was replaced"),
         "{refusal}"
     );
-    let has_stone = |pool: &Pool, server: usize| {
-        let mut stones = pool.servers[server].areas.values().flat_map(|area| &area.tombstones);
-        stones.any(|stone| stone.slice == old)
-    };
-    assert_eq!([0, 2].map(|server| has_stone(&pool, server)), [false, true], "every label that can be reached has it at once");
+    assert_eq!(
+        [0, 2].map(|server| has_stone(&pool, server, old)),
+        [false, true],
+        "every label that can be reached has it at once"
+    );
     unstick(&mut pool);
-    assert!(has_stone(&pool, 0));
+    assert!(has_stone(&pool, 0, old));
     assert!(matches!(pool.change_leg(&now, 1, generation, LegChange::Returning), Response::Leg(_)));
 }
 
 #[test]
+fn r2_l5_a_table_that_is_behind_drops_no_tombstone_of_a_copy_that_it_has_fenced_itself() {
+    let (mut pool, mounting) = mounted();
+    let backup = pool.backup();
+    let (now, old) = replace_b1(&mut pool, mounting);
+    returned(&mut pool, &now);
+    fence_old(&mut pool, old);
+    pool.restore(&backup);
+    pool.servers.iter_mut().for_each(|server| server.registered = false);
+    pool.revive(1);
+    pool.pass(6000);
+    assert!(pool.core.table().volume("v").unwrap().frozen.is_some());
+    assert_eq!([0, 2].map(|server| has_stone(&pool, server, old)), [true, true]);
+    // While the copy in its place is away, it is not taken for that.
+    pool.kill(2);
+    pool.ask(Request::Rebuild(Rebuild { reconcile: true, ..Rebuild::default() }));
+    pool.pass(6000);
+    let row = pool.core.table().volume("v").unwrap();
+    assert!(row.frozen.is_some(), "{row:#?}");
+    assert!(row.legs().all(|(_, leg)| leg.slice != old || !leg.in_sync || !row.unsettled), "{row:#?}");
+}
+
+#[test]
 fn r1_a_copy_that_was_replaced_is_not_taken_for_its_successor_when_the_table_is_lost() {
+    for is_fenced in [false, true] {
+        not_taken_for_its_successor(is_fenced);
+    }
+}
+
+fn not_taken_for_its_successor(is_fenced: bool) {
     let (mut pool, now, old) = replaced();
-    unstick(&mut pool);
-    pool.bring_back(&now);
+    returned(&mut pool, &now);
     let new = slice(&pool, 1);
-    assert_eq!(in_sync(&pool), [true, true]);
-    let generation = pool.core.table().volume("v").unwrap().segments[0].generation;
-    for server in [0, 2] {
-        pool.set_state(server, &LegAnswer { generation, in_sync: vec![true, true] });
+    if is_fenced {
+        fence_old(&mut pool, old);
     }
     // The table is lost; the old copy is there before the new one.
     pool.kill(2);
@@ -338,10 +388,12 @@ fn r1_a_copy_that_was_replaced_is_not_taken_for_its_successor_when_the_table_is_
     let row = pool.core.table().volume("v").unwrap().clone();
     assert!(row.legs().all(|(_, leg)| leg.slice != old), "{row:#?}");
     assert!(row.frozen.unwrap().contains("copy 2 of 2 of segment 0 is missing"));
-    // Nor can it be chosen.
-    let accept = AcceptVolume { leg: "b1".to_owned(), stale: true };
-    let refusal = pool.refused(Request::AcceptVolume { volume: "v".to_owned(), accept });
-    assert!(refusal.message.contains("'b1' has no copy of volume 'v'"), "{refusal}");
+    if !is_fenced {
+        // Nor can it be chosen. (One that somebody has fenced since may be the better one: an administrator may choose it.)
+        let accept = AcceptVolume { leg: "b1".to_owned(), stale: true };
+        let refusal = pool.refused(Request::AcceptVolume { volume: "v".to_owned(), accept });
+        assert!(refusal.message.contains("'b1' has no copy of volume 'v'"), "{refusal}");
+    }
     pool.revive(2);
     pool.pass(6000);
     let row = pool.core.table().volume("v").unwrap();
@@ -373,7 +425,7 @@ fn r1_that_an_area_is_not_open_does_not_say_that_the_replaced_copy_in_it_is_gone
     let Response::Refused(refusal) = pool.change_leg(&now, 1, generation, LegChange::Returning) else { panic!() };
     assert_eq!(refusal.kind, ErrorKind::LenderUnreachable);
     // Whoever is fenced is told that first.
-    let fenced = MountingInformation { epoch: sublet_types::Epoch { number: 0, random: 1 }, ..now };
+    let fenced = MountingInformation { epoch: Epoch { number: 0, random: 1 }, ..now };
     let Response::Refused(refusal) = pool.change_leg(&fenced, 1, generation, LegChange::Returning) else { panic!() };
     assert_eq!(refusal.kind, ErrorKind::StaleEpoch);
 }

@@ -20,6 +20,9 @@ pub struct Seen<'a> {
     pub slice: &'a SliceReport,
     /// False if the area is quarantined (L2): its bytes may be older than its label claims.
     pub trusted: bool,
+    /// A label has its tombstone (R2), of another epoch. If it is not obeyed, that is because the slice was given its epoch after
+    /// that: by a table that knew better than the one that gave it up, or by one that was behind and did not know of it.
+    pub given_up: bool,
 }
 
 impl Seen<'_> {
@@ -56,7 +59,7 @@ pub fn split(legs: &BTreeMap<u32, Seen<'_>>) -> Option<u64> {
 }
 
 /// Takes the labels out that are in sync by the newest one, and are not those of the copies whose numbers they have: a slice that
-/// was replaced by a table that was behind, or one that others have gone on without. The copy in that place has not been
+/// was replaced by a table that was behind, or one that others have gone on without, or one that was given up. The copy in that place has not been
 /// seen then. `is_own` says what is a copy by a table that is not behind. Slices that a table replaced that was not behind have
 /// tombstones (R2). What was taken out is the answer.
 ///
@@ -72,7 +75,7 @@ pub fn drop_former<'a>(legs: &mut BTreeMap<u32, Seen<'a>>, is_own: impl Fn(Slice
         // The copies that were not there may have been ahead of those that were accepted.
         let is_forked = seen.number().saturating_add(FORK_JUMP / 2) <= head.number();
         let is_lagging = seen.number() < head.number() && head.says(leg) && !is_own(seen.slice.facts.slice);
-        is_lagging && (is_forked || (seen.trusted && !seen.says(leg)))
+        is_lagging && (is_forked || seen.given_up || (seen.trusted && !seen.says(leg)))
     };
     let mut former = Vec::new();
     legs.retain(|leg, seen| {

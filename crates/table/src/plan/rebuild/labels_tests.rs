@@ -42,7 +42,7 @@ fn report(leg: u32, generation: (u64, u128), in_sync: &[bool], epoch: u64, admit
 }
 
 fn seen(reports: &[SliceReport]) -> BTreeMap<u32, Seen<'_>> {
-    let one = |slice| Seen { server: ServerId::from_u128(1), area: AreaId::from_u128(1), slice, trusted: true };
+    let one = |slice| Seen { server: ServerId::from_u128(1), area: AreaId::from_u128(1), slice, trusted: true, given_up: false };
     reports.iter().map(|slice| (slice.facts.leg, one(slice))).collect()
 }
 

@@ -10,7 +10,7 @@ pub mod vanished;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sublet_api::server::AreaReport;
+use sublet_api::server::{AreaReport, Tombstone};
 use sublet_types::limits::{COPIES_MAX, SEGMENTS_MAX};
 use sublet_types::{AreaId, Name, ServerId, SliceId, VolumeId};
 
@@ -40,13 +40,16 @@ pub fn believed<'a>(table: &Table, reports: impl Iterator<Item = (ServerId, &'a 
 /// All slices that the labels hold, by volume. Without those that are to be wiped and leave their label then.
 fn by_volume<'a>(table: &Table, reports: &[(ServerId, &'a AreaReport)]) -> BTreeMap<VolumeId, Vec<Seen<'a>>> {
     let mut all: BTreeMap<VolumeId, Vec<Seen<'a>>> = BTreeMap::new();
+    let stones: Vec<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for (server, report) in reports {
         let row = table.areas.get(&report.area);
         let trusted = report.quarantined.is_none() && row.is_none_or(|row| row.quarantined.is_none());
         for slice in &report.slices {
             let leaves = table.wipes.get(&slice.facts.slice).is_some_and(|row| row.drop) || (slice.wiping && slice.drop);
             if !leaves {
-                all.entry(slice.facts.volume).or_default().push(Seen { server: *server, area: report.area, slice, trusted });
+                let given_up = stones.iter().any(|stone| stone.slice == slice.facts.slice && stone.epoch != slice.epoch);
+                let seen = Seen { server: *server, area: report.area, slice, trusted, given_up };
+                all.entry(slice.facts.volume).or_default().push(seen);
             }
         }
     }
