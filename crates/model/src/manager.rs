@@ -261,7 +261,16 @@ impl Manager {
         });
         let seen = |(leg, slice): (usize, _)| {
             let number = leg as u128 + 1;
-            (leg as u32, Seen { server: ServerId::from_u128(number), area: AreaId::from_u128(number), slice, trusted: true })
+            (
+                leg as u32,
+                Seen {
+                    server: ServerId::from_u128(number),
+                    area: AreaId::from_u128(number),
+                    slice,
+                    trusted: true,
+                    given_up: false,
+                },
+            )
         };
         let set = in_sync(&reports.iter().enumerate().map(seen).collect(), is_mounted);
         let found = set.map_or([false; LEGS], |set| std::array::from_fn(|leg| set.in_sync.contains(&(leg as u32))));
