@@ -199,8 +199,8 @@ pub fn at_end(world: &World) -> Vec<String> {
                     // An area whose tables have rotted away is lost, and says so.
                     None if world.knobs.is_damaged() => {}
                     None => wrong.push(format!("slice {} of volume {} has no label", leg.slice.short(), row.name)),
-                    // A copy that is made anew at the very end: the labels hear of it with the next mount or its coordinator.
-                    Some(_) if segment.legs.iter().any(|leg| !leg.in_sync) => {}
+                    // A copy that is made anew at the very end, of which no label has heard yet: its coordinator tells them.
+                    Some(_) if segment.legs.iter().any(|leg| leg.fresh) => {}
                     Some(label) if label.facts.generation != segment.generation => wrong.push(format!(
                         "volume {} segment {index}: the table has generation {}, an in-sync label {}",
                         row.name, segment.generation, label.facts.generation
