@@ -254,6 +254,20 @@ impl Pool {
         self.revive_manager(&process);
     }
 
+    /// The manager's table is lost: a new, empty manager is started with the address of the old one; returns once it answers.
+    ///
+    /// # Panics
+    /// The table cannot be removed.
+    #[track_caller]
+    pub fn lose_table(&self) {
+        let process = self.manager();
+        process.kill();
+        for name in ["table.redb", "lock"] {
+            std::fs::remove_file(self.manager_home().join(name)).unwrap();
+        }
+        self.revive_manager(&process);
+    }
+
     /// Starts a killed manager again; returns once it answers.
     #[track_caller]
     pub fn revive_manager(&self, process: &Process) {

@@ -154,13 +154,7 @@ fn r1_the_header_in_the_volume_is_enough_when_the_managers_table_is_lost() {
     drop(nbd);
     pool.ok(0, "unmount v");
 
-    let manager = pool.manager();
-    manager.kill();
-    for name in ["table.redb", "lock"] {
-        std::fs::remove_file(pool.manager_home().join(name)).unwrap();
-    }
-    manager.restart();
-    wait_for("the new manager", SOON, || pool.manager_answers());
+    pool.lose_table();
     let state = || pool.json(0, "manager rebuild --show");
     wait_for("the servers to knock", SOON, || state()["knocking"].as_array().unwrap().len() == 3);
     pool.ok(0, "manager rebuild");

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sublet_tests::disks;
-use sublet_tests::process::Process;
 use sublet_tests::shorthand::text;
 use sublet_tests::{MIB, Pool, Wish, exit, wait_for};
 
@@ -38,18 +37,6 @@ fn wait_lost(pool: &Pool, server: &str) {
     wait_for("the lender to be lost", SOON, || pool.json(0, "server ls").as_array().unwrap().iter().any(is_lost));
 }
 
-/// The manager's data is lost; a new, empty manager is started with the address of the old one.
-fn lose_table(pool: &Pool) -> Process {
-    let manager = pool.manager();
-    manager.kill();
-    for name in ["table.redb", "lock"] {
-        std::fs::remove_file(pool.manager_home().join(name)).unwrap();
-    }
-    manager.restart();
-    wait_for("the new manager", SOON, || pool.manager_answers());
-    manager
-}
-
 fn wait_table(pool: &Pool, expected: &Value) {
     let begun = std::time::Instant::now();
     while normal(pool) != *expected {
@@ -76,7 +63,7 @@ fn r1_a_new_manager_gets_the_table_back_while_a_volume_is_in_use() {
     std::thread::sleep(Duration::from_secs(2));
     let before = normal(&pool);
 
-    lose_table(&pool);
+    pool.lose_table();
     wait_for("the servers to knock", SOON, || rebuild(&pool)["knocking"].as_array().unwrap().len() == 4);
     // An empty manager places nothing, and its presence ends no mount.
     nbd.write(MIB, &[8; 4096]).unwrap();
@@ -121,7 +108,7 @@ fn r1_r2_a_missing_lender_is_waited_for_or_done_without_and_deleted_volumes_stay
     };
     wait_for("the tombstone", SOON, || stones(&pool) == 1);
 
-    lose_table(&pool);
+    pool.lose_table();
     wait_for("the servers to knock", SOON, || rebuild(&pool)["knocking"].as_array().unwrap().len() == 3);
     pool.ok(0, "manager rebuild");
     wait_for("the reports", SOON, || rebuild(&pool)["reported"].as_array().unwrap().len() == 3);
@@ -230,7 +217,7 @@ fn r1_r2_a_replaced_copy_costs_its_volume_nothing_when_the_table_is_lost_or_old(
     };
 
     // A table that was lost, and then one from before the replacement.
-    lose_table(&pool);
+    pool.lose_table();
     wait_for("the servers to knock", SOON, || rebuild(&pool)["knocking"].as_array().unwrap().len() == 3);
     pool.ok(0, "manager rebuild");
     wait_for("the volume", SOON, || pool.json(0, "volume ls").as_array().unwrap().len() == 1 && is_back());

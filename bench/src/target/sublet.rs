@@ -55,9 +55,14 @@ impl Pool {
 
     /// Defines a volume on these areas, borrows it, and mounts it.
     fn volume(&self, name: &str, way: &str, on: &str, front_end: &str) -> Result<(), Failure> {
+        self.volume_with(name, way, on, &[], &["--as", front_end])
+    }
+
+    /// The same with these options of `borrow` and `mount`.
+    fn volume_with(&self, name: &str, way: &str, on: &str, borrow: &[&str], mount: &[&str]) -> Result<(), Failure> {
         self.run(None, &["--manager", &self.url()?, "volume", "create", name, "--way", way, "--on", on])?;
-        self.run(Some('a'), &["borrow", name])?;
-        self.run(Some('a'), &["mount", name, "--as", front_end]).map(drop)
+        self.run(Some('a'), &[&["borrow", name], borrow].concat())?;
+        self.run(Some('a'), &[&["mount", name], mount].concat()).map(drop)
     }
 
     /// The same, encrypted by its borrower, as a socket.
@@ -66,9 +71,8 @@ impl Pool {
         std::fs::write(&key, [0x5b; 64]).doing(key.display())?;
         std::fs::set_permissions(&key, Permissions::from_mode(0o600)).doing(key.display())?;
         let key = key.to_string_lossy().into_owned();
-        self.run(None, &["--manager", &self.url()?, "volume", "create", name, "--way", "single", "--on", on])?;
-        self.run(Some('a'), &["borrow", name, "--encrypt", "--key-file", &key])?;
-        self.run(Some('a'), &["mount", name, "--as", "socket", "--key-file", &key]).map(drop)
+        let (borrow, mount) = (["--encrypt", "--key-file", &key], ["--as", "socket", "--key-file", &key]);
+        self.volume_with(name, "single", on, &borrow, &mount)
     }
 
     fn url(&self) -> Result<String, Failure> {

@@ -1,7 +1,7 @@
 //! Mounting and unmounting information (seed: FIG. 5B, steps S2-S4, S33, S35).
 
 use serde::{Deserialize, Serialize};
-use sublet_types::limits::SEAL_SIZE;
+use sublet_types::seal::announced;
 use sublet_types::{
     Address, AreaId, Epoch, Generation, LeaseSecret, ManagerId, Name, PoolId, SealText, ServerId, SliceId, VolumeId, Way,
 };
@@ -22,7 +22,7 @@ pub struct MountingInformation {
     pub name: Name,
     /// The usage way, as the table has it.
     pub way: Way,
-    /// Size in bytes; a sealed volume announces [`SEAL_SIZE`] less.
+    /// Size in bytes; a sealed volume announces [`SEAL_SIZE`](sublet_types::limits::SEAL_SIZE) less.
     pub size: u64,
     /// Whether the borrower has sealed it: it is used with its key only.
     #[serde(default)]
@@ -56,7 +56,7 @@ impl MountingInformation {
 
     /// The size that its users see, in bytes.
     pub fn announced(&self) -> u64 {
-        if self.sealed { self.size.saturating_sub(SEAL_SIZE) } else { self.size }
+        announced(self.size, self.sealed)
     }
 }
 

@@ -37,7 +37,8 @@ impl Columns {
     }
 }
 
-fn or_dash(text: &str) -> String {
+/// The text, or a dash if there is none.
+pub fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 

@@ -214,8 +214,9 @@ impl Net {
         state.pipes.retain(|pipe| pipe.strong_count() > 0);
         state.ends.retain(|end| end.strong_count() > 0);
         let pipes: Vec<Rc<Pipe>> = state.pipes.iter().filter_map(Weak::upgrade).collect();
-        let (blocked, messages) = (state.blocked.clone(), std::mem::take(&mut state.messages));
-        let (waiting, messages) = messages.into_iter().partition::<Vec<_>, _>(|(from, to, _)| blocked.contains(&(*from, *to)));
+        let messages = std::mem::take(&mut state.messages);
+        let is_blocked = |(from, to, _): &(MachineId, MachineId, Message)| state.blocked.contains(&(*from, *to));
+        let (waiting, messages) = messages.into_iter().partition::<Vec<_>, _>(is_blocked);
         state.messages = waiting;
         drop(state);
         for pipe in pipes {

@@ -316,7 +316,8 @@ impl Oracle {
         }
     }
 
-    /// Compares what was read. `mark` is when the read was sent, `layout` where the volume lies now, if that is known. The answer is what is wrong, if anything is.
+    /// Compares what was read. `mark` is when the read was sent, `layout` where the volume lies now, if that is known. The answer is
+    /// what is wrong, if anything is.
     pub fn check(&mut self, mark: u64, offset: u64, bytes: &[u8], layout: impl FnOnce() -> Option<Layout>) -> Result<(), String> {
         self.unread(mark);
         let end = offset + bytes.len() as u64;

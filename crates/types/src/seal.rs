@@ -5,10 +5,17 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::limits::SEAL_SIZE;
+
 /// The header of an encrypted volume with its wrapped key, in base 64. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(value_type = String, pattern = "^[A-Za-z0-9+/]{4,1022}={0,2}$")]
 pub struct SealText(String);
+
+/// The size in bytes that users of a volume see: of a sealed one the end is not announced.
+pub fn announced(size: u64, is_sealed: bool) -> u64 {
+    if is_sealed { size.saturating_sub(SEAL_SIZE) } else { size }
+}
 
 /// The longest seal, in bytes.
 pub const SEAL_LENGTH_MAX: usize = 1024;

@@ -15,10 +15,6 @@ use crate::volume::{Inner, Volume};
 /// Copies of the key header in the volume, a block each.
 const COPIES: u64 = SEAL_SIZE / BLOCK_SIZE;
 
-fn failed(text: String) -> VolumeError {
-    VolumeError::new(VolumeErrorKind::Io, text)
-}
-
 impl<D: Doors, M: ManagerDoor> Volume<D, M> {
     /// The blocks behind the announced size, in which a sealed volume keeps its key header, as they are stored. They can be read
     /// before the key is there. One that cannot be read does not hide the other.
@@ -98,14 +94,16 @@ impl<D: Doors, M: ManagerDoor> Inner<D, M> {
 
 /// These whole blocks encrypted; the first one is at `at`.
 pub(crate) fn encrypted(cipher: &dyn BlockCipher, at: u64, data: &Chunk) -> Result<Chunk, VolumeError> {
-    let mut out = Buffer::new(data.len());
-    cipher.encrypt(at / BLOCK_SIZE, data, &mut out).map_err(failed)?;
-    Ok(out.freeze())
+    converted(data, |out| cipher.encrypt(at / BLOCK_SIZE, data, out))
 }
 
 /// These whole blocks decrypted; the first one is at `at`.
 pub(crate) fn decrypted(cipher: &dyn BlockCipher, at: u64, data: &Chunk) -> Result<Chunk, VolumeError> {
+    converted(data, |out| cipher.decrypt(at / BLOCK_SIZE, data, out))
+}
+
+fn converted(data: &Chunk, convert: impl FnOnce(&mut [u8]) -> Result<(), String>) -> Result<Chunk, VolumeError> {
     let mut out = Buffer::new(data.len());
-    cipher.decrypt(at / BLOCK_SIZE, data, &mut out).map_err(failed)?;
+    convert(&mut out).map_err(|text| VolumeError::new(VolumeErrorKind::Io, text))?;
     Ok(out.freeze())
 }

@@ -15,6 +15,13 @@ pub struct Key {
     pub passphrase_file: Option<PathBuf>,
 }
 
+impl Key {
+    /// Whether it says where the key comes from.
+    pub fn is_named(&self) -> bool {
+        self.key_file.is_some() || self.passphrase_file.is_some()
+    }
+}
+
 /// `sublet volume rekey`.
 #[derive(Args, Debug)]
 pub struct Rekey {

@@ -100,8 +100,7 @@ pub(super) fn new_seal(key: &Key) -> Result<SealText, Refusal> {
 /// What opens a volume that is about to be mounted; none if it is not encrypted.
 pub(super) fn for_volume(c: &Context, volume: &str, key: &Key) -> Result<Option<Unlock>, Refusal> {
     let view = c.manager().volume(volume)?;
-    let is_named = key.key_file.is_some() || key.passphrase_file.is_some();
-    match (view.sealed, is_named) {
+    match (view.sealed, key.is_named()) {
         (false, false) => Ok(None),
         (false, true) => Err(Refusal::new(ErrorKind::BadRequest, format!("volume '{}' is not encrypted", view.name))
             .hint("mount it without a key; `sublet borrow --encrypt` makes a volume that is")),

@@ -7,7 +7,7 @@ use sublet_types::ByteSize;
 
 use crate::args::{Limit, Limits};
 use crate::context::Context;
-use crate::output::{Columns, print, print_json};
+use crate::output::{Columns, or_dash, print, print_json};
 
 pub(super) fn run(c: &Context, options: &Limits) -> Result<(), Refusal> {
     let servers = c.manager().servers()?;
@@ -40,13 +40,12 @@ fn find(servers: Vec<ServerView>, server: &str) -> Result<ServerView, Refusal> {
 fn table(servers: &[ServerView]) -> String {
     let mut columns = Columns::new(&["SERVER", "BORROWED", "AT MOST", "VOLUMES", "AT MOST"]);
     for server in servers {
-        let or_any = |max: Option<String>| max.unwrap_or_else(|| "-".to_owned());
         columns.row(vec![
             server.name.to_string(),
             ByteSize(server.borrowed).to_string(),
-            or_any(server.bytes_max.map(|max| ByteSize(max).to_string())),
+            or_dash(&server.bytes_max.map(|max| ByteSize(max).to_string()).unwrap_or_default()),
             server.borrows.len().to_string(),
-            or_any(server.volumes_max.map(|max| max.to_string())),
+            or_dash(&server.volumes_max.map(|max| max.to_string()).unwrap_or_default()),
         ]);
     }
     columns.render()

@@ -90,7 +90,7 @@ pub(super) fn borrow(c: &Context, options: args::Borrow) -> Result<(), Refusal> 
         Some(WayChoice::Auto) | None => None,
     };
     let server = c.identity()?.server;
-    if !options.encrypt && (options.key.key_file.is_some() || options.key.passphrase_file.is_some()) {
+    if !options.encrypt && options.key.is_named() {
         return Err(Refusal::new(ErrorKind::BadRequest, "a key was given, but not --encrypt").hint("add --encrypt"));
     }
     let seal = options.encrypt.then(|| key::new_seal(&options.key)).transpose()?;

@@ -79,15 +79,13 @@ impl<S: Store> Core<S> {
                 let id = table.volume(&volume)?.id;
                 let change = plan::rename::volume(table, &volume, &rename.name)?;
                 self.commit_request(change)?;
-                let row = self.table.volumes.get(&id).ok_or_else(vanished)?;
-                Response::Volume(Box::new(self.volume_view(row)))
+                self.volume_response(id)?
             }
             Request::SetSeal { volume, seal } => {
                 let id = table.volume(&volume)?.id;
                 let change = plan::seal::plan(table, &volume, &seal)?;
                 self.commit_request(change)?;
-                let row = self.table.volumes.get(&id).ok_or_else(vanished)?;
-                Response::Volume(Box::new(self.volume_view(row)))
+                self.volume_response(id)?
             }
             Request::ScrubEvery { volume, every } => self.scrub_every(&volume, &every)?,
             Request::ControlTask { task, control } => self.control_task(outside, &task, control)?,
@@ -120,6 +118,11 @@ impl<S: Store> Core<S> {
             | Request::Reclaim { .. } => return Err(vanished()),
         };
         Ok(Some(response))
+    }
+
+    fn volume_response(&self, id: sublet_types::VolumeId) -> Result<Response, Refusal> {
+        let row = self.table.volumes.get(&id).ok_or_else(vanished)?;
+        Ok(Response::Volume(Box::new(self.volume_view(row))))
     }
 
     fn server_response(&self, id: sublet_types::ServerId) -> Result<Response, Refusal> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sublet_api::view::PathState;
-use sublet_types::limits::SEAL_SIZE;
+use sublet_types::seal::announced;
 use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, Name, SealText, ServerId, SliceId, TaskId, VolumeId, Way};
 
 use super::work::{BackgroundRow, BackgroundState, WorkRow};
@@ -100,7 +100,7 @@ impl VolumeRow {
 
     /// The size that its users see, in bytes.
     pub fn announced(&self) -> u64 {
-        if self.sealed { self.size.saturating_sub(SEAL_SIZE) } else { self.size }
+        announced(self.size, self.sealed)
     }
 
     /// All legs with the number of their segment.

@@ -40,7 +40,8 @@ pub fn believed<'a>(table: &Table, reports: impl Iterator<Item = (ServerId, &'a 
 /// All slices that the labels hold, by volume. Without those that are to be wiped and leave their label then.
 fn by_volume<'a>(table: &Table, reports: &[(ServerId, &'a AreaReport)]) -> BTreeMap<VolumeId, Vec<Seen<'a>>> {
     let mut all: BTreeMap<VolumeId, Vec<Seen<'a>>> = BTreeMap::new();
-    let stones: Vec<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
+    // Most labels have the same ones.
+    let stones: BTreeSet<&Tombstone> = reports.iter().flat_map(|(_, report)| &report.tombstones).collect();
     for (server, report) in reports {
         let row = table.areas.get(&report.area);
         let trusted = report.quarantined.is_none() && row.is_none_or(|row| row.quarantined.is_none());
