@@ -95,6 +95,10 @@ id!(
     ServerId
 );
 id!(
+    /// Somebody at a command line.
+    PersonId
+);
+id!(
     /// An area that a server lends.
     AreaId
 );

@@ -7,7 +7,7 @@ use super::read;
 /// The layers, lowest first. Crates of one layer do not know each other.
 const LAYERS: &[&[&str]] = &[
     &["types"],
-    &["api", "doors"],
+    &["api", "doors", "trust"],
     &["wire", "link", "seal"],
     &["area", "table", "volume"],
     &["coordinator"],
