@@ -27,6 +27,10 @@ pub mod exit {
     pub const TIMED_OUT: i32 = 9;
     /// A disk or file cannot be read or written.
     pub const IO: i32 = 10;
+    /// Nobody knows who asks.
+    pub const UNAUTHENTICATED: i32 = 11;
+    /// Whoever asks may not do that.
+    pub const FORBIDDEN: i32 = 12;
 }
 
 /// How long any one command may take.

@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorKind {
     /// The request itself is malformed (names, sizes, unknown fields).
     BadRequest,
+    /// Nobody knows who asks: there is no certificate or token, or it is not valid any more.
+    Unauthenticated,
+    /// Whoever asks may not do that.
+    Forbidden,
+    /// Too many tries: later again.
+    TooMany,
     /// No server, area, volume or task of that name or id.
     NotFound,
     /// The name is taken.
@@ -37,6 +43,9 @@ impl ErrorKind {
     pub const fn http_status(self) -> u16 {
         match self {
             ErrorKind::BadRequest => 400,
+            ErrorKind::Unauthenticated => 401,
+            ErrorKind::Forbidden => 403,
+            ErrorKind::TooMany => 429,
             ErrorKind::NotFound => 404,
             ErrorKind::AlreadyExists | ErrorKind::Conflict | ErrorKind::StaleEpoch => 409,
             ErrorKind::NoSpace => 507,
@@ -59,6 +68,9 @@ impl ErrorKind {
             ErrorKind::LenderUnreachable | ErrorKind::Unreachable => 8,
             ErrorKind::TimedOut => 9,
             ErrorKind::Io => 10,
+            ErrorKind::Unauthenticated => 11,
+            ErrorKind::Forbidden => 12,
+            ErrorKind::TooMany => 13,
         }
     }
 }

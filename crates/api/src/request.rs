@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sublet_types::{Address, Epoch, Generation, Name, ServerId, SliceId, TaskId, VolumeId};
 
+use crate::access::{AddPerson, Admitted, ChangePerson, CreateToken, DrawnToken, Enter, PersonView, Renew, TokenView};
 use crate::error::Refusal;
 pub use crate::lending::{AreaShare, Borrow, CreateVolume, Mount, Return, SetLimits, SetWay, Transfer, Unmount};
 use crate::mount::{MountSegment, MountingInformation, SetSeal, UnmountingInformation};
@@ -58,6 +59,18 @@ pub enum ControlTask {
         /// Bytes a second; 0 is the default.
         rate_max: u64,
     },
+}
+
+impl ControlTask {
+    /// The command's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            ControlTask::Pause => "pause",
+            ControlTask::Resume => "resume",
+            ControlTask::Cancel => "cancel",
+            ControlTask::Limit { .. } => "limit",
+        }
+    }
 }
 
 /// `POST /v1/areas/{area}/reclaim`.
@@ -323,6 +336,40 @@ pub enum Request {
         /// Name or id.
         area: String,
     },
+    /// `POST /v1/servers/{server}/revoke`: it is cut off, and what it has mounted is fenced.
+    RevokeServer {
+        /// Name or id.
+        server: String,
+    },
+    /// `POST /v1/tokens`.
+    CreateToken(CreateToken),
+    /// `GET /v1/tokens`.
+    Tokens,
+    /// `POST /v1/tokens/{token}/revoke`.
+    RevokeToken {
+        /// Its id, or the first digits of it.
+        token: String,
+    },
+    /// `POST /v1/people`.
+    AddPerson(AddPerson),
+    /// `GET /v1/people`.
+    People,
+    /// `POST /v1/people/{person}`.
+    ChangePerson {
+        /// Name or id.
+        person: String,
+        /// What to change.
+        change: ChangePerson,
+    },
+    /// `POST /v1/enter`.
+    Enter(Enter),
+    /// `POST /v1/renew`: the caller gets another certificate.
+    Renew(Renew),
+    /// `GET /v1/audit?limit=N`: may the caller read the audit log? It is the shell that has it.
+    Audit {
+        /// At most so many lines: the newest.
+        limit: usize,
+    },
     /// `POST /v1/areas/{area}/reclaim`.
     Reclaim {
         /// Name or id.
@@ -458,7 +505,7 @@ pub enum Response {
     Rebuild(Box<crate::rebuild::RebuildView>),
     /// To `ForgetServer`.
     Forget(Box<crate::rebuild::ForgetView>),
-    /// To `RenameServer` and `LeaveServer`.
+    /// To `RenameServer`, `LeaveServer`, `SetLimits` and `RevokeServer`.
     Server(Box<crate::view::ServerView>),
     /// To `RenameArea` and `AcceptArea`.
     Area(Box<crate::view::AreaView>),
@@ -468,6 +515,20 @@ pub enum Response {
     Client(ClientAnswer),
     /// To `ChangeLeg`.
     Leg(LegAnswer),
+    /// To `CreateToken`.
+    NewToken(Box<DrawnToken>),
+    /// To `Tokens`.
+    Tokens(Vec<TokenView>),
+    /// To `RevokeToken`.
+    Token(Box<TokenView>),
+    /// To `People`.
+    People(Vec<PersonView>),
+    /// To `AddPerson` and `ChangePerson`.
+    Person(PersonView),
+    /// To `Enter` and `Renew`.
+    Admitted(Admitted),
+    /// To `Audit`: yes.
+    Allowed,
     /// To any request that was refused.
     Refused(Refusal),
 }

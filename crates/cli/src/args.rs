@@ -1,5 +1,7 @@
 //! The command line, as section 12 of the design fixes it. Scripts rely on these words.
 
+mod access;
+mod daemons;
 mod key;
 mod limits;
 mod recovery;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sublet_types::{Address, ByteSize, Name, Way};
 
+pub use self::access::{CreateToken, Person, Token};
 pub use self::key::{Key, Rekey};
 pub use self::limits::{Limit, Limits};
 pub use self::work::{Every, Rate, Replace, Scrub, Task};
@@ -25,6 +28,9 @@ pub struct Cli {
     /// The local server's state directory.
     #[arg(long, global = true, env = "SUBLET_HOME", value_name = "DIR")]
     pub home: Option<PathBuf>,
+    /// The certificate to ask the manager with, in a file that `sublet login` makes; otherwise the user's, or the local server's.
+    #[arg(long, global = true, env = "SUBLET_CREDENTIALS", value_name = "FILE")]
+    pub credentials: Option<PathBuf>,
     /// Answer in JSON, for machines.
     #[arg(long, global = true)]
     pub json: bool,
@@ -84,6 +90,23 @@ pub enum Command {
         /// Dissolve a defined volume instead of making it free again.
         #[arg(long)]
         dissolve: bool,
+    },
+    /// Strings that let servers in, and tokens for programs: create, ls, revoke.
+    #[command(subcommand)]
+    Token(Token),
+    /// People: add, ls, login, role, revoke, rm.
+    #[command(subcommand)]
+    Person(Person),
+    /// Set up the command line of this user, with a link from `sublet person add` or the manager's first start.
+    Login {
+        /// The link.
+        link: String,
+    },
+    /// Who has asked for which change, and how it ended; newest last.
+    Audit {
+        /// Show at most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
     },
     /// How much servers may borrow.
     Limits(Limits),
@@ -157,70 +180,8 @@ pub struct Demo {
     pub keep: bool,
 }
 
-/// `sublet manager`: runs the manager, or looks after its table.
-#[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Manager {
-    /// Rebuild, export, import or check the table.
-    #[command(subcommand)]
-    pub command: Option<TableCommand>,
-    /// Where the table is kept.
-    #[arg(long, required = true)]
-    pub data: Option<PathBuf>,
-    /// Where to listen; loopback until told otherwise.
-    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:7470")]
-    pub listen: Vec<String>,
-    /// URLs that servers shall use, where they differ from the listening addresses.
-    #[arg(long, value_delimiter = ',')]
-    pub url: Vec<String>,
-}
-
+pub use self::daemons::{Manager, ServerCommand, Servers};
 pub use recovery::{AcceptVolume, Forget, Rebuild, TableCommand};
-
-/// `sublet server`: runs the daemon, or looks at servers.
-#[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct ServerCommand {
-    /// List, rename, leave.
-    #[command(subcommand)]
-    pub command: Option<Servers>,
-    /// The state directory; the same as --home.
-    #[arg(long)]
-    pub data: Option<PathBuf>,
-    /// Where to listen; loopback until told otherwise.
-    #[arg(long, value_delimiter = ',')]
-    pub listen: Vec<String>,
-    /// Addresses that borrowers shall use, tried in this order (a separate storage network); the listening ones otherwise.
-    #[arg(long, value_delimiter = ',')]
-    pub advertise: Vec<String>,
-    /// The failure zone: a rack, a room, a power line.
-    #[arg(long, default_value = "")]
-    pub zone: String,
-    /// The name at the first registration; the host name otherwise.
-    #[arg(long)]
-    pub name: Option<Name>,
-}
-
-/// `sublet server ls|rename|leave`.
-#[derive(Subcommand, Debug)]
-pub enum Servers {
-    /// List the servers.
-    Ls,
-    /// Give a server another name.
-    Rename {
-        /// Name or id.
-        server: String,
-        /// The new name.
-        name: Name,
-    },
-    /// Let a server leave the pool; refused while it lends or borrows.
-    Leave {
-        /// Name or id; this server otherwise.
-        server: Option<String>,
-    },
-    /// A lender is gone for good: first shows what is lost with it, then forgets it.
-    Forget(Forget),
-}
 
 /// `sublet lend`.
 #[derive(Args, Debug)]

@@ -9,7 +9,7 @@ use sublet_api::view::TaskView;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_link::home::DEFAULT_HOME;
 use sublet_link::manager::base_url;
-use sublet_link::{Home, ManagerLink};
+use sublet_link::{Access, Home, ManagerLink, read_credentials};
 use sublet_types::TaskId;
 use sublet_types::limits::MANAGER_PORT;
 
@@ -25,6 +25,7 @@ pub struct Context {
     /// Answer in JSON.
     pub json: bool,
     urls: Vec<String>,
+    credentials: Option<PathBuf>,
     /// One for the whole command: once a manager has answered, a restart of it is waited for.
     link: Mutex<Option<(Vec<String>, ManagerLink)>>,
 }
@@ -74,18 +75,48 @@ impl Context {
     ///
     /// # Errors
     /// The config file or a URL is malformed.
-    pub fn new(urls: &[String], home: Option<PathBuf>, json: bool) -> Result<Self, Refusal> {
+    pub fn new(urls: &[String], home: Option<PathBuf>, credentials: Option<PathBuf>, json: bool) -> Result<Self, Refusal> {
         let config = Config::load()?;
         let home = Home::new(home.or(config.home).unwrap_or_else(|| PathBuf::from(DEFAULT_HOME)));
         let given = if urls.is_empty() { config.managers } else { urls.to_vec() };
         let urls = given.iter().filter(|url| !url.is_empty()).map(|url| base_url(url)).collect::<Result<_, _>>()?;
-        Ok(Self { home, json, urls, link: Mutex::default() })
+        Ok(Self { home, json, urls, credentials, link: Mutex::default() })
     }
 
-    /// The manager's URLs: those given; else those that the local server knows; else the default port of this machine.
+    /// The manager's URLs that were given, by flag, environment or config file.
+    pub fn given_urls(&self) -> Vec<String> {
+        self.urls.clone()
+    }
+
+    /// Where `sublet login` puts the certificate: where it was told to, or in the user's own configuration.
+    ///
+    /// # Errors
+    /// The user has no home directory.
+    pub fn login_path(&self) -> Result<PathBuf, Refusal> {
+        let none = || {
+            Refusal::new(ErrorKind::BadRequest, "there is no home directory to keep the certificate in")
+                .hint("name a file with --credentials or SUBLET_CREDENTIALS")
+        };
+        self.credentials.clone().or_else(user_credentials).ok_or_else(none)
+    }
+
+    /// By what this command is known: the file that was named; else the user's login, then the local server's certificate.
+    fn credentials_files(&self) -> Vec<PathBuf> {
+        match &self.credentials {
+            Some(path) => vec![path.clone()],
+            None => user_credentials().into_iter().chain([self.home.credentials_path()]).collect(),
+        }
+    }
+
+    /// The manager's URLs: those given; else those that the certificate or the local server knows; else the default port of
+    /// this machine.
     pub fn manager_urls(&self) -> Vec<String> {
         if !self.urls.is_empty() {
             return self.urls.clone();
+        }
+        let known = self.credentials_files().into_iter().find_map(|path| read_credentials(&path).ok().flatten());
+        if let Some(known) = known.filter(|known| !known.managers.is_empty()) {
+            return known.managers;
         }
         match self.home.identity() {
             Ok(identity) if !identity.managers.is_empty() => identity.managers,
@@ -100,7 +131,7 @@ impl Context {
         match &*known {
             Some((of, link)) if *of == urls => link.clone(),
             _ => {
-                let link = ManagerLink::new(urls.clone());
+                let link = ManagerLink::new(urls.clone()).with_access(Access::Files(self.credentials_files()));
                 *known = Some((urls, link.clone()));
                 link
             }
@@ -114,6 +145,13 @@ impl Context {
     pub fn identity(&self) -> Result<Identity, Refusal> {
         self.home.identity()
     }
+}
+
+/// Where a user's certificate is (XDG Base Directory Specification).
+fn user_credentials() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
+    Some(config.join("sublet/credentials.json"))
 }
 
 /// A new task's id: chosen here, so that a repeated request is the same task.

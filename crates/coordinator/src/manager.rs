@@ -9,7 +9,7 @@ use futures_channel::mpsc::UnboundedSender;
 use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegAnswer, LenderAddresses};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real::blocking;
-use sublet_link::{Home, ManagerLink};
+use sublet_link::{Access, Home, ManagerLink};
 use sublet_types::{Epoch, VolumeId};
 use sublet_volume::{ManagerDoor, PathStatus};
 
@@ -44,8 +44,14 @@ pub struct Manager {
 impl Manager {
     /// The manager that `urls` name. A state directory `home` tells later where it went.
     pub fn new(urls: Vec<String>, home: Option<PathBuf>, volume: VolumeId, epoch: Epoch) -> Self {
+        let link = ManagerLink::new(urls);
+        // Whoever coordinates a volume does it in its server's name.
+        let link = match &home {
+            Some(home) => link.with_access(Access::Server(Home::new(home).credentials_path())),
+            None => link,
+        };
         let inner = Inner {
-            link: ManagerLink::new(urls),
+            link,
             home,
             volume,
             reporter: Mutex::new(Reporter::new(epoch)),
@@ -53,6 +59,11 @@ impl Manager {
             order: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The way to the manager, for what is asked beside.
+    pub fn link(&self) -> ManagerLink {
+        self.inner.link.clone()
     }
 
     fn reporter(&self) -> MutexGuard<'_, Reporter> {

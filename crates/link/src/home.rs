@@ -34,6 +34,11 @@ impl Home {
         self.root.join("identity.json")
     }
 
+    /// By what the server is known to the manager and to other servers (0600).
+    pub fn credentials_path(&self) -> PathBuf {
+        self.root.join("credentials.json")
+    }
+
     /// The areas that the server lends (0600).
     pub fn areas_path(&self) -> PathBuf {
         self.root.join("areas.json")

@@ -4,22 +4,19 @@ use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::DeserializeOwned;
-use sublet_api::mount::SetSeal;
-use sublet_api::rebuild::{AcceptVolume, Forget, ForgetView, Rebuild, RebuildView};
-use sublet_api::request::{
-    AreaName, Borrow, ChangeLeg, CheckArea, ClientAnswer, ClientReport, ControlTask, CreateVolume, LegAnswer, Mount, Reclaim,
-    Rename, Request, Return, ScrubEvery, SetLimits, SetWay, TaskAnswer, TaskOutcome, Transfer, Unmount,
-};
-use sublet_api::server::{Poll, PollAnswer, Register, Registered};
-use sublet_api::view::{AreaView, EventView, PoolView, ServerView, TableView, TaskView, VolumeView};
+use sublet_api::request::{Request, TaskAnswer, TaskOutcome};
+use sublet_api::view::TaskView;
 use sublet_api::{ErrorKind, Refusal};
+use sublet_types::Address;
 use sublet_types::limits::{MANAGER_PORT, POLL_INTERVAL};
-use sublet_types::{Address, ServerId, VolumeId};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector as _, TcpConnector};
 
 use crate::route::route;
+use crate::secure::{Access, TlsConnector, carried_refusal};
 
 /// How long a connection to the manager may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
@@ -42,7 +39,7 @@ pub struct ManagerLink {
     urls: Arc<Mutex<Vec<String>>>,
     /// A connection to it came about at least once.
     met: Arc<AtomicBool>,
-    agent: ureq::Agent,
+    sender: Arc<Sender>,
     patience: Duration,
 }
 
@@ -54,36 +51,75 @@ enum Fault {
     Final(Refusal),
 }
 
-/// Completes `host`, `host:port` and `http://host:port` to a base URL without a slash at its end.
+/// Completes `host`, `host:port`, `http://host:port` and `https://host:port` to a base URL without a slash at its end.
 ///
 /// # Errors
 /// `BadRequest` for other schemes and for what is no address.
 pub fn base_url(text: &str) -> Result<String, Refusal> {
     let text = text.trim().trim_end_matches('/');
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-    if scheme != "http" {
+    if !matches!(scheme, "http" | "https") {
         return Err(Refusal::new(ErrorKind::BadRequest, format!("'{text}' is not a manager's URL: {scheme} is not supported"))
             .hint(format!("write http://HOST:{MANAGER_PORT}")));
     }
     let address = Address::parse_with_port(rest, MANAGER_PORT)
         .map_err(|e| Refusal::new(ErrorKind::BadRequest, e.to_string()).hint(format!("write http://HOST:{MANAGER_PORT}")))?;
-    Ok(format!("http://{address}"))
+    Ok(format!("{scheme}://{address}"))
+}
+
+/// What sends requests, with the credentials of now.
+#[derive(Debug)]
+struct Sender {
+    access: Access,
+    agent: Mutex<(Vec<Option<SystemTime>>, ureq::Agent)>,
+}
+
+impl Sender {
+    fn new(access: Access) -> Arc<Self> {
+        let agent = Mutex::new((access.stamp(), agent(access.clone())));
+        Arc::new(Self { access, agent })
+    }
+
+    /// Connections that are kept belong to the credentials with which they were made, so these are left with them.
+    fn agent(&self) -> ureq::Agent {
+        let stamp = self.access.stamp();
+        let mut known = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != stamp {
+            *known = (stamp, agent(self.access.clone()));
+        }
+        known.1.clone()
+    }
+}
+
+fn agent(access: Access) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .max_redirects(0)
+        .timeout_connect(Some(CONNECT_TIME_MAX))
+        .timeout_resolve(Some(CONNECT_TIME_MAX))
+        .user_agent(concat!("sublet/", env!("CARGO_PKG_VERSION")))
+        .build();
+    let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(access));
+    ureq::Agent::with_parts(config, connector, DefaultResolver::default())
 }
 
 impl ManagerLink {
     /// A link to the manager at these URLs, tried in this order. Host names are resolved anew for every connection. A text
     /// that is no URL is kept and fails when it is tried; check user input with [`base_url`].
     pub fn new(urls: Vec<String>) -> Self {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .max_redirects(0)
-            .timeout_connect(Some(CONNECT_TIME_MAX))
-            .timeout_resolve(Some(CONNECT_TIME_MAX))
-            .user_agent(concat!("sublet/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let (urls, met) = (Arc::new(Mutex::new(urls)), Arc::default());
-        Self { urls, met, agent: config.into(), patience: Duration::ZERO }
+        Self {
+            urls: Arc::new(Mutex::new(urls)),
+            met: Arc::default(),
+            sender: Sender::new(Access::Files(Vec::new())),
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// The same link for `https` URLs: known to the manager by this.
+    #[must_use]
+    pub fn with_access(&self, access: Access) -> Self {
+        Self { sender: Sender::new(access), ..self.clone() }
     }
 
     /// The same link, going on for so long while nobody answers. Without it one round through the URLs is made.
@@ -127,16 +163,20 @@ impl ManagerLink {
     fn try_once(&self, url: &str, path: &str, body: Option<&[u8]>, limit: Duration) -> Result<(u16, Vec<u8>), Fault> {
         let base = base_url(url).map_err(Fault::Final)?;
         let fault = |e: ureq::Error| {
+            if let Some(refusal) = refusal_in(&e) {
+                return Fault::Final(refusal.clone());
+            }
             if !is_absence(&e) {
                 self.met.store(true, Ordering::Relaxed);
             }
             Fault::Connection(format!("{base}: {e}"))
         };
         let target = format!("{base}{path}");
+        let agent = self.sender.agent();
         let response = match body {
-            None => self.agent.get(&target).config().timeout_global(Some(limit)).build().call(),
+            None => agent.get(&target).config().timeout_global(Some(limit)).build().call(),
             Some(body) => {
-                let request = self.agent.post(&target).config().timeout_global(Some(limit)).build();
+                let request = agent.post(&target).config().timeout_global(Some(limit)).build();
                 request.header("content-type", "application/json").send(body)
             }
         };
@@ -145,7 +185,10 @@ impl ManagerLink {
         let status = response.status().as_u16();
         let mut bytes = Vec::new();
         let mut reader = response.body_mut().with_config().limit(ANSWER_SIZE_MAX).reader();
-        reader.read_to_end(&mut bytes).map_err(|e| Fault::Connection(format!("{base}: its answer broke off: {e}")))?;
+        reader.read_to_end(&mut bytes).map_err(|e| match carried_refusal(&e) {
+            Some(refusal) => Fault::Final(refusal.clone()),
+            None => Fault::Connection(format!("{base}: its answer broke off: {e}")),
+        })?;
         match refusal_of(status, &bytes) {
             // It is being stopped, or flooded.
             Some(refusal) if refusal.kind == ErrorKind::Unreachable => {
@@ -230,6 +273,14 @@ impl ManagerLink {
     }
 }
 
+/// What a certificate has to do with it that there is no answer.
+fn refusal_in(error: &ureq::Error) -> Option<&Refusal> {
+    match error {
+        ureq::Error::Io(error) => carried_refusal(error),
+        _ => None,
+    }
+}
+
 /// Whether no connection came about: nothing was sent, and perhaps nobody was ever there.
 fn is_absence(error: &ureq::Error) -> bool {
     use std::io::ErrorKind::{
@@ -259,306 +310,6 @@ fn read_answer<T: DeserializeOwned>(status: u16, bytes: &[u8]) -> Result<T, Refu
         serde_json::from_slice(bytes).map_err(|e| nonsense(e.to_string()))
     } else {
         Err(serde_json::from_slice::<Refusal>(bytes).unwrap_or_else(|e| nonsense(e.to_string())))
-    }
-}
-
-/// One method per question; the errors of all of them are those of [`ManagerLink::call`].
-impl ManagerLink {
-    /// Who the manager is.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn pool(&self) -> Result<PoolView, Refusal> {
-        self.call(&Request::Pool)
-    }
-
-    /// The whole table; with `after`, held until it has a higher revision, at most `wait`.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn table(&self, after: Option<u64>, wait: Duration) -> Result<TableView, Refusal> {
-        self.call(&Request::Table { after, wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) })
-    }
-
-    /// The servers.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn servers(&self) -> Result<Vec<ServerView>, Refusal> {
-        self.call(&Request::Servers)
-    }
-
-    /// The areas.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn areas(&self) -> Result<Vec<AreaView>, Refusal> {
-        self.call(&Request::Areas)
-    }
-
-    /// The volumes.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn volumes(&self) -> Result<Vec<VolumeView>, Refusal> {
-        self.call(&Request::Volumes)
-    }
-
-    /// One volume, by name or id.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn volume(&self, volume: &str) -> Result<VolumeView, Refusal> {
-        self.call(&Request::Volume(volume.into()))
-    }
-
-    /// How much a server may borrow.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn set_limits(&self, server: &str, limits: SetLimits) -> Result<ServerView, Refusal> {
-        self.call(&Request::SetLimits { server: server.into(), limits })
-    }
-
-    /// The borrower of a sealed volume has wrapped its key anew.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn set_seal(&self, volume: &str, seal: SetSeal) -> Result<VolumeView, Refusal> {
-        self.call(&Request::SetSeal { volume: volume.into(), seal })
-    }
-
-    /// The tasks.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn tasks(&self) -> Result<Vec<TaskView>, Refusal> {
-        self.call(&Request::Tasks)
-    }
-
-    /// Events after a number, the newest `limit` of them.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn events(&self, after: u64, limit: usize) -> Result<Vec<EventView>, Refusal> {
-        self.call(&Request::Events { after, limit })
-    }
-
-    /// Introduces a server.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn register(&self, register: Register) -> Result<Registered, Refusal> {
-        self.call(&Request::Register(register))
-    }
-
-    /// A server's heartbeat; held by the manager.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn poll(&self, server: ServerId, poll: Poll) -> Result<PollAnswer, Refusal> {
-        self.call(&Request::Poll { server, poll })
-    }
-
-    /// May this server register an area of that name?
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn check_area(&self, server: ServerId, check: CheckArea) -> Result<AreaName, Refusal> {
-        self.call(&Request::CheckArea { server, check })
-    }
-
-    /// Renames a server.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn rename_server(&self, server: &str, rename: Rename) -> Result<ServerView, Refusal> {
-        self.call(&Request::RenameServer { server: server.into(), rename })
-    }
-
-    /// Takes a server out of the pool.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn leave_server(&self, server: &str) -> Result<ServerView, Refusal> {
-        self.call(&Request::LeaveServer { server: server.into() })
-    }
-
-    /// What would go, or goes, with a server that is lost for good.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn forget_server(&self, server: &str, forget: Forget) -> Result<ForgetView, Refusal> {
-        self.call(&Request::ForgetServer { server: server.into(), forget })
-    }
-
-    /// How a rebuild of the table is.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn rebuild_state(&self) -> Result<RebuildView, Refusal> {
-        self.call(&Request::RebuildState)
-    }
-
-    /// Begins or ends a rebuild of the table from the labels.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn rebuild(&self, rebuild: Rebuild) -> Result<RebuildView, Refusal> {
-        self.call(&Request::Rebuild(rebuild))
-    }
-
-    /// Goes on with the copies of a volume that its labels alone do not settle.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn accept_volume(&self, volume: &str, accept: AcceptVolume) -> Result<VolumeView, Refusal> {
-        self.call(&Request::AcceptVolume { volume: volume.into(), accept })
-    }
-
-    /// Trusts a quarantined area again.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn accept_area(&self, area: &str) -> Result<AreaView, Refusal> {
-        self.call(&Request::AcceptArea { area: area.into() })
-    }
-
-    /// Renames an area.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn rename_area(&self, area: &str, rename: Rename) -> Result<AreaView, Refusal> {
-        self.call(&Request::RenameArea { area: area.into(), rename })
-    }
-
-    /// Renames a volume.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn rename_volume(&self, volume: &str, rename: Rename) -> Result<VolumeView, Refusal> {
-        self.call(&Request::RenameVolume { volume: volume.into(), rename })
-    }
-
-    /// How often a volume is scrubbed without being asked.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn scrub_every(&self, volume: &str, every: ScrubEvery) -> Result<VolumeView, Refusal> {
-        self.call(&Request::ScrubEvery { volume: volume.into(), every })
-    }
-
-    /// Pauses, resumes, cancels or limits background work.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn control_task(&self, task: &str, control: ControlTask) -> Result<TaskView, Refusal> {
-        self.call(&Request::ControlTask { task: task.into(), control })
-    }
-
-    /// Begins background work, or asks how it is (same task id, so it is the same task).
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`]; also the refusal of work that has failed.
-    pub fn begin(&self, request: &Request) -> Result<TaskAnswer, Refusal> {
-        let answer: TaskAnswer = self.call(request)?;
-        match answer.outcome {
-            TaskOutcome::Failed { refusal } => Err(refusal),
-            _ => Ok(answer),
-        }
-    }
-
-    /// A client tells how its path is.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn client_report(&self, volume: VolumeId, report: ClientReport) -> Result<ClientAnswer, Refusal> {
-        self.call(&Request::ClientReport { volume, report })
-    }
-
-    /// The holder of the lease changes an in-sync set.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::call`].
-    pub fn change_leg(&self, volume: VolumeId, change: ChangeLeg) -> Result<LegAnswer, Refusal> {
-        self.call(&Request::ChangeLeg { volume, change })
-    }
-}
-
-/// The tasks; the errors of all of them are those of [`ManagerLink::task`].
-impl ManagerLink {
-    /// Defines a free volume.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn create_volume(&self, create: CreateVolume, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::CreateVolume(create), on_progress)
-    }
-
-    /// Gives a free volume another way.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn set_way(&self, volume: &str, set_way: SetWay, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::SetWay { volume: volume.into(), set_way }, on_progress)
-    }
-
-    /// Enters a server as borrower.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn borrow_volume(&self, borrow: Borrow, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::Borrow(borrow), on_progress)
-    }
-
-    /// Opens the leases of a volume.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn mount(&self, volume: &str, mount: Mount, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::Mount { volume: volume.into(), mount }, on_progress)
-    }
-
-    /// Closes the path of a volume.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn unmount(&self, volume: &str, unmount: Unmount, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::Unmount { volume: volume.into(), unmount }, on_progress)
-    }
-
-    /// Returns a volume.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn give_back(
-        &self,
-        volume: &str,
-        give_back: Return,
-        on_progress: &mut dyn FnMut(&TaskView),
-    ) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::Return { volume: volume.into(), give_back }, on_progress)
-    }
-
-    /// Hands a volume to another borrower.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn transfer(
-        &self,
-        volume: &str,
-        transfer: Transfer,
-        on_progress: &mut dyn FnMut(&TaskView),
-    ) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::Transfer { volume: volume.into(), transfer }, on_progress)
-    }
-
-    /// Takes an area back.
-    ///
-    /// # Errors
-    /// See [`ManagerLink::task`].
-    pub fn reclaim(&self, area: &str, reclaim: Reclaim, on_progress: &mut dyn FnMut(&TaskView)) -> Result<TaskAnswer, Refusal> {
-        self.task(&Request::Reclaim { area: area.into(), reclaim }, on_progress)
     }
 }
 

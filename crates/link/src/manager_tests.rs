@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 
+use sublet_api::request::Reclaim;
 use sublet_types::TaskId;
 
 use super::*;
@@ -61,6 +62,7 @@ fn urls_are_completed_and_checked() {
         ("http://m:1/", "http://m:1"),
         ("::1", "http://[::1]:7470"),
         ("http://[::1]:9", "http://[::1]:9"),
+        ("https://m", "https://m:7470"),
     ] {
         assert_eq!(base_url(text).unwrap(), url);
     }

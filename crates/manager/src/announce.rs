@@ -13,11 +13,11 @@ use sublet_types::limits::MANAGER_PORT;
 ///
 /// # Errors
 /// `bad_request` if a given URL is none.
-pub(crate) fn announced(given: &[String], bound: &[Address], host_name: &str) -> Result<Vec<String>, Refusal> {
+pub(crate) fn announced(given: &[String], bound: &[Address], host_name: &str, scheme: &str) -> Result<Vec<String>, Refusal> {
     let urls = if given.is_empty() {
-        bound.iter().map(|address| url_of(address, host_name)).collect()
+        bound.iter().map(|address| url_of(address, host_name, scheme)).collect()
     } else {
-        given.iter().map(|text| parse_url(text)).collect::<Result<Vec<_>, _>>()?
+        given.iter().map(|text| parse_url(text, scheme)).collect::<Result<Vec<_>, _>>()?
     };
     let mut seen = Vec::new();
     for url in urls {
@@ -28,22 +28,22 @@ pub(crate) fn announced(given: &[String], bound: &[Address], host_name: &str) ->
     Ok(seen)
 }
 
-fn url_of(address: &Address, host_name: &str) -> String {
+fn url_of(address: &Address, host_name: &str, scheme: &str) -> String {
     let wildcard = address.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
     let shown = if wildcard { Address::new(host_name, address.port()) } else { address.clone() };
-    format!("http://{shown}")
+    format!("{scheme}://{shown}")
 }
 
-/// Reads `http://HOST[:PORT]` or `HOST[:PORT]`.
-fn parse_url(text: &str) -> Result<String, Refusal> {
+/// Reads `SCHEME://HOST[:PORT]` or `HOST[:PORT]`.
+fn parse_url(text: &str, spoken: &str) -> Result<String, Refusal> {
     let fail = |why: String| {
         Refusal::new(ErrorKind::BadRequest, format!("'{}' cannot be the manager's URL: {why}", text.escape_default()))
-            .hint("write for example --url http://manager.example:7470")
+            .hint(format!("write for example --url {spoken}://manager.example:7470"))
     };
     let rest = text.trim_end_matches('/');
     let rest = match rest.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some((scheme, _)) => return Err(fail(format!("only http is spoken yet, not {}", scheme.escape_default()))),
+        Some((scheme, rest)) if scheme == spoken => rest,
+        Some((scheme, _)) => return Err(fail(format!("{spoken} is spoken here, not {}", scheme.escape_default()))),
         None => rest,
     };
     // A URL without a port means the manager's port everywhere in Sublet, not HTTP's.
@@ -51,7 +51,7 @@ fn parse_url(text: &str) -> Result<String, Refusal> {
     if address.port() == 0 {
         return Err(fail("port 0 cannot be reached".to_owned()));
     }
-    Ok(format!("http://{address}"))
+    Ok(format!("{spoken}://{address}"))
 }
 
 /// The machine's host name, or `localhost` if it has none.
@@ -78,7 +78,7 @@ mod tests {
     fn a_wildcard_is_announced_once_by_host_name() {
         let addresses = bound(&["0.0.0.0:7470", "[::]:7470", "192.0.2.1:9", "[2001:db8::1]:9", "store:9"]);
         assert_eq!(
-            announced(&[], &addresses, "box").unwrap(),
+            announced(&[], &addresses, "box", "http").unwrap(),
             ["http://box:7470", "http://192.0.2.1:9", "http://[2001:db8::1]:9", "http://store:9"]
         );
     }
@@ -87,7 +87,7 @@ mod tests {
     fn given_urls_replace_the_addresses() {
         let given = ["http://m.example:7470/".to_owned(), "m2".to_owned(), "http://[::1]".to_owned()];
         assert_eq!(
-            announced(&given, &bound(&["127.0.0.1:1"]), "box").unwrap(),
+            announced(&given, &bound(&["127.0.0.1:1"]), "box", "http").unwrap(),
             ["http://m.example:7470", "http://m2:7470", "http://[::1]:7470"]
         );
     }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn what_is_no_url_is_refused() {
         for text in ["", "http://", "https://m:1", "ftp://m", "http://m:0", "http://m:x", "http://a b", "http://m/v1", "://m"] {
-            let refusal = announced(&[text.to_owned()], &[], "box").unwrap_err();
+            let refusal = announced(&[text.to_owned()], &[], "box", "http").unwrap_err();
             assert_eq!(refusal.kind, ErrorKind::BadRequest, "{text}");
         }
     }

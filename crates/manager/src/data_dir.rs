@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use sublet_api::{ErrorKind, Refusal};
+use sublet_link::write_private;
 
 /// How long a manager that was killed may still hold the lock: one started again at once waits for it.
 const DYING_TIME_MAX: Duration = Duration::from_secs(2);
@@ -70,6 +71,50 @@ impl DataDir {
         Ok(path)
     }
 
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// `io` if it cannot be removed.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), Refusal> {
+        let path = self.path.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a file of this name is.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A small private file; none if there is none.
+    ///
+    /// # Errors
+    /// `io` if it cannot be read.
+    pub(crate) fn read_secret(&self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        let path = self.path.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path, &error)),
+        }
+    }
+
+    /// Writes a small private file (0600): durable, whole or not at all.
+    ///
+    /// # Errors
+    /// `io` if it cannot be written.
+    pub(crate) fn write_secret(&self, name: &str, bytes: &[u8]) -> Result<(), Refusal> {
+        let path = self.path.join(name);
+        write_private(&path, bytes).map_err(|error| failed("write", &path, &error))
+    }
+
     /// Writes `manager.json` and then `pid`: from now on the manager answers.
     ///
     /// # Errors
@@ -86,14 +131,8 @@ impl DataDir {
     /// # Errors
     /// `io` if it cannot be removed.
     pub(crate) fn forget(&self) -> Result<(), Refusal> {
-        for name in ["pid", "manager.json"] {
-            let path = self.path.join(name);
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path, &error)),
-                _ => {}
-            }
-        }
-        Ok(())
+        self.remove("pid")?;
+        self.remove("manager.json")
     }
 
     /// Whole or not at all: readers wait for these files and must not see half of one.

@@ -1,12 +1,14 @@
 //! The thread of the core: takes one item, applies it, hands out the replies.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sublet_api::request::Response;
 use sublet_table::{Action, Event, Outside};
 use tokio::sync::oneshot;
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Item, Taken};
 use crate::machine::Machine;
@@ -14,10 +16,16 @@ use crate::machine::Machine;
 /// The shortest pause between two ticks, so that a wake-up time in the past cannot make the thread spin.
 const TICK_PAUSE_MIN: Duration = Duration::from_millis(10);
 
+/// A request that is not answered yet.
+struct Asked {
+    from: Option<SocketAddr>,
+    reply: oneshot::Sender<Response>,
+}
+
 /// Runs the machine until the inbox is closed. Requests still open then are dropped, which answers them as stopping.
-pub(crate) fn drive(mut machine: impl Machine, inbox: &Inbox, clock: Clock) {
+pub(crate) fn drive(mut machine: impl Machine, inbox: &Inbox, clock: Clock, mut audit: AuditLog) {
     let mut random = random_u128;
-    let mut replies: HashMap<u64, oneshot::Sender<Response>> = HashMap::new();
+    let mut asked: HashMap<u64, Asked> = HashMap::new();
     let mut tick_earliest = Instant::now();
     loop {
         let wake = machine.next_wake_ms().and_then(|at_ms| clock.instant_of(at_ms)).map(|wake| wake.max(tick_earliest));
@@ -26,6 +34,7 @@ pub(crate) fn drive(mut machine: impl Machine, inbox: &Inbox, clock: Clock) {
             Some(wake) if wake <= Instant::now() => Taken::Deadline,
             wake => inbox.take(wake),
         };
+        let mut left: Option<(u64, Option<SocketAddr>)> = None;
         let event = match taken {
             Taken::Closed => return,
             Taken::Deadline => {
@@ -34,23 +43,29 @@ pub(crate) fn drive(mut machine: impl Machine, inbox: &Inbox, clock: Clock) {
             }
             Taken::Item(Item::Gone { conn }) => {
                 // Answered in the moment in which its caller left: for the core it is over already.
-                if replies.remove(&conn).is_none() {
-                    continue;
-                }
+                let Some(gone) = asked.remove(&conn) else { continue };
+                left = Some((conn, gone.from));
                 Event::Gone { conn }
             }
-            Taken::Item(Item::Request { conn, request, reply }) => {
-                replies.insert(conn, reply);
-                Event::Request { conn, request }
+            Taken::Item(Item::Request { conn, caller, from, request, reply }) => {
+                asked.insert(conn, Asked { from, reply });
+                Event::Request { conn, caller, request }
             }
         };
         let mut outside = Outside { now_ms: clock.now_ms(), random: &mut random };
         for action in machine.apply(&mut outside, event) {
-            let Action::Reply { conn, response } = action;
-            match replies.remove(&conn) {
-                // The caller may have gone in this moment: its Gone is in the inbox then.
-                Some(reply) => drop(reply.send(response)),
-                None => tracing::debug!(conn, "a reply for a request that is gone or answered"),
+            match action {
+                Action::Reply { conn, response } => match asked.remove(&conn) {
+                    // The caller may have gone in this moment: its Gone is in the inbox then.
+                    Some(asked) => drop(asked.reply.send(response)),
+                    None => tracing::debug!(conn, "a reply for a request that is gone or answered"),
+                },
+                Action::Audit { conn, mut line } => {
+                    let gone = left.filter(|(of, _)| *of == conn).and_then(|(_, from)| from);
+                    let from = asked.get(&conn).and_then(|asked| asked.from).or(gone);
+                    line.from = from.map(|from| from.ip().to_string()).unwrap_or_default();
+                    audit.append(&line);
+                }
             }
         }
     }
@@ -67,6 +82,10 @@ pub(crate) fn random_u128() -> u128 {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use sublet_api::Refusal;
+    use sublet_api::access::DrawnToken;
+    use sublet_types::PoolId;
 
     use super::*;
 
@@ -90,6 +109,14 @@ mod tests {
             Vec::new()
         }
 
+        fn pool(&self) -> Result<PoolId, Refusal> {
+            Ok(PoolId::from_u128(1))
+        }
+
+        fn first_link(&mut self, _: &mut Outside<'_>, _: bool) -> Result<Option<DrawnToken>, Refusal> {
+            Ok(None)
+        }
+
         fn next_wake_ms(&self) -> Option<u64> {
             Some(self.wake_ms)
         }
@@ -100,7 +127,12 @@ mod tests {
         let inbox = Arc::new(Inbox::default());
         let clock = Clock::start();
         let ticks_ms = Arc::default();
-        drive(Ticking { inbox: Arc::clone(&inbox), clock, ticks_ms: Arc::clone(&ticks_ms), wake_ms: 0 }, &inbox, clock);
+        drive(
+            Ticking { inbox: Arc::clone(&inbox), clock, ticks_ms: Arc::clone(&ticks_ms), wake_ms: 0 },
+            &inbox,
+            clock,
+            AuditLog::new("/dev/null".into()),
+        );
         let ticks = ticks_ms.lock().unwrap();
         assert_eq!(ticks.len(), 5);
         assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{ticks:?}");

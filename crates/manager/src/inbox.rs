@@ -1,9 +1,11 @@
 //! The bounded queue between the HTTP side and the thread of the core.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sublet_api::access::Caller;
 use sublet_api::request::{Request, Response};
 use sublet_api::{ErrorKind, Refusal};
 use tokio::sync::oneshot;
@@ -14,11 +16,16 @@ const WAITING_MAX: usize = 1024;
 
 /// What the core's thread is told.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the other ones are rare")]
 pub(crate) enum Item {
     /// Somebody asks.
     Request {
         /// Names this request in the core.
         conn: u64,
+        /// Who asks.
+        caller: Caller,
+        /// Where from; none from this process itself.
+        from: Option<SocketAddr>,
         /// What is asked.
         request: Request,
         /// Where the answer goes; dropped unanswered when the manager stops.
@@ -33,6 +40,7 @@ pub(crate) enum Item {
 
 /// What [`Inbox::take`] found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the other ones are rare")]
 pub(crate) enum Taken {
     /// Something to do.
     Item(Item),
@@ -63,9 +71,9 @@ impl Inbox {
     }
 
     /// Asks the core, and tells it when the caller stops waiting: dropping the future is how a lost connection looks here.
-    pub(crate) async fn ask(self: &Arc<Self>, request: Request) -> Response {
+    pub(crate) async fn ask(self: &Arc<Self>, caller: Caller, from: Option<SocketAddr>, request: Request) -> Response {
         let (reply, answer) = oneshot::channel();
-        let conn = match self.push_request(request, reply) {
+        let conn = match self.push_request(caller, from, request, reply) {
             Ok(conn) => conn,
             Err(refusal) => return Response::Refused(refusal),
         };
@@ -75,7 +83,13 @@ impl Inbox {
         response.unwrap_or_else(|_| Response::Refused(stopping()))
     }
 
-    fn push_request(&self, request: Request, reply: oneshot::Sender<Response>) -> Result<u64, Refusal> {
+    fn push_request(
+        &self,
+        caller: Caller,
+        from: Option<SocketAddr>,
+        request: Request,
+        reply: oneshot::Sender<Response>,
+    ) -> Result<u64, Refusal> {
         let mut state = self.state();
         if state.closed {
             return Err(stopping());
@@ -89,7 +103,7 @@ impl Inbox {
         }
         state.conn_last += 1;
         let conn = state.conn_last;
-        state.items.push_back(Item::Request { conn, request, reply });
+        state.items.push_back(Item::Request { conn, caller, from, request, reply });
         self.ready.notify_one();
         Ok(conn)
     }
@@ -154,7 +168,7 @@ mod tests {
     use super::*;
 
     fn push(inbox: &Inbox) -> Result<u64, Refusal> {
-        inbox.push_request(Request::Pool, oneshot::channel().0)
+        inbox.push_request(Caller::Manager, None, Request::Pool, oneshot::channel().0)
     }
 
     #[test]

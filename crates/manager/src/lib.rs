@@ -7,6 +7,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod announce;
+mod audit;
+mod authority;
+mod caller;
 mod clock;
 mod data_dir;
 mod drive;
@@ -20,7 +23,8 @@ mod seek;
 mod serve;
 #[cfg(test)]
 mod testing;
+mod throttle;
 
 pub use http::openapi::document as openapi_document;
 pub use offline::{Checked, check, export, import};
-pub use run::{ManagerArgs, run};
+pub use run::{ManagerArgs, Security, run};

@@ -2,13 +2,25 @@
 
 use std::path::Path;
 
+use sublet_api::access::DrawnToken;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_table::{Action, Core, Event, Outside, RedbStore, Store};
+use sublet_types::PoolId;
 
 /// A synchronous state machine with the core's shape.
 pub(crate) trait Machine {
     /// Takes one event and says what to do.
     fn apply(&mut self, outside: &mut Outside<'_>, event: Event) -> Vec<Action>;
+    /// The pool.
+    ///
+    /// # Errors
+    /// `internal` if the table does not say.
+    fn pool(&self) -> Result<PoolId, Refusal>;
+    /// An administrator's link, if nobody has ever come in by one, or `anew`: nobody's certificate is good any more.
+    ///
+    /// # Errors
+    /// `internal` if the table cannot be written.
+    fn first_link(&mut self, outside: &mut Outside<'_>, anew: bool) -> Result<Option<DrawnToken>, Refusal>;
     /// When it wants a [`Event::Tick`] at the latest, in milliseconds since 1970.
     fn next_wake_ms(&self) -> Option<u64>;
 }
@@ -16,6 +28,15 @@ pub(crate) trait Machine {
 impl<S: Store> Machine for Core<S> {
     fn apply(&mut self, outside: &mut Outside<'_>, event: Event) -> Vec<Action> {
         Core::apply(self, outside, event)
+    }
+
+    fn pool(&self) -> Result<PoolId, Refusal> {
+        let none = || Refusal::new(ErrorKind::Internal, "the table does not say which pool it is");
+        self.table().pool.as_ref().map(|row| row.pool).ok_or_else(none)
+    }
+
+    fn first_link(&mut self, outside: &mut Outside<'_>, anew: bool) -> Result<Option<DrawnToken>, Refusal> {
+        Core::first_link(self, outside, anew)
     }
 
     fn next_wake_ms(&self) -> Option<u64> {

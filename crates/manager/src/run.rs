@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sublet_api::{ErrorKind, Refusal};
 use sublet_table::Outside;
+use sublet_trust::InvitationKind;
 use sublet_types::Address;
 use sublet_types::limits::MANAGER_PORT;
 use tokio::net::TcpListener;
@@ -17,6 +18,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::announce::{announced, host_name};
+use crate::audit::AuditLog;
+use crate::authority::{self, FIRST_LINK_FILE, PoolAuthority};
 use crate::clock::Clock;
 use crate::data_dir::DataDir;
 use crate::drive::{drive, random_u128};
@@ -26,6 +29,7 @@ use crate::listen::{Bound, listen_on};
 use crate::machine::{self, Machine};
 use crate::seek::seek;
 use crate::serve::{Serving, raise_file_limit};
+use crate::throttle::Throttle;
 
 /// After a signal, connections get so long to take their last answer.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -39,6 +43,15 @@ pub struct ManagerArgs {
     pub listen: Vec<Address>,
     /// The URLs under which others shall find this manager; empty derives them from `listen`.
     pub urls: Vec<String>,
+    /// Whether and how it knows who asks; none takes everybody who can reach it for whom it trusts.
+    pub security: Option<Security>,
+}
+
+/// See [`ManagerArgs::security`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Security {
+    /// How long certificates are valid; none is the default, 90 days.
+    pub lifetime: Option<Duration>,
 }
 
 /// Runs the manager until SIGTERM or SIGINT.
@@ -55,6 +68,9 @@ pub fn run(args: ManagerArgs) -> Result<(), Refusal> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_runtime(&error))?;
         let shell = Shell::open(&args, machine::load)?;
         say(&shell.greeting());
+        if let Some(authority) = &shell.authority {
+            tokio::spawn(Arc::clone(authority).keep_certified());
+        }
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -90,6 +106,8 @@ pub(crate) struct Shell {
     inbox: Arc<Inbox>,
     core: JoinHandle<()>,
     core_ended: oneshot::Receiver<()>,
+    authority: Option<Arc<PoolAuthority>>,
+    first_link: Option<String>,
 }
 
 impl Shell {
@@ -104,23 +122,50 @@ impl Shell {
         let data = DataDir::open(&args.data)?;
         let bound = listen_on(wishes)?;
         let addresses: Vec<Address> = bound.iter().map(|one| one.address.clone()).collect();
-        let urls = announced(&args.urls, &addresses, &host_name())?;
+        let scheme = if args.security.is_some() { "https" } else { "http" };
+        let urls = announced(&args.urls, &addresses, &host_name(), scheme)?;
         let clock = Clock::start();
-        let machine = load(&data.table()?, &mut Outside { now_ms: clock.now_ms(), random: &mut random_u128 }, urls.clone())?;
+        let mut machine = load(&data.table()?, &mut Outside { now_ms: clock.now_ms(), random: &mut random_u128 }, urls.clone())?;
+        let (authority, first_link) = match &args.security {
+            None => (None, None),
+            Some(security) => {
+                let lifetime = security.lifetime.unwrap_or(authority::LIFETIME);
+                let authority = PoolAuthority::open(&data, machine.pool()?, urls.clone(), lifetime, clock)?;
+                let mut outside = Outside { now_ms: clock.now_ms(), random: &mut random_u128 };
+                let link = machine.first_link(&mut outside, authority.is_new)?;
+                let link = link.map(|drawn| authority.invitation(InvitationKind::Login, drawn.secret));
+                (Some(Arc::new(authority)), link)
+            }
+        };
+        match &first_link {
+            Some(link) => data.write_secret(FIRST_LINK_FILE, format!("{link}\n").as_bytes())?,
+            None => data.remove(FIRST_LINK_FILE)?,
+        }
         let inbox = Arc::new(Inbox::default());
-        let (core, core_ended) = start_core(machine, Arc::clone(&inbox), clock)?;
+        let audit = AuditLog::new(authority::audit_path(&args.data));
+        let (core, core_ended) = start_core(machine, Arc::clone(&inbox), clock, audit)?;
         data.tell(&urls)?;
-        Ok(Self { data, bound, urls, inbox, core, core_ended })
+        Ok(Self { data, bound, urls, inbox, core, core_ended, authority, first_link })
     }
 
     /// What the manager says when it is up: a line for each address, and who can reach it.
     fn greeting(&self) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
         let mut text = String::new();
         for one in &self.bound {
-            text += &format!("sublet manager: listening on http://{}\n", one.address);
+            text += &format!("sublet manager: listening on {scheme}://{}\n", one.address);
         }
-        for url in self.urls.iter().filter(|url| !self.bound.iter().any(|one| format!("http://{}", one.address) == **url)) {
+        for url in self.urls.iter().filter(|url| !self.bound.iter().any(|one| format!("{scheme}://{}", one.address) == **url)) {
             text += &format!("sublet manager: announced as {url}\n");
+        }
+        if let Some(link) = &self.first_link {
+            text += &format!(
+                "sublet manager: nobody administers this pool yet; whoever runs this first does, once, within a day:\n\
+                 sublet manager:   sublet login '{link}'\n"
+            );
+        }
+        if self.authority.is_some() {
+            return text;
         }
         if self.bound.iter().all(Bound::is_loopback) {
             text += "sublet manager: listening on loopback only: until Sublet has security, other machines cannot reach it.\n\
@@ -134,7 +179,14 @@ impl Shell {
     /// Serves until `stop` ends, then answers what is open, and takes back what was told in the data directory.
     pub(crate) async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), Refusal> {
         let (stopping, stopped) = watch::channel(false);
-        let serving = Serving::new(http::router(Arc::clone(&self.inbox)), stopped);
+        let tls = self.authority.as_ref().map(|authority| authority.server_config()).transpose()?;
+        let app = http::App {
+            inbox: Arc::clone(&self.inbox),
+            authority: self.authority.clone(),
+            audit: authority::audit_path(self.data.path()),
+            throttle: Throttle::default(),
+        };
+        let serving = Serving::new(http::router(Arc::new(app)), tls, stopped);
         let mut listeners = JoinSet::new();
         for socket in self.bound.into_iter().flat_map(|one| one.sockets) {
             let listener = TcpListener::from_std(socket).map_err(|error| no_runtime(&error))?;
@@ -165,13 +217,14 @@ fn start_core(
     machine: impl Machine + Send + 'static,
     inbox: Arc<Inbox>,
     clock: Clock,
+    audit: AuditLog,
 ) -> Result<(JoinHandle<()>, oneshot::Receiver<()>), Refusal> {
     let (ending, ended) = oneshot::channel();
     let body = move || {
         // Dropped when this thread ends, in whatever way; then no request may wait for it any more.
         let _ending: oneshot::Sender<()> = ending;
         let _closing = Closing(Arc::clone(&inbox));
-        drive(machine, &inbox, clock);
+        drive(machine, &inbox, clock, audit);
     };
     let core = std::thread::Builder::new().name("core".to_owned()).spawn(body).map_err(|error| no_runtime(&error))?;
     Ok((core, ended))

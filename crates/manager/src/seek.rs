@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sublet_api::access::Caller;
 use sublet_api::request::{Request, Response};
 use sublet_api::view::ServerState;
 use sublet_types::{Address, PoolId, SessionNumber, SliceId};
@@ -25,8 +26,8 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 pub(crate) async fn seek(inbox: Arc<Inbox>, urls: Vec<String>) {
     tokio::time::sleep(FIRST_PAUSE).await;
     loop {
-        let Response::Pool(pool) = inbox.ask(Request::Pool).await else { return };
-        let Response::Servers(servers) = inbox.ask(Request::Servers).await else { return };
+        let Response::Pool(pool) = inbox.ask(Caller::Manager, None, Request::Pool).await else { return };
+        let Response::Servers(servers) = inbox.ask(Caller::Manager, None, Request::Servers).await else { return };
         for server in servers.iter().filter(|server| server.state == ServerState::Lost) {
             for address in &server.addresses {
                 match tokio::time::timeout(ANSWER_TIME_MAX, tell(address, pool.pool, &urls)).await {

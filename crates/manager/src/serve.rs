@@ -1,16 +1,26 @@
 //! Connections: accepted, bounded, and ended when the manager stops.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt;
+use rustls::ServerConfig;
+use sublet_api::access::Caller;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::caller::{Peer, certified};
 
 /// Connections at one time. A server holds one for its polls, a mounted volume one for its reports; beyond this number
 /// new ones wait to be accepted.
@@ -25,6 +35,13 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 /// A peer that takes nothing of its answer for so long is cut off, so that nobody can hold a connection by not reading.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// A handshake must be over after so long.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How every TLS connection begins: a record with a handshake message (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+/// What somebody hears who does not speak TLS here.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 129\r\n\r\n\
+    {\"kind\":\"bad_request\",\"message\":\"this manager speaks https, not http\",\"hint\":\"write https:// in front of the manager's address\"}\n";
 /// File descriptors beside the connections: the table, the lock, the listeners, the runtime's own.
 const FILES_BESIDE: u64 = 128;
 
@@ -46,15 +63,17 @@ pub(crate) fn raise_file_limit() {
 #[derive(Clone)]
 pub(crate) struct Serving {
     router: Router,
+    tls: Option<TlsAcceptor>,
     slots: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
     head_wait_max: Duration,
 }
 
 impl Serving {
-    /// Serves the router until `stop` becomes true.
-    pub(crate) fn new(router: Router, stop: watch::Receiver<bool>) -> Self {
-        Self { router, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), stop, head_wait_max: HEAD_WAIT_MAX }
+    /// Serves the router until `stop` becomes true. Without TLS everybody is taken for the manager's own.
+    pub(crate) fn new(router: Router, tls: Option<Arc<ServerConfig>>, stop: watch::Receiver<bool>) -> Self {
+        let tls = tls.map(TlsAcceptor::from);
+        Self { router, tls, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), stop, head_wait_max: HEAD_WAIT_MAX }
     }
 
     #[cfg(test)]
@@ -74,10 +93,10 @@ impl Serving {
                 biased;
                 () = stopped(&mut stop) => break,
                 accepted = self.accept(&listener) => {
-                    if let Some((stream, slot)) = accepted {
+                    if let Some((stream, from, slot)) = accepted {
                         let serving = self.clone();
                         connections.spawn(async move {
-                            serving.connection(stream).await;
+                            serving.connection(stream, from).await;
                             drop(slot);
                         });
                     }
@@ -88,10 +107,10 @@ impl Serving {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         match listener.accept().await {
-            Ok((stream, _)) => Some((stream, slot)),
+            Ok((stream, from)) => Some((stream, from, slot)),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -100,12 +119,33 @@ impl Serving {
         }
     }
 
-    async fn connection(mut self, stream: TcpStream) {
+    async fn connection(self, stream: TcpStream, from: SocketAddr) {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%error, "the connection ended before it began");
             return;
         }
-        let service = TowerToHyperService::new(self.router.clone());
+        let Some(tls) = self.tls.clone() else {
+            return self.requests(stream, Peer { from, caller: Caller::Manager }).await;
+        };
+        let mut stop = self.stop.clone();
+        let secured = tokio::select! {
+            secured = tokio::time::timeout(HANDSHAKE_TIME_MAX, secured(&tls, stream)) => secured,
+            () = stopped(&mut stop) => return,
+        };
+        match secured {
+            Ok(Ok((stream, caller))) => self.requests(stream, Peer { from, caller }).await,
+            // The caller is told by TLS itself; here it is no more than somebody who knocked.
+            Ok(Err(error)) => tracing::info!(%from, %error, "a connection was not secured"),
+            Err(_) => tracing::debug!(%from, "a connection that was not secured in time"),
+        }
+    }
+
+    async fn requests(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, peer: Peer) {
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            router.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.head_wait_max)
@@ -126,6 +166,25 @@ impl Serving {
     }
 }
 
+/// Secures a connection; the answer says who is at its other end.
+async fn secured(tls: &TlsAcceptor, mut stream: TcpStream) -> std::io::Result<(TlsStream<TcpStream>, Caller)> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    if first != [TLS_HANDSHAKE] {
+        stream.write_all(NOT_TLS).await?;
+        // What was sent is read, lest the answer be lost with a reset connection.
+        stream.shutdown().await?;
+        let mut rest = [0; 4096];
+        while stream.read(&mut rest).await? > 0 {}
+        return Err(std::io::Error::other("it does not speak TLS"));
+    }
+    let stream = tls.accept(stream).await?;
+    let caller = certified(stream.get_ref().1.peer_certificates()).map_err(std::io::Error::other)?;
+    Ok((stream, caller))
+}
+
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
@@ -144,7 +203,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::SocketAddr;
     use std::time::Instant;
 
     use axum::routing::get;
@@ -168,7 +226,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (_stop, stopped) = watch::channel(false);
         let router = Router::new().route("/", get(async || "here"));
-        let serving = Serving::new(router, stopped).head_wait_max(Duration::from_millis(300));
+        let serving = Serving::new(router, None, stopped).head_wait_max(Duration::from_millis(300));
         let task = tokio::spawn(serving.listen(listener));
         let whole = &b"GET / HTTP/1.1\r\nhost: m\r\n\r\n"[..];
         for bytes in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nhost: m\r\n", whole] {

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
 use sublet_api::Refusal;
+use sublet_api::access::DrawnToken;
 use sublet_api::request::{Request, Response};
 use sublet_table::{Action, Event, Outside};
-use sublet_types::Address;
+use sublet_types::{Address, PoolId};
 use tokio::sync::oneshot;
 
 use crate::machine::Machine;
@@ -18,6 +19,14 @@ struct Scripted<F>(F);
 impl<F: FnMut(Event) -> Vec<Action>> Machine for Scripted<F> {
     fn apply(&mut self, _: &mut Outside<'_>, event: Event) -> Vec<Action> {
         (self.0)(event)
+    }
+
+    fn pool(&self) -> Result<PoolId, Refusal> {
+        Ok(PoolId::from_u128(1))
+    }
+
+    fn first_link(&mut self, _: &mut Outside<'_>, _: bool) -> Result<Option<DrawnToken>, Refusal> {
+        Ok(None)
     }
 
     fn next_wake_ms(&self) -> Option<u64> {
@@ -38,7 +47,7 @@ impl Manager {
     /// One whose core answers every request at once.
     pub(crate) fn answering(mut answer: impl FnMut(Request) -> Response + Send + 'static) -> Self {
         Self::scripted(move |event| match event {
-            Event::Request { conn, request } => vec![Action::Reply { conn, response: answer(request) }],
+            Event::Request { conn, request, .. } => vec![Action::Reply { conn, response: answer(request) }],
             Event::Gone { .. } | Event::Tick => Vec::new(),
         })
     }
@@ -46,7 +55,12 @@ impl Manager {
     /// One whose core does what the closure says.
     pub(crate) fn scripted(script: impl FnMut(Event) -> Vec<Action> + Send + 'static) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let args = ManagerArgs { data: data.path().to_owned(), listen: vec![Address::new("127.0.0.1", 0)], urls: Vec::new() };
+        let args = ManagerArgs {
+            data: data.path().to_owned(),
+            listen: vec![Address::new("127.0.0.1", 0)],
+            urls: Vec::new(),
+            security: None,
+        };
         let shell = Shell::open(&args, |_, _, _| Ok(Scripted(script))).unwrap();
         let told: serde_json::Value = serde_json::from_slice(&std::fs::read(data.path().join("manager.json")).unwrap()).unwrap();
         let address = told["urls"][0].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap();

@@ -13,7 +13,12 @@ use sublet_manager::{ManagerArgs, run};
 use sublet_types::Address;
 
 fn args(data: &Path) -> ManagerArgs {
-    ManagerArgs { data: data.to_owned(), listen: vec![Address::new("127.0.0.1", 0), Address::new("::1", 0)], urls: Vec::new() }
+    ManagerArgs {
+        data: data.to_owned(),
+        listen: vec![Address::new("127.0.0.1", 0), Address::new("::1", 0)],
+        urls: Vec::new(),
+        security: None,
+    }
 }
 
 fn start(data: &Path) -> (JoinHandle<Result<(), Refusal>>, Vec<String>) {

@@ -58,7 +58,7 @@ impl Client {
             return None;
         }
         let doors = SimDoors::start(sim, net, machine, format!("client-{}-{}", info.name, info.epoch.number));
-        let door = Door::new(&doors, manager, info.volume, info.epoch);
+        let door = Door::new(&doors, manager, &info);
         let (own_doors, own, known) = (doors.clone(), door.clone(), info.clone());
         let opened = in_process(&doors, async move { Volume::open(own_doors, own, known, options).await }).await?;
         let volume = match opened {

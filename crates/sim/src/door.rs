@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
+use sublet_api::mount::MountingInformation;
 use sublet_api::request::{ChangeLeg, ClientAnswer, ClientReport, LegAnswer, LenderAddresses, Request, Response};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_coordinator::limits::REPORT_RETRY_PAUSE;
@@ -12,15 +13,16 @@ use sublet_coordinator::{Heard, Reporter, Reports};
 use sublet_doors::local::Signal;
 use sublet_doors::{Clock, Doors};
 use sublet_types::limits::POLL_INTERVAL;
-use sublet_types::{Epoch, VolumeId};
+use sublet_types::{ServerId, VolumeId};
 use sublet_volume::{ManagerDoor, PathStatus};
 
 use crate::doors::SimDoors;
-use crate::manager::Manager;
+use crate::manager::{Manager, certified};
 
 struct Inner {
     doors: SimDoors,
     manager: Rc<Manager>,
+    holder: ServerId,
     volume: VolumeId,
     reporter: RefCell<Reporter>,
     changed: Signal,
@@ -36,12 +38,13 @@ fn nonsense() -> Refusal {
 
 impl Door {
     /// The link of a process.
-    pub fn new(doors: &SimDoors, manager: &Rc<Manager>, volume: VolumeId, epoch: Epoch) -> Self {
+    pub fn new(doors: &SimDoors, manager: &Rc<Manager>, info: &MountingInformation) -> Self {
         Self(Rc::new(Inner {
             doors: doors.clone(),
             manager: Rc::clone(manager),
-            volume,
-            reporter: RefCell::new(Reporter::new(epoch)),
+            holder: info.borrower,
+            volume: info.volume,
+            reporter: RefCell::new(Reporter::new(info.epoch)),
             changed: Signal::new(),
         }))
     }
@@ -49,7 +52,7 @@ impl Door {
     async fn send(&self, report: ClientReport) -> Result<ClientAnswer, Refusal> {
         let hold = if report.hold { POLL_INTERVAL } else { Duration::ZERO };
         let request = Request::ClientReport { volume: self.0.volume, report };
-        match self.0.manager.call(&self.0.doors, request, hold).await? {
+        match self.0.manager.call(&self.0.doors, certified(self.0.holder), request, hold).await? {
             Response::Client(answer) => Ok(answer),
             _ => Err(nonsense()),
         }
@@ -102,7 +105,8 @@ impl Door {
 
 impl ManagerDoor for Door {
     async fn change_leg(&self, volume: VolumeId, change: ChangeLeg) -> Result<LegAnswer, Refusal> {
-        match self.0.manager.call(&self.0.doors, Request::ChangeLeg { volume, change }, POLL_INTERVAL).await? {
+        let request = Request::ChangeLeg { volume, change };
+        match self.0.manager.call(&self.0.doors, certified(self.0.holder), request, POLL_INTERVAL).await? {
             Response::Leg(answer) => Ok(answer),
             _ => Err(nonsense()),
         }

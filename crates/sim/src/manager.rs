@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use sublet_api::access::{Caller, Proof};
 use sublet_api::request::{Request, Response};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::local::Signal;
 use sublet_doors::{Clock, Doors};
 use sublet_table::{Action, Core, Event, Outside, RedbStore, Table};
+use sublet_types::ServerId;
 
 use crate::backend::{self, Fuse};
 use crate::disk::SimFile;
@@ -73,6 +75,11 @@ pub struct Manager {
     pub failed_loads: Cell<u64>,
     /// Starts so far.
     pub starts: Cell<u64>,
+}
+
+/// A server, as its certificate proves it; certificates do not end here.
+pub fn certified(server: ServerId) -> Caller {
+    Caller::Server { server, proof: Proof { issued_ms: u64::MAX, expires_ms: u64::MAX } }
 }
 
 fn unreachable(text: &str) -> Refusal {
@@ -222,7 +229,8 @@ impl Manager {
             (self.on_violation)(violation);
         }
         for action in actions {
-            let Action::Reply { conn, response } = action;
+            // The audit log is the shell's.
+            let Action::Reply { conn, response } = action else { continue };
             let call = self.running.borrow_mut().as_mut().and_then(|running| running.replies.remove(&conn));
             if let Some((machine, call)) = call {
                 self.answer(machine, &call, Ok(response));
@@ -240,7 +248,7 @@ impl Manager {
     }
 
     /// A request arrives at the manager's machine.
-    fn arrived(&self, from: MachineId, request: Request, call: Rc<Call>) {
+    fn arrived(&self, from: MachineId, caller: Caller, request: Request, call: Rc<Call>) {
         if !self.is_running() {
             return self.answer(from, &call, Err(unreachable("nobody listens at the manager's port")));
         }
@@ -254,7 +262,7 @@ impl Manager {
             conn
         };
         self.sim.log("manager", || crate::brief::request(&request));
-        self.apply(Event::Request { conn, request });
+        self.apply(Event::Request { conn, caller, request });
     }
 
     /// The caller of a request hung up.
@@ -269,11 +277,17 @@ impl Manager {
         }
     }
 
-    /// Asks the manager from a process, as its link does: one try.
+    /// Asks the manager from a process, as its link does: one try. `caller` is what its certificate proves.
     ///
     /// # Errors
     /// The manager's refusal; `Unreachable` if it did not answer, whatever became of the request.
-    pub async fn call(self: &Rc<Self>, doors: &SimDoors, request: Request, hold: Duration) -> Result<Response, Refusal> {
+    pub async fn call(
+        self: &Rc<Self>,
+        doors: &SimDoors,
+        caller: Caller,
+        request: Request,
+        hold: Duration,
+    ) -> Result<Response, Refusal> {
         let (from, to) = (doors.machine().id, self.machine.id);
         if !self.net.is_up(to) || self.net.is_blocked(from, to) || self.net.is_blocked(to, from) {
             doors.sleep(CONNECT_TIME_MAX).await;
@@ -282,7 +296,7 @@ impl Manager {
         let call = Rc::new(Call { answer: RefCell::new(None), arrived: Signal::new(), conn: Cell::new(None) });
         let _hangs_up = HangUp { manager: Rc::clone(self), call: Rc::clone(&call), from };
         let (own, sent) = (Rc::clone(self), Rc::clone(&call));
-        self.net.post(&self.sim, from, to, move |_| own.arrived(from, request, sent));
+        self.net.post(&self.sim, from, to, move |_| own.arrived(from, caller, request, sent));
         let wait = async {
             loop {
                 let seen = call.arrived.version();

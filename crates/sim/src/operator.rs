@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use sublet_api::access::Caller;
 use sublet_api::mount::MountingInformation;
 use sublet_api::request::{Borrow, Mount, Replace, Request, Response, Return, TaskOutcome, Transfer, Unmount};
 use sublet_api::{ErrorKind, Refusal};
@@ -462,7 +463,8 @@ pub(crate) async fn ask_once(world: &World, at: &Server, request: Request) -> Op
     }
     let doors = SimDoors::start(&world.sim, &world.net, &at.machine, "command".to_owned());
     let (manager, own) = (Rc::clone(&world.manager), doors.clone());
-    let answer = crate::client::in_process(&doors, async move { manager.call(&own, request, POLL_INTERVAL).await }).await;
+    let answer =
+        crate::client::in_process(&doors, async move { manager.call(&own, Caller::Manager, request, POLL_INTERVAL).await }).await;
     at.machine.kill(&world.sim, doors.process());
     answer
 }

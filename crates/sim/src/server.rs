@@ -32,7 +32,7 @@ use crate::disk::SimFile;
 use crate::door::Door;
 use crate::doors::{Machine, SimDoors, address};
 use crate::exec::{Sim, Time};
-use crate::manager::Manager;
+use crate::manager::{Manager, certified};
 use crate::net::Net;
 use crate::oracle::Truths;
 
@@ -399,7 +399,7 @@ impl Server {
         let addresses = vec![address(self.machine.id, PORT)];
         let version = "simulated".to_owned();
         let register = Register { server: self.id(), pool, name, zone: String::new(), addresses, version, run: running.run };
-        let answer = self.manager.call(&running.doors, Request::Register(register), Duration::ZERO).await?;
+        let answer = self.manager.call(&running.doors, certified(self.id()), Request::Register(register), Duration::ZERO).await?;
         let Response::Registered(registered) = answer else { return Err(nonsense()) };
         let mut kept = self.kept.borrow_mut();
         kept.pool = Some(registered.pool);
@@ -413,7 +413,7 @@ impl Server {
         let result = async {
             self.register(running).await?;
             let request = Request::Poll { server: self.id(), poll };
-            match self.manager.call(&running.doors, request, POLL_INTERVAL).await? {
+            match self.manager.call(&running.doors, certified(self.id()), request, POLL_INTERVAL).await? {
                 Response::Poll(answer) => Ok(answer),
                 _ => Err(nonsense()),
             }
@@ -541,7 +541,7 @@ fn coordination(
 ) -> Box<dyn Fn(MountingInformation, Rc<Flag>) -> LocalBoxFuture<'static, bool>> {
     let (doors, manager) = (doors.clone(), Rc::clone(manager));
     Box::new(move |info, stop| {
-        let door = Door::new(&doors, &manager, info.volume, info.epoch);
+        let door = Door::new(&doors, &manager, &info);
         let doors = doors.clone();
         Box::pin(async move {
             let (hear, heard) = mpsc::unbounded();

@@ -172,9 +172,9 @@ mod tests {
             ("volume/", "\"in_sync\":true", "\"in_sync\":nonsense", "it is damaged"),
             ("volume/", "\"name\":\"v\"", "\"name\":\"free\"", "two volumes are called free"),
             ("volume/", "\"issued\":1", "\"issued\":0", "issued were 0"),
-            ("pool/", "\"version\":2", "\"version\":3", "the row of the pool is missing"),
+            ("pool/", "\"version\":3", "\"version\":4", "the row of the pool is missing"),
             ("server/", "\"left\":false", "\"left\":true", "is not a member"),
-            ("area/", "\"version\":2", "\"version\":99", "has version 99"),
+            ("area/", "\"version\":3", "\"version\":99", "has version 99"),
         ] {
             let found = findings(&pool, |row| replace(row, kind, from, to));
             assert!(found.iter().any(|text| text.contains(expected)), "{expected}: {found:?}");

@@ -4,6 +4,7 @@
 //! except through its [`Store`]: the shell (crate `sublet-manager`, or a simulator) hands it the time and the random bits.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod access;
 pub mod change;
 pub mod check;
 pub mod core;

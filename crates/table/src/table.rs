@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::{REGION_SIZE, SLICES_PER_AREA_MAX};
-use sublet_types::{AreaId, Name, ServerId, SliceId, TaskId, VolumeId, Way};
+use sublet_types::{AreaId, Name, PersonId, ServerId, SliceId, TaskId, TokenId, VolumeId, Way};
 
-use crate::records::{AreaRow, Command, EventRow, Key, PoolRow, Row, ServerRow, TaskRow, VolumeRow, WipeRow};
+use crate::records::{
+    AdmissionRow, AreaRow, Command, EventRow, Key, PersonRow, PoolRow, Row, ServerRow, TaskRow, TokenRow, VolumeRow, WipeRow,
+};
 
 /// A part of an area that is not free.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -45,6 +47,12 @@ pub struct Table {
     pub tasks: BTreeMap<TaskId, TaskRow>,
     /// Events.
     pub events: BTreeMap<u64, EventRow>,
+    /// People.
+    pub people: BTreeMap<PersonId, PersonRow>,
+    /// Tokens.
+    pub tokens: BTreeMap<TokenId, TokenRow>,
+    /// What is to be known of servers' certificates.
+    pub admissions: BTreeMap<ServerId, AdmissionRow>,
     /// Stored rows that cannot be read and are kept aside: their keys, and why.
     pub damaged: Vec<String>,
     /// Slices of whose wipes nothing but the key is left: the row could not be read.
@@ -80,6 +88,15 @@ impl Table {
             Row::Event(row) => {
                 self.events.insert(row.number, row);
             }
+            Row::Person(row) => {
+                self.people.insert(row.id, row);
+            }
+            Row::Token(row) => {
+                self.tokens.insert(row.id, row);
+            }
+            Row::Admission(row) => {
+                self.admissions.insert(row.server, row);
+            }
         }
     }
 
@@ -105,6 +122,15 @@ impl Table {
             }
             Key::Event(number) => {
                 self.events.remove(&number);
+            }
+            Key::Person(id) => {
+                self.people.remove(&id);
+            }
+            Key::Token(id) => {
+                self.tokens.remove(&id);
+            }
+            Key::Admission(id) => {
+                self.admissions.remove(&id);
             }
         }
     }
@@ -255,7 +281,7 @@ impl Table {
     }
 }
 
-fn not_found(what: &str, text: &str, hint: &str) -> Refusal {
+pub(crate) fn not_found(what: &str, text: &str, hint: &str) -> Refusal {
     let shown: String = text.chars().take(80).collect();
     Refusal::new(ErrorKind::NotFound, format!("there is no {what} '{}'", shown.escape_default())).hint(hint)
 }

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
@@ -136,8 +136,8 @@ impl Authority {
                 .hint("use the program that wrote it, or a newer one"));
         }
         let key = KeyPair::from_pem(&record.key).map_err(|e| failed("the authority's key", &e))?;
-        let certificate =
-            CertificateDer::from_pem_slice(record.certificate.as_bytes()).map_err(|e| failed("the authority's certificate", &e))?;
+        let certificate = CertificateDer::from_pem_slice(record.certificate.as_bytes())
+            .map_err(|e| failed("the authority's certificate", &e))?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).map_err(|e| failed("the authority's certificate", &e))?;
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {

@@ -52,11 +52,11 @@ pub fn explain(error: &Error, peer: &str) -> TrustError {
     match error {
         Error::InvalidCertificate(certificate) => unusable_peer(certificate, peer),
         Error::AlertReceived(alert) => refused_by_peer(*alert, peer),
-        Error::NoCertificatesPresented => TrustError::new(format!("{peer} wants to know who calls, and this caller has no certificate"))
-            .hint(JOIN_AGAIN),
-        Error::InvalidMessage(_) => {
-            TrustError::new(format!("{peer} does not speak TLS")).hint("check the address, and that it is of this version or newer")
+        Error::NoCertificatesPresented => {
+            TrustError::new(format!("{peer} wants to know who calls, and this caller has no certificate")).hint(JOIN_AGAIN)
         }
+        Error::InvalidMessage(_) => TrustError::new(format!("{peer} does not speak TLS"))
+            .hint("check the address, and that it is of this version or newer"),
         other => TrustError::new(format!("the connection to {peer} cannot be secured: {other}")),
     }
 }
@@ -84,16 +84,17 @@ fn unusable_peer(error: &CertificateError, peer: &str) -> TrustError {
 fn refused_by_peer(alert: AlertDescription, peer: &str) -> TrustError {
     use AlertDescription as A;
     match alert {
-        A::CertificateExpired => {
-            TrustError::new(format!("{peer} says that this certificate is out of date")).hint(format!("{CLOCKS}, or {JOIN_AGAIN}"))
-        }
+        A::CertificateExpired => TrustError::new(format!("{peer} says that this certificate is out of date"))
+            .hint(format!("{CLOCKS}, or {JOIN_AGAIN}")),
         A::UnknownCA | A::DecryptError => {
             TrustError::new(format!("{peer} belongs to another pool than this certificate")).hint(JOIN_AGAIN)
         }
         A::CertificateRequired => {
             TrustError::new(format!("{peer} wants to know who calls, and this caller has no certificate")).hint(JOIN_AGAIN)
         }
-        A::CertificateRevoked | A::AccessDenied => TrustError::new(format!("{peer} does not admit this certificate")).hint(JOIN_AGAIN),
+        A::CertificateRevoked | A::AccessDenied => {
+            TrustError::new(format!("{peer} does not admit this certificate")).hint(JOIN_AGAIN)
+        }
         A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate => {
             TrustError::new(format!("{peer} cannot use this certificate")).hint(format!("{CLOCKS}, or {JOIN_AGAIN}"))
         }

@@ -98,7 +98,11 @@ pub fn newcomer_config(fingerprint: Fingerprint) -> Result<Arc<ClientConfig>, Tr
 ///
 /// # Errors
 /// The credentials cannot be read.
-pub fn server_config(authority: &Credentials, own: Arc<OwnCertificate>, strangers: bool) -> Result<Arc<ServerConfig>, TrustError> {
+pub fn server_config(
+    authority: &Credentials,
+    own: Arc<OwnCertificate>,
+    strangers: bool,
+) -> Result<Arc<ServerConfig>, TrustError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority.authority_der()?)?, provider());
     let verifier = if strangers { verifier.allow_unauthenticated() } else { verifier };
     let verifier = verifier.build().map_err(|e| failed(&e))?;

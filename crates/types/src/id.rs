@@ -95,6 +95,10 @@ id!(
     ServerId
 );
 id!(
+    /// A token that lets somebody in, or a program ask.
+    TokenId
+);
+id!(
     /// Somebody at a command line.
     PersonId
 );

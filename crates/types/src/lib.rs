@@ -20,7 +20,7 @@ pub mod way;
 pub use address::Address;
 pub use epoch::{Epoch, Generation, LeaseSecret, SessionNumber};
 pub use geometry::{BlockIndex, BlockRange, ByteOffset, Piece, VolumeMap};
-pub use id::{AreaId, ManagerId, OpenId, PersonId, PoolId, ServerId, SliceId, TaskId, VolumeId};
+pub use id::{AreaId, ManagerId, OpenId, PersonId, PoolId, ServerId, SliceId, TaskId, TokenId, VolumeId};
 pub use name::Name;
 pub use seal::SealText;
 pub use size::ByteSize;

@@ -43,6 +43,9 @@ pub const BURST: usize = 8;
 /// before such a payload.
 pub const LONG_PAYLOAD_MIN: usize = 128 << 10;
 
+/// The longest request for a certificate, in bytes of PEM: one for a P-256 key has some 400.
+pub const CERTIFICATE_REQUEST_MAX: usize = 16 << 10;
+
 /// Default port of the manager.
 pub const MANAGER_PORT: u16 = 7470;
 /// Default port of a server's agent.

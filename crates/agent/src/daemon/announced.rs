@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 
-use sublet_link::ManagerLink;
 use sublet_link::manager::base_url;
+use sublet_link::{Access, ManagerLink};
 use sublet_wire::message::Announce;
 
 use super::state::Daemon;
@@ -34,11 +34,12 @@ pub(crate) fn channel(daemon: &Arc<Daemon>) -> (Box<OnAnnounce>, Receiver<Vec<St
 
 /// The thread `announced`.
 pub(crate) fn believe(daemon: &Arc<Daemon>, heard: &Receiver<Vec<String>>) {
+    let access = || Access::Server(daemon.home.credentials_path());
     while let Ok(urls) = heard.recv() {
         let urls: Vec<String> = urls.iter().filter_map(|url| base_url(url).ok()).collect();
         for url in urls {
             let candidate = vec![url.clone()];
-            match ManagerLink::new(candidate.clone()).pool() {
+            match ManagerLink::new(candidate.clone()).with_access(access()).pool() {
                 Ok(pool) if Some(pool.pool) == daemon.pool() => {
                     if daemon.link.learn(&candidate) {
                         tracing::info!(url, "the manager is found at another address");

@@ -6,12 +6,14 @@
 //! | poll | registers, and holds a poll at the manager: the heartbeat that brings orders |
 //! | results | brings results of orders and changes of areas to the manager at once |
 //! | areas | opens areas, again and again while a piece is missing |
+//! | certificates | renews the server's certificate before it ends |
 //! | announced | checks a manager that says where it is now |
 //! | control | answers the command line at the control socket |
 //! | signals | SIGTERM and SIGINT end the process cleanly |
 
 mod announced;
 mod areas;
+mod certificates;
 mod control;
 mod data;
 mod failures;
@@ -38,7 +40,8 @@ use sublet_coordinator::{Manager, Reports as _, coordinate};
 use sublet_doors::real::{self, RealDoors, RealListener};
 use sublet_doors::{Clock, Doors, Endpoint, Listener, Net, Rng};
 use sublet_link::manager::base_url;
-use sublet_link::{Home, ManagerLink, PidFile};
+use sublet_link::{Access, Home, ManagerLink, PidFile};
+use sublet_trust::Invitation;
 use sublet_types::limits::AGENT_PORT;
 use sublet_types::{Address, Name};
 
@@ -70,6 +73,10 @@ pub struct ServerArgs {
     pub zone: String,
     /// The wished name at the first registration; none takes the host's name.
     pub name: Option<Name>,
+    /// By what it comes into the pool, if it is not in it yet.
+    pub join: Option<Invitation>,
+    /// By what it comes in again although it is in it: its certificate was lost, or is void.
+    pub rejoin: Option<Invitation>,
 }
 
 /// Runs a server until it is told to stop (SIGTERM, SIGINT) or has left its pool.
@@ -128,7 +135,10 @@ async fn listen_on(doors: &RealDoors, at: &Address) -> Result<RealListener, Refu
 
 async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Refusal> {
     let identity = state::load_identity(&home, args.name.as_ref(), || doors.random_u128())?;
-    let urls = manager_urls(&args, &identity.managers)?;
+    let credentials = certificates::enter(&home, identity.server, &args)?;
+    let mut known = credentials.map(|credentials| credentials.managers).unwrap_or_default();
+    known.extend(identity.managers.clone());
+    let urls = manager_urls(&args, &known)?;
     let wished = if args.listen.is_empty() { vec![Address::new("127.0.0.1", AGENT_PORT)] } else { args.listen.clone() };
     let mut listeners = Vec::new();
     for at in &wished {
@@ -147,7 +157,8 @@ async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Ref
     let (handle, mut commands) = DataHandle::new();
     let boot = real::boot_id().map_err(|e| Refusal::new(ErrorKind::Io, e.to_string()))?;
     let facts = Facts { zone: args.zone, advertise, listen: bound, run: doors.random_u64(), boot };
-    let daemon = Arc::new(Daemon::load(home, identity, ManagerLink::new(urls), handle, facts)?);
+    let link = ManagerLink::new(urls).with_access(Access::Server(home.credentials_path()));
+    let daemon = Arc::new(Daemon::load(home, identity, link, handle, facts)?);
     for entry in daemon.entries() {
         agent.set_offline(entry.area, "it is being opened");
     }
@@ -157,6 +168,7 @@ async fn serve(doors: RealDoors, home: Home, args: ServerArgs) -> Result<(), Ref
     let control = control::listen(&daemon)?;
     spawn(&daemon, "announced", move |daemon| announced::believe(daemon, &heard))?;
     spawn(&daemon, "areas", areas::watch)?;
+    spawn(&daemon, "certificates", certificates::keep)?;
     spawn(&daemon, "poll", manager::poll)?;
     spawn(&daemon, "results", manager::report)?;
     spawn(&daemon, "signals", signals)?;
@@ -261,7 +273,7 @@ fn advertised(bound: &[Address], urls: &[String]) -> Vec<Address> {
 /// The local address of a route to the manager. Connecting a UDP socket sends nothing.
 fn own_address(urls: &[String]) -> Option<String> {
     urls.iter().find_map(|url| {
-        let target: Address = url.strip_prefix("http://")?.parse().ok()?;
+        let target: Address = url.split_once("://")?.1.parse().ok()?;
         let any = if target.host().contains(':') { "[::]:0" } else { "0.0.0.0:0" };
         let socket = UdpSocket::bind(any).ok()?;
         socket.connect((target.host(), target.port())).ok()?;

@@ -1,5 +1,6 @@
 //! One file for each group of commands.
 
+mod access;
 mod areas;
 mod contents;
 mod daemons;
@@ -27,7 +28,7 @@ use crate::{demo, playground};
 pub fn run(cli: Cli) -> Result<(), Refusal> {
     // The server's --data is its home.
     let data = if let Command::Server(options) = &cli.command { options.data.clone() } else { None };
-    let context = Context::new(&cli.manager, data.or(cli.home), cli.json)?;
+    let context = Context::new(&cli.manager, data.or(cli.home), cli.credentials, cli.json)?;
     let c = &context;
     match cli.command {
         Command::Playground(options) => playground::run(&options),
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
             Some(Servers::Rename { server, name }) => areas::rename_server(c, &server, name),
             Some(Servers::Leave { server }) => areas::leave(c, server),
             Some(Servers::Forget(options)) => recovery::forget(c, options),
+            Some(Servers::Revoke { server }) => access::revoke_server(c, server),
         },
         Command::Lend(options) => areas::lend(c, options),
         Command::Reclaim { area } => areas::reclaim(c, &area),
@@ -64,6 +66,10 @@ pub fn run(cli: Cli) -> Result<(), Refusal> {
         Command::Return { volume, dissolve } => volumes::give_back(c, &volume, dissolve),
         Command::Mount(options) => mount::run(c, &options),
         Command::Unmount { volume, force } => unmount::run(c, &volume, force),
+        Command::Token(command) => access::token(c, command),
+        Command::Person(command) => access::person(c, command),
+        Command::Login { link } => access::login(c, &link),
+        Command::Audit { limit } => access::audit(c, limit),
         Command::Limits(options) => limits::run(c, &options),
         Command::Search(options) => contents::search(c, &options),
         Command::Table { watch } => reading::table(c, watch),

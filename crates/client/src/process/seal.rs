@@ -119,7 +119,7 @@ pub(super) struct Seal {
     name: String,
     volume: String,
     server: ServerId,
-    urls: Vec<String>,
+    link: ManagerLink,
     header: RefCell<Header>,
     /// The highest serial that was seen.
     serial: Cell<u64>,
@@ -162,7 +162,7 @@ impl Seal {
         doors: &RealDoors,
         volume: &Rc<Volume<RealDoors, Manager>>,
         info: &MountingInformation,
-        urls: Vec<String>,
+        link: ManagerLink,
         unlock: &Unlock,
     ) -> Result<Self, Refusal> {
         let name = info.name.to_string();
@@ -182,7 +182,7 @@ impl Seal {
             name,
             volume: info.volume.to_string(),
             server: info.borrower,
-            urls,
+            link,
             header: RefCell::new(header.clone()),
             serial: Cell::new(serial),
             told: RefCell::new(info.seal.clone()),
@@ -217,7 +217,7 @@ impl Seal {
         let text = header.to_string();
         let to: SealText = text.parse().map_err(|_| Refusal::new(ErrorKind::Internal, "the key header is no text"))?;
         let set = SetSeal { server: self.server, from: self.told.borrow().clone(), to: to.clone() };
-        let (link, volume) = (ManagerLink::new(self.urls.clone()), self.volume.clone());
+        let (link, volume) = (self.link.clone(), self.volume.clone());
         beside(move || link.set_seal(&volume, set)).await??;
         self.told.replace(Some(to));
         Ok(())

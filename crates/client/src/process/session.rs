@@ -91,7 +91,7 @@ pub(super) async fn serve(
     let seal = match unlock {
         None => None,
         Some(unlock) => {
-            let open = Seal::open(&doors, &volume, &info, manager_urls(home.dir()), &unlock);
+            let open = Seal::open(&doors, &volume, &info, manager.link(), &unlock);
             let result = match future::select(pin!(open), signals.next()).await {
                 Either::Left((result, _)) => result,
                 Either::Right(_) => Err(Refusal::new(ErrorKind::Conflict, "the client was stopped while it was opening the key")),

@@ -19,7 +19,7 @@ impl Answer {
         Self::json(status, refusal)
     }
 
-    fn ok(value: &impl Serialize) -> Self {
+    pub(crate) fn ok(value: &impl Serialize) -> Self {
         Self::json(StatusCode::OK, value)
     }
 
@@ -59,6 +59,14 @@ impl From<Response> for Answer {
             Response::Task(it) => Self::ok(&it),
             Response::Client(it) => Self::ok(&it),
             Response::Leg(it) => Self::ok(&it),
+            Response::Tokens(it) => Self::ok(&it),
+            Response::Token(it) => Self::ok(&it),
+            Response::People(it) => Self::ok(&it),
+            Response::Person(it) => Self::ok(&it),
+            // What these become is written where they are asked for.
+            Response::NewToken(_) | Response::Admitted(_) | Response::Allowed => {
+                Self::from(Refusal::new(ErrorKind::Internal, "an answer of the core that nobody asked for; this is a defect"))
+            }
             Response::Refused(it) => Self::from(it),
         }
     }

@@ -1,5 +1,6 @@
 //! HTTP: paths, bodies and status codes of the requests in `sublet_api::request`. Nothing is decided here.
 
+mod access;
 mod answer;
 mod areas;
 mod body;
@@ -15,34 +16,85 @@ mod tests;
 mod volumes;
 mod work;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
-use sublet_api::request::Request;
+use sublet_api::access::Caller;
+use sublet_api::request::{Request, Response};
 use sublet_api::{ErrorKind, Refusal};
 
+use crate::authority::PoolAuthority;
+use crate::caller::{Peer, with_token};
 use crate::inbox::Inbox;
+use crate::throttle::Throttle;
 use answer::Answer;
 
-/// What every handler has: the way to the core.
-type Core = State<Arc<Inbox>>;
+/// What all handlers share.
+pub(crate) struct App {
+    /// The way to the core.
+    pub(crate) inbox: Arc<Inbox>,
+    /// The pool's authority; none if the manager runs without security.
+    pub(crate) authority: Option<Arc<PoolAuthority>>,
+    /// Where the audit log is.
+    pub(crate) audit: PathBuf,
+    /// Who has failed to prove who they are.
+    pub(crate) throttle: Throttle,
+}
 
-/// Asks the core; the future of this is what the connection's end drops.
-async fn ask(State(inbox): Core, request: Request) -> Answer {
-    Answer::from(inbox.ask(request).await)
+/// What every handler has: the way to the core, in the name of whoever asks.
+struct Core {
+    app: Arc<App>,
+    peer: Peer,
+}
+
+impl FromRequestParts<Arc<App>> for Core {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Answer> {
+        let Some(peer) = parts.extensions.get::<Peer>() else {
+            return Err(Answer::from(Refusal::new(ErrorKind::Internal, "a request of nobody; this is a defect")));
+        };
+        let caller = with_token(peer.caller.clone(), &parts.headers);
+        // Whoever has proved who they are does not wait for others at the same address.
+        let is_proved = !matches!(caller, Caller::Stranger | Caller::Token { .. });
+        if !is_proved && app.throttle.is_held(peer.from.ip(), Instant::now()) {
+            let text = format!("too many tries from {} that proved nothing", peer.from.ip());
+            return Err(Answer::from(Refusal::new(ErrorKind::TooMany, text).hint("try again in some seconds")));
+        }
+        Ok(Self { app: Arc::clone(app), peer: Peer { from: peer.from, caller } })
+    }
+}
+
+impl Core {
+    /// Asks the core; the future of this is what the connection's end drops.
+    async fn ask(self, request: Request) -> Response {
+        let response = self.app.inbox.ask(self.peer.caller, Some(self.peer.from), request).await;
+        if matches!(&response, Response::Refused(refusal) if refusal.kind == ErrorKind::Unauthenticated) {
+            self.app.throttle.failed(self.peer.from.ip(), Instant::now());
+        }
+        response
+    }
+}
+
+/// Asks, and the answer is the core's as it is.
+async fn ask(core: Core, request: Request) -> Answer {
+    Answer::from(core.ask(request).await)
 }
 
 /// All routes, and refusals for everything else.
-pub(crate) fn router(inbox: Arc<Inbox>) -> Router {
+pub(crate) fn router(app: Arc<App>) -> Router {
     routes::all()
         .into_iter()
         .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn(leftover::discard))
-        .with_state(inbox)
+        .with_state(app)
 }
 
 async fn unknown_path(uri: Uri) -> Answer {

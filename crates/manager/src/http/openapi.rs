@@ -9,7 +9,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::{areas, reading, rebuild, servers, volumes, work};
+use super::{access, areas, reading, rebuild, servers, volumes, work};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -55,6 +55,16 @@ use super::{areas, reading, rebuild, servers, volumes, work};
         work::scrub_every,
         volumes::seal,
         work::control_task,
+        access::revoke_server,
+        access::create_token,
+        access::tokens,
+        access::revoke_token,
+        access::add_person,
+        access::people,
+        access::change_person,
+        access::enter,
+        access::renew,
+        access::audit,
         volumes::client_report,
         volumes::change_leg,
     ),
@@ -65,6 +75,7 @@ use super::{areas, reading, rebuild, servers, volumes, work};
         (name = "areas", description = "What is done with areas"),
         (name = "volumes", description = "What is done with volumes"),
         (name = "work", description = "Background work"),
+        (name = "access", description = "Who may come in, and who has asked for what"),
         (name = "rebuild", description = "The table from the labels, and what only an administrator can decide"),
         (name = "clients", description = "What the client of a mounted volume, or the coordinator of background work, tells the manager"),
     ),
@@ -94,6 +105,9 @@ fn add_refusals(operation: &mut Operation) {
             "The manager is stopping or overloaded, or a lender that is needed does not answer",
         ),
     ];
+    refusals.push((ErrorKind::Unauthenticated.http_status(), "Nobody knows who asks: a certificate or token is missing or void"));
+    refusals.push((ErrorKind::Forbidden.http_status(), "Whoever asks may not do that"));
+    refusals.push((ErrorKind::TooMany.http_status(), "Too many tries that proved nothing"));
     if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) || operation.request_body.is_some() {
         refusals.push((ErrorKind::NotFound.http_status(), "No server, area, volume or task of that name or id"));
     }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
-use super::{areas, openapi, reading, rebuild, servers, volumes, work};
-use crate::inbox::Inbox;
+use super::{App, access, areas, openapi, reading, rebuild, servers, volumes, work};
 
 /// One entry. Entries of one path with different methods are merged by the router.
 pub(crate) struct Route {
@@ -16,7 +15,7 @@ pub(crate) struct Route {
     /// Where.
     pub(crate) path: &'static str,
     /// By whom it is answered.
-    pub(crate) handler: MethodRouter<Arc<Inbox>>,
+    pub(crate) handler: MethodRouter<Arc<App>>,
 }
 
 /// All of them.
@@ -44,6 +43,16 @@ pub(crate) fn all() -> Vec<Route> {
         change("/v1/servers/{server}/limits", post(servers::set_limits)),
         change("/v1/servers/{server}/leave", post(servers::leave)),
         change("/v1/servers/{server}/areas/check", post(servers::check_area)),
+        change("/v1/servers/{server}/revoke", post(access::revoke_server)),
+        change("/v1/tokens", post(access::create_token)),
+        read("/v1/tokens", get(access::tokens)),
+        change("/v1/tokens/{token}/revoke", post(access::revoke_token)),
+        change("/v1/people", post(access::add_person)),
+        read("/v1/people", get(access::people)),
+        change("/v1/people/{person}", post(access::change_person)),
+        change("/v1/enter", post(access::enter)),
+        change("/v1/renew", post(access::renew)),
+        read("/v1/audit", get(access::audit)),
         change("/v1/areas/{area}/rename", post(areas::rename_area)),
         change("/v1/areas/{area}/reclaim", post(areas::reclaim)),
         change("/v1/volumes", post(volumes::create_volume)),

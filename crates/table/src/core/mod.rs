@@ -3,6 +3,8 @@
 //! What must survive is in the rows and committed before anything is told. What is kept here beside the table can be lost at
 //! any moment: who is heard of, which orders are out, who waits for an answer. A restarted manager derives the orders anew.
 
+mod access;
+mod audit;
 mod commit;
 pub(crate) mod damaged;
 mod orders;
@@ -19,6 +21,7 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sublet_api::access::{AuditLine, Caller};
 use sublet_api::rebuild::KnockView;
 use sublet_api::request::{Request, Response};
 use sublet_types::{ManagerId, PoolId, ServerId, SliceId, TaskId, VolumeId};
@@ -26,6 +29,8 @@ use sublet_types::{ManagerId, PoolId, ServerId, SliceId, TaskId, VolumeId};
 use self::orders::OrderBook;
 use self::paths::PathWatch;
 use self::peers::Peers;
+pub(crate) use self::tasks::task_of;
+use crate::access::Rights;
 use crate::change::Change;
 use crate::plan;
 use crate::records::{FrozenUntil, Key, PoolRow, ROW_VERSION, Row, RowError, VolumeRow};
@@ -51,11 +56,14 @@ pub struct Outside<'a> {
 
 /// What happens to the manager.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 pub enum Event {
     /// A request arrived. Every request is answered by exactly one [`Action::Reply`] with its `conn`, perhaps much later.
     Request {
         /// Chosen by the shell: unique per request.
         conn: u64,
+        /// Who asks.
+        caller: Caller,
         /// What is asked.
         request: Request,
     },
@@ -78,6 +86,13 @@ pub enum Action {
         /// The answer.
         response: Response,
     },
+    /// Append a line to the audit log, before anything that follows is done. The shell fills in where the request came from.
+    Audit {
+        /// See [`Event::Request`].
+        conn: u64,
+        /// The line.
+        line: AuditLine,
+    },
 }
 
 /// A caller that waits for a task's end.
@@ -90,6 +105,7 @@ struct TaskWaiter {
 /// A caller that waits for a change of the table.
 struct TableWaiter {
     conn: u64,
+    rights: Rights,
     after: u64,
     until_ms: u64,
 }
@@ -132,6 +148,7 @@ pub struct Core<S: Store> {
     loaded: BTreeSet<SliceId>,
     /// Since when each wipe has been in the table, or this manager runs.
     wipes_since: BTreeMap<SliceId, u64>,
+    audit: audit::Audit,
     actions: Vec<Action>,
 }
 
@@ -191,6 +208,7 @@ impl<S: Store> Core<S> {
             relabel: false,
             loaded: BTreeSet::new(),
             wipes_since: BTreeMap::new(),
+            audit: audit::Audit::default(),
             actions: Vec::new(),
         };
         core.loaded = core.table.volumes.values().flat_map(VolumeRow::legs).map(|(_, leg)| leg.slice).collect();
@@ -237,7 +255,7 @@ impl<S: Store> Core<S> {
         // A clock that was set back must not make anything younger than it is.
         self.now_ms = self.now_ms.max(outside.now_ms);
         match event {
-            Event::Request { conn, request } => self.request(outside, conn, request),
+            Event::Request { conn, caller, request } => self.request(outside, conn, &caller, request),
             Event::Gone { conn } => self.gone(conn),
             Event::Tick => {}
         }
@@ -266,10 +284,12 @@ impl<S: Store> Core<S> {
     }
 
     fn reply(&mut self, conn: u64, response: Response) {
+        self.audit_answered(conn, &response);
         self.actions.push(Action::Reply { conn, response });
     }
 
     fn gone(&mut self, conn: u64) {
+        self.audit_gone(conn);
         self.task_waiters.retain(|waiter| waiter.conn != conn);
         self.early.retain(|(waiting, _)| *waiting != conn);
         self.table_waiters.retain(|waiter| waiter.conn != conn);

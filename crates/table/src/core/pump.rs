@@ -41,6 +41,7 @@ impl<S: Store> Core<S> {
         self.schedule_scrubs(outside)?;
         self.take_labels(outside)?;
         self.distrust(outside)?;
+        self.fence_revoked(outside)?;
         for _ in 0..ROUNDS_MAX {
             self.count_wipes();
             self.give_orders();

@@ -1,18 +1,60 @@
 //! Requests, one by one: answered at once, or held.
 
+use sublet_api::access::Caller;
 use sublet_api::request::{AreaName, Request, Response};
 use sublet_api::view::{PoolView, TableView};
 use sublet_api::{ErrorKind, Refusal};
 
 use super::tasks::task_of;
 use super::{Core, Outside, TABLE_HOLD_MAX_MS, TableWaiter};
+use crate::access::{self, Rights};
 use crate::plan::{self, Context};
 use crate::store::Store;
 use crate::views;
 
 impl<S: Store> Core<S> {
-    pub(super) fn request(&mut self, outside: &mut Outside<'_>, conn: u64, request: Request) {
-        match self.answer(outside, conn, request) {
+    pub(super) fn request(&mut self, outside: &mut Outside<'_>, conn: u64, caller: &Caller, request: Request) {
+        self.audit_asked(conn, caller, &request);
+        let rights = access::rights(&self.table, caller, self.now_ms);
+        let checked = rights.and_then(|rights| access::check(&self.table, rights, &request).map(|()| rights));
+        let answer = match (checked, request) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(rights), Request::Table { after, wait_ms }) => Ok(self.table_request(conn, rights, after, wait_ms)),
+            (Ok(rights), request) => match self.access_request(outside, caller, &request) {
+                Ok(None) => self.answer(outside, conn, request).map(|answer| answer.map(|response| self.shown(rights, response))),
+                other => other,
+            },
+        };
+        self.finish(conn, answer);
+    }
+
+    /// What is left of an answer for whoever has these rights.
+    fn shown(&self, rights: Rights, mut response: Response) -> Response {
+        if let Rights::Server(server) = rights {
+            let is_list = matches!(
+                response,
+                Response::Table(_)
+                    | Response::Servers(_)
+                    | Response::Areas(_)
+                    | Response::Volumes(_)
+                    | Response::Tasks(_)
+                    | Response::Events(_)
+            );
+            if is_list {
+                access::restrict(&mut response, &access::Visible::of(&self.table, server));
+            }
+        }
+        response
+    }
+
+    /// A request that was looked at before, and held, is carried out.
+    pub(super) fn again(&mut self, outside: &mut Outside<'_>, conn: u64, request: Request) {
+        let answer = self.answer(outside, conn, request);
+        self.finish(conn, answer);
+    }
+
+    fn finish(&mut self, conn: u64, answer: Result<Option<Response>, Refusal>) {
+        match answer {
             Ok(Some(response)) => self.reply(conn, response),
             // It is held.
             Ok(None) => {}
@@ -28,7 +70,6 @@ impl<S: Store> Core<S> {
         let table = &self.table;
         let response = match request {
             Request::Pool => Response::Pool(self.pool_view()?),
-            Request::Table { after, wait_ms } => return Ok(self.table_request(conn, after, wait_ms)),
             Request::Servers => Response::Servers(views::servers(table, &self.peers.heard())),
             Request::Areas => Response::Areas(views::areas(table, &self.peers.heard())),
             Request::Volumes => Response::Volumes(self.volume_views()),
@@ -115,7 +156,18 @@ impl<S: Store> Core<S> {
             | Request::Transfer { .. }
             | Request::Replace { .. }
             | Request::Scrub { .. }
-            | Request::Reclaim { .. } => return Err(vanished()),
+            | Request::Reclaim { .. }
+            | Request::Table { .. }
+            | Request::RevokeServer { .. }
+            | Request::CreateToken(_)
+            | Request::Tokens
+            | Request::RevokeToken { .. }
+            | Request::AddPerson(_)
+            | Request::People
+            | Request::ChangePerson { .. }
+            | Request::Enter(_)
+            | Request::Renew(_)
+            | Request::Audit { .. } => return Err(vanished()),
         };
         Ok(Some(response))
     }
@@ -125,7 +177,7 @@ impl<S: Store> Core<S> {
         Ok(Response::Volume(Box::new(self.volume_view(row))))
     }
 
-    fn server_response(&self, id: sublet_types::ServerId) -> Result<Response, Refusal> {
+    pub(super) fn server_response(&self, id: sublet_types::ServerId) -> Result<Response, Refusal> {
         let row = self.table.servers.get(&id).ok_or_else(vanished)?;
         let heard = self.peers.heard().get(&id).copied();
         Ok(Response::Server(Box::new(views::server(&self.table, row, heard))))
@@ -137,14 +189,14 @@ impl<S: Store> Core<S> {
         Ok(PoolView { pool: pool.pool, manager: pool.manager, version, urls: self.urls.clone(), revision: self.shown_revision })
     }
 
-    fn table_request(&mut self, conn: u64, after: Option<u64>, wait_ms: u64) -> Option<Response> {
+    fn table_request(&mut self, conn: u64, rights: Rights, after: Option<u64>, wait_ms: u64) -> Option<Response> {
         match after {
             Some(after) if after == self.shown_revision && wait_ms > 0 => {
                 let until_ms = self.now_ms + wait_ms.min(TABLE_HOLD_MAX_MS);
-                self.table_waiters.push(TableWaiter { conn, after, until_ms });
+                self.table_waiters.push(TableWaiter { conn, rights, after, until_ms });
                 None
             }
-            _ => Some(Response::Table(Box::new(self.table_view()))),
+            _ => Some(self.shown(rights, Response::Table(Box::new(self.table_view())))),
         }
     }
 
@@ -164,8 +216,8 @@ impl<S: Store> Core<S> {
             if waiter.after == self.shown_revision && waiter.until_ms > self.now_ms {
                 self.table_waiters.push(waiter);
             } else {
-                let view = self.table_view();
-                self.reply(waiter.conn, Response::Table(Box::new(view)));
+                let view = self.shown(waiter.rights, Response::Table(Box::new(self.table_view())));
+                self.reply(waiter.conn, view);
             }
         }
     }

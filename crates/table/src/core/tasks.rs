@@ -90,7 +90,7 @@ impl<S: Store> Core<S> {
         let (early, due) = std::mem::take(&mut self.early).into_iter().partition(|(_, request)| self.is_early(request));
         self.early = early;
         for (conn, request) in due {
-            self.request(outside, conn, request);
+            self.again(outside, conn, request);
             self.pump(outside);
         }
     }

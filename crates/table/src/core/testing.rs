@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sublet_api::access::{AuditLine, Caller, Proof};
 use sublet_api::mount::MountingInformation;
 use sublet_api::order::{NumberedOrder, Order, OrderResult, Outcome, SliceFacts};
-use sublet_api::request::{ChangeLeg, ClientReport, LegChange, Request, Response, TaskAnswer, TaskOutcome};
+use sublet_api::request::{Request, Response, TaskAnswer, TaskOutcome};
 use sublet_api::server::{AreaReport, LeaseReport, Poll, Register, SliceReport, Tombstone};
-use sublet_api::view::{PathState, TableView};
+use sublet_api::view::TableView;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_types::limits::REGION_SIZE;
-use sublet_types::{AreaId, Epoch, Generation, Name, OpenId, PoolId, ServerId, SliceId, TaskId, VolumeId};
+use sublet_types::{AreaId, Epoch, Name, OpenId, PoolId, ServerId, SliceId, TaskId, VolumeId};
 
 pub use self::requests::*;
 use super::{Action, Core, Event, Outside};
@@ -17,6 +18,7 @@ use crate::store::MemoryStore;
 
 pub mod coordinator;
 mod requests;
+mod seen;
 
 pub const R: u64 = REGION_SIZE;
 
@@ -223,6 +225,9 @@ pub struct Pool {
     /// Kill the manager after so many more events.
     pub crash_after: Option<usize>,
     pub crashes: usize,
+    /// Who asks what tests ask.
+    pub caller: Caller,
+    pub audit: Vec<AuditLine>,
 }
 
 fn load(store: &MemoryStore, now_ms: u64, random: &mut u128) -> Core<MemoryStore> {
@@ -253,6 +258,8 @@ impl Pool {
             replies: BTreeMap::new(),
             crash_after: None,
             crashes: 0,
+            caller: Caller::Manager,
+            audit: Vec::new(),
         };
         for (index, regions) in regions.iter().enumerate() {
             let letter = char::from(b'a' + u8::try_from(index).unwrap());
@@ -313,9 +320,14 @@ impl Pool {
             self.restart_manager();
             return;
         }
-        for Action::Reply { conn, response } in actions {
-            let previous = self.replies.insert(conn, response);
-            assert!(previous.is_none(), "two answers to one request");
+        for action in actions {
+            match action {
+                Action::Reply { conn, response } => {
+                    let previous = self.replies.insert(conn, response);
+                    assert!(previous.is_none(), "two answers to one request");
+                }
+                Action::Audit { line, .. } => self.audit.push(line),
+            }
         }
     }
 
@@ -355,7 +367,7 @@ impl Pool {
     pub fn send(&mut self, request: Request) -> u64 {
         self.next_conn += 1;
         let conn = self.next_conn;
-        self.apply(Event::Request { conn, request });
+        self.apply(Event::Request { conn, caller: self.caller.clone(), request });
         conn
     }
 
@@ -433,7 +445,8 @@ impl Pool {
         let conn = self.next_conn;
         self.servers[index].conn = Some(conn);
         let before = self.crashes;
-        self.apply(Event::Request { conn, request });
+        let proof = Proof { issued_ms: self.now_ms, expires_ms: u64::MAX };
+        self.apply(Event::Request { conn, caller: Caller::Server { server: id, proof }, request });
         if self.crashes > before {
             self.servers[index].conn = None;
         }
@@ -564,31 +577,5 @@ impl Pool {
 
     pub fn volume_id(&self, text: &str) -> VolumeId {
         self.core.table().volume(text).unwrap().id
-    }
-
-    pub fn change_leg(
-        &mut self,
-        mounting: &MountingInformation,
-        leg: usize,
-        generation: Generation,
-        change: LegChange,
-    ) -> Response {
-        let slice = mounting.segments[0].legs[leg].slice;
-        let change = ChangeLeg { epoch: mounting.epoch, segment: 0, slice, generation, change };
-        self.ask(Request::ChangeLeg { volume: mounting.volume, change })
-    }
-
-    pub fn report(&mut self, mounting: &MountingInformation, path: PathState, hold: bool) -> u64 {
-        let report = ClientReport { path, hold, ..coordinator::report(mounting.epoch) };
-        self.send(Request::ClientReport { volume: mounting.volume, report })
-    }
-
-    pub fn events(&self) -> Vec<String> {
-        self.core.table().events.values().map(|event| format!("{}: {}", event.subject, event.text)).collect()
-    }
-
-    /// The slices of a fake server whose sessions of any epoch are admitted.
-    pub fn admitted(&self, server: usize) -> usize {
-        self.servers[server].areas.values().flat_map(|area| area.slices.values()).filter(|slice| slice.admitted).count()
     }
 }

@@ -1,5 +1,6 @@
 //! The manager against fake servers.
 
+mod access;
 mod background;
 mod behind;
 mod behind_borrowers;

@@ -4,6 +4,7 @@
 //! [`advance`] plans the next step from how these orders stand. All of it depends on the rows alone, so that a manager that
 //! was killed between any two commits goes on where it was.
 
+pub mod access;
 pub mod background;
 pub mod borrow;
 pub mod control;

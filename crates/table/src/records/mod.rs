@@ -1,5 +1,6 @@
 //! The rows of the table: plain data, stored as JSON objects with a `version`.
 
+mod access;
 mod area;
 mod event;
 mod pool;
@@ -12,8 +13,9 @@ mod work;
 use std::fmt;
 
 use serde::de::DeserializeOwned;
-use sublet_types::{AreaId, ServerId, SliceId, TaskId, VolumeId};
+use sublet_types::{AreaId, PersonId, ServerId, SliceId, TaskId, TokenId, VolumeId};
 
+pub use access::{AdmissionRow, PersonRow, TokenRow};
 pub use area::{AreaRow, Stranger};
 pub use event::EventRow;
 pub use pool::{PoolRow, RebuildRow};
@@ -26,8 +28,9 @@ pub use work::{BackgroundRow, BackgroundState, FindingsRow, WorkRow};
 use crate::store::RawRow;
 
 /// The version of all rows that this software writes. Version 2 added what a rebuild and the distrust of areas need; rows of
-/// version 1 are read, with nothing of it. A table with a row of a higher version is refused.
-pub const ROW_VERSION: u32 = 2;
+/// version 1 are read, with nothing of it. Version 3 added who may come in: a manager that knew nothing of that would let in
+/// everybody. A table with a row of a higher version is refused.
+pub const ROW_VERSION: u32 = 3;
 
 /// Which row.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -46,6 +49,12 @@ pub enum Key {
     Task(TaskId),
     /// An event.
     Event(u64),
+    /// A person.
+    Person(PersonId),
+    /// A token.
+    Token(TokenId),
+    /// What is to be known of a server's certificates.
+    Admission(ServerId),
 }
 
 impl Key {
@@ -59,6 +68,9 @@ impl Key {
             Key::Wipe(id) => format!("wipe/{id}"),
             Key::Task(id) => format!("task/{id}"),
             Key::Event(number) => format!("event/{number:020}"),
+            Key::Person(id) => format!("person/{id}"),
+            Key::Token(id) => format!("token/{id}"),
+            Key::Admission(id) => format!("admission/{id}"),
         }
     }
 }
@@ -80,6 +92,12 @@ pub enum Row {
     Task(Box<TaskRow>),
     /// See [`EventRow`].
     Event(EventRow),
+    /// See [`PersonRow`].
+    Person(PersonRow),
+    /// See [`TokenRow`].
+    Token(TokenRow),
+    /// See [`AdmissionRow`].
+    Admission(AdmissionRow),
 }
 
 impl Row {
@@ -93,6 +111,9 @@ impl Row {
             Row::Wipe(row) => Key::Wipe(row.slice),
             Row::Task(row) => Key::Task(row.id),
             Row::Event(row) => Key::Event(row.number),
+            Row::Person(row) => Key::Person(row.id),
+            Row::Token(row) => Key::Token(row.id),
+            Row::Admission(row) => Key::Admission(row.server),
         }
     }
 
@@ -109,6 +130,9 @@ impl Row {
             Row::Wipe(row) => serde_json::to_vec(row),
             Row::Task(row) => serde_json::to_vec(row),
             Row::Event(row) => serde_json::to_vec(row),
+            Row::Person(row) => serde_json::to_vec(row),
+            Row::Token(row) => serde_json::to_vec(row),
+            Row::Admission(row) => serde_json::to_vec(row),
         }?;
         Ok(RawRow { key: self.key().text(), json })
     }
@@ -127,6 +151,9 @@ impl Row {
             "wipe" => Row::Wipe(read(&raw.json)?),
             "task" => Row::Task(Box::new(read(&raw.json)?)),
             "event" => Row::Event(read(&raw.json)?),
+            "person" => Row::Person(read(&raw.json)?),
+            "token" => Row::Token(read(&raw.json)?),
+            "admission" => Row::Admission(read(&raw.json)?),
             other => return Err(RowError::Damaged(format!("it is of the unknown kind '{}'", other.escape_default()))),
         };
         let inside = row.key().text();

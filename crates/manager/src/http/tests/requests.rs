@@ -46,6 +46,16 @@ fn place(request: &Request) -> (&'static str, &'static str) {
         Request::ScrubEvery { .. } => ("POST", "/v1/volumes/{volume}/scrub-every"),
         Request::SetSeal { .. } => ("POST", "/v1/volumes/{volume}/seal"),
         Request::ControlTask { .. } => ("POST", "/v1/tasks/{task}"),
+        Request::RevokeServer { .. } => ("POST", "/v1/servers/{server}/revoke"),
+        Request::CreateToken(_) => ("POST", "/v1/tokens"),
+        Request::Tokens => ("GET", "/v1/tokens"),
+        Request::RevokeToken { .. } => ("POST", "/v1/tokens/{token}/revoke"),
+        Request::AddPerson(_) => ("POST", "/v1/people"),
+        Request::People => ("GET", "/v1/people"),
+        Request::ChangePerson { .. } => ("POST", "/v1/people/{person}"),
+        Request::Enter(_) => ("POST", "/v1/enter"),
+        Request::Renew(_) => ("POST", "/v1/renew"),
+        Request::Audit { .. } => ("GET", "/v1/audit"),
         Request::ClientReport { .. } => ("POST", "/v1/volumes/{volume}/client"),
         Request::ChangeLeg { .. } => ("POST", "/v1/volumes/{volume}/legs"),
     }
@@ -78,6 +88,11 @@ const BODIES: &[(&str, &str)] = &[
     ("/v1/volumes/{volume}/scrub-every", r#"{"seconds":86400}"#),
     ("/v1/volumes/{volume}/seal", r#"{"server":ID,"to":"AAAA"}"#),
     ("/v1/tasks/{task}", r#"{"do":"limit","rate_max":1048576}"#),
+    ("/v1/tokens", r#"{"what":{"use":"rejoin","server":"s"},"ttl_s":60}"#),
+    ("/v1/people", r#"{"name":"olga","role":"operator"}"#),
+    ("/v1/people/{person}", r#"{"do":"role","role":"viewer"}"#),
+    ("/v1/enter", r#"{"entry":"join","secret":"AAAA","request":"PEM","server":ID}"#),
+    ("/v1/renew", r#"{"request":"PEM"}"#),
     ("/v1/volumes/{volume}/client", r#"{"epoch":EPOCH,"path":"open"}"#),
     ("/v1/volumes/{volume}/legs", r#"{"epoch":EPOCH,"segment":0,"slice":ID,"generation":EPOCH,"change":"in_sync"}"#),
 ];
@@ -99,11 +114,12 @@ fn every_request_reaches_the_core_from_its_documented_path() {
             .find(|(of, _)| *of == path && method == "POST")
             .map(|(_, body)| body.replace("EPOCH", r#"{"number":1,"random":ID}"#).replace("ID", &format!("\"{ID}\"")));
         let real = path.replace("{server}", ID).replace("{area}", ID).replace("{volume}", ID).replace("{task}", ID);
+        let real = real.replace("{token}", ID).replace("{person}", ID);
         let (status, json) = manager.ask(method, &real, body.as_deref());
         assert_eq!((status, json["message"].as_str()), (409, Some(&*format!("{method} {path}"))), "{json}");
         reached.insert((method.to_owned(), path));
     }
-    assert_eq!(reached.len(), 36, "as many as there are requests");
+    assert_eq!(reached.len(), 46, "as many as there are requests");
 }
 
 #[test]
@@ -131,6 +147,9 @@ fn refusals_have_the_status_of_their_kind_and_answers_are_plain() {
         (ErrorKind::NotFound, 404),
         (ErrorKind::AlreadyExists, 409),
         (ErrorKind::StaleEpoch, 409),
+        (ErrorKind::Unauthenticated, 401),
+        (ErrorKind::Forbidden, 403),
+        (ErrorKind::TooMany, 429),
         (ErrorKind::NoSpace, 507),
         (ErrorKind::LenderUnreachable, 503),
         (ErrorKind::TimedOut, 504),
