@@ -39,7 +39,7 @@ pub fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     let ways = if looks_like_text || random.below(4) == 0 { 13 } else { 11 };
     match random.below(ways) {
         0 | 1 => change(input, random, |byte, random| byte ^ 1 << random.below(8)),
-        2 => change(input, random, |_, random| random.next() as u8),
+        2 => change(input, random, |_, random| random.draw() as u8),
         3 => change(input, random, |byte, random| byte.wrapping_add(random.below(35) as u8).wrapping_sub(17)),
         4 | 5 => number(input, random),
         6 => remove(input, random),
@@ -123,7 +123,7 @@ fn truncate_or_extend(input: &mut Vec<u8>, random: &mut Random) {
         let length = random.below(input.len() + 1);
         input.truncate(length);
     } else {
-        let byte = if random.below(2) == 0 { 0 } else { random.next() as u8 };
+        let byte = if random.below(2) == 0 { 0 } else { random.draw() as u8 };
         let length = input.len() + 1 + random.below(64);
         input.resize(length, byte);
     }
