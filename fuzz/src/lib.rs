@@ -25,6 +25,7 @@ mod nbd_connection;
 mod seal;
 mod table;
 mod text;
+mod volume;
 mod wire;
 
 use memory::Allowance;
@@ -84,6 +85,8 @@ pub const TARGETS: &[Target] = &[
         mend: agent::mend,
         allowance: allow(48 * MIB, 64),
     },
+    // The same at the other end: receive buffers of the connections that break and are made anew, and the requests.
+    plain("volume_replies", volume::replies, volume::seeds, allow(48 * MIB, 256)),
     plain("nbd_options", nbd::options, nbd::option_seeds, allow(16 * KIB, 160)),
     plain("nbd_requests", nbd::requests, nbd::request_seeds, allow(256 * KIB, 24)),
     // One write of the largest size is received at a time (32 MiB), beside the receive buffer.

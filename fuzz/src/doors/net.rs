@@ -1,4 +1,4 @@
-//! One connection, whose bytes are the input. What is sent back is kept.
+//! One connection, whose bytes are the input, with what is sent back kept; or a peer that answers what it is asked.
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
@@ -7,15 +7,28 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use sublet_doors::local::Signal;
 use sublet_doors::{Buffer, Chunk, Conn, ConnReader, ConnWriter, Endpoint, Listener, Net};
 use sublet_types::Address;
 
 use super::MemDoors;
 
+/// A peer that is connected to, and answers.
+pub trait Peer {
+    /// Takes bytes; false if it has closed the connection.
+    fn take(&mut self, bytes: &[u8]) -> bool;
+    /// What it has to say next; none if it has closed the connection, nothing if there is nothing yet.
+    fn say(&mut self, most: usize) -> Option<Vec<u8>>;
+}
+
+/// Makes a peer for each connection.
+pub type MakePeer = dyn Fn() -> Box<dyn Peer>;
+
 /// The other end of the connection.
 #[derive(Default)]
 pub struct Port {
     waiting: RefCell<Option<MemConn>>,
+    peers: RefCell<Option<Box<MakePeer>>>,
 }
 
 /// What was sent back.
@@ -35,27 +48,44 @@ pub struct MemConn {
     writer: MemWriter,
 }
 
-/// Hands out the input, in parts: a stream keeps no borders.
-pub struct MemReader {
-    input: Vec<u8>,
-    at: usize,
-    /// Length of a part in bytes.
-    part: usize,
-    shut: Rc<Cell<bool>>,
+/// The receiving half.
+pub enum MemReader {
+    /// Hands out the input, in parts: a stream keeps no borders.
+    Input {
+        /// All of it.
+        input: Vec<u8>,
+        /// What was handed out.
+        at: usize,
+        /// Length of a part in bytes.
+        part: usize,
+        /// The writer has ended it.
+        shut: Rc<Cell<bool>>,
+    },
+    /// Hands out what a peer says.
+    Peer(Rc<Line>),
 }
 
-/// Keeps what is sent.
-pub struct MemWriter {
-    sent: Sent,
-    shut: Rc<Cell<bool>>,
+/// The sending half.
+pub enum MemWriter {
+    /// Keeps what is sent.
+    Input(Sent, Rc<Cell<bool>>),
+    /// Gives it to a peer.
+    Peer(Rc<Line>),
+}
+
+/// A connection with a peer.
+pub struct Line {
+    peer: RefCell<Box<dyn Peer>>,
+    shut: Cell<bool>,
+    changed: Signal,
 }
 
 impl MemConn {
     /// A peer that sends this, so many bytes at once, and ends.
     pub fn new(input: Vec<u8>, part: usize) -> (Self, Sent) {
         let (sent, shut) = (Sent::default(), Rc::new(Cell::new(false)));
-        let reader = MemReader { input, at: 0, part: part.max(1), shut: Rc::clone(&shut) };
-        (Self { reader, writer: MemWriter { sent: sent.clone(), shut } }, sent)
+        let reader = MemReader::Input { input, at: 0, part: part.max(1), shut: Rc::clone(&shut) };
+        (Self { reader, writer: MemWriter::Input(sent.clone(), shut) }, sent)
     }
 }
 
@@ -63,6 +93,11 @@ impl MemDoors {
     /// The one who listens gets this connection.
     pub fn arrive(&self, conn: MemConn) {
         self.0.port.waiting.replace(Some(conn));
+    }
+
+    /// Who connects gets such a peer.
+    pub fn set_peers(&self, make: Box<MakePeer>) {
+        self.0.port.peers.replace(Some(make));
     }
 
     /// Whether it has got it.
@@ -86,27 +121,64 @@ impl ConnReader for MemReader {
     async fn read(&mut self, mut buffer: Buffer, range: Range<usize>) -> (io::Result<usize>, Buffer) {
         // As with a real one, others get their turn.
         sublet_doors::local::yield_once().await;
-        let rest = self.input.get(self.at..).unwrap_or_default();
-        let many = if self.shut.get() { 0 } else { rest.len().min(range.len()).min(self.part) };
-        if let (Some(into), Some(from)) = (buffer.get_mut(range.start..range.start + many), rest.get(..many)) {
-            into.copy_from_slice(from);
+        let bytes = match self {
+            MemReader::Input { input, at, part, shut } => {
+                let rest = input.get(*at..).unwrap_or_default();
+                let many = if shut.get() { 0 } else { rest.len().min(range.len()).min(*part) };
+                *at += many;
+                rest.get(..many).unwrap_or_default().to_vec()
+            }
+            MemReader::Peer(line) => line.say(range.len()).await,
+        };
+        if let Some(into) = buffer.get_mut(range.start..range.start + bytes.len()) {
+            into.copy_from_slice(&bytes);
         }
-        self.at += many;
-        (Ok(many), buffer)
+        (Ok(bytes.len()), buffer)
+    }
+}
+
+impl Line {
+    /// The next bytes of the peer; nothing at the end.
+    async fn say(&self, most: usize) -> Vec<u8> {
+        loop {
+            let seen = self.changed.version();
+            if self.shut.get() {
+                return Vec::new();
+            }
+            let said = self.peer.borrow_mut().say(most);
+            match said {
+                None => return Vec::new(),
+                Some(bytes) if !bytes.is_empty() || most == 0 => return bytes,
+                Some(_) => self.changed.changed(seen).await,
+            }
+        }
     }
 }
 
 impl ConnWriter for MemWriter {
     async fn write_all(&mut self, chunks: Vec<Chunk>) -> io::Result<()> {
         sublet_doors::local::yield_once().await;
-        if self.shut.get() {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        self.sent.0.borrow_mut().extend(chunks);
-        Ok(())
+        let open = match self {
+            MemWriter::Input(sent, shut) => {
+                sent.0.borrow_mut().extend(chunks);
+                !shut.get()
+            }
+            MemWriter::Peer(line) => {
+                let open = !line.shut.get() && line.peer.borrow_mut().take(&Chunk::joined(&chunks));
+                line.changed.notify();
+                open
+            }
+        };
+        if open { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     }
     fn shutdown(&self) {
-        self.shut.set(true);
+        match self {
+            MemWriter::Input(_, shut) => shut.set(true),
+            MemWriter::Peer(line) => {
+                line.shut.set(true);
+                line.changed.notify();
+            }
+        }
     }
 }
 
@@ -131,7 +203,10 @@ impl Net for MemDoors {
     type Conn = MemConn;
     type Listener = MemListener;
     async fn connect(&self, _to: &Endpoint, _limit: Duration) -> io::Result<MemConn> {
-        Err(io::ErrorKind::ConnectionRefused.into())
+        let peer = self.0.port.peers.borrow().as_ref().map(|make| make());
+        let peer = RefCell::new(peer.ok_or(io::ErrorKind::ConnectionRefused)?);
+        let line = Rc::new(Line { peer, shut: Cell::new(false), changed: Signal::new() });
+        Ok(MemConn { reader: MemReader::Peer(Rc::clone(&line)), writer: MemWriter::Peer(line) })
     }
     async fn listen(&self, _at: &Endpoint) -> io::Result<MemListener> {
         Ok(MemListener(Rc::clone(&self.0.port)))
