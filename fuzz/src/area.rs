@@ -311,9 +311,8 @@ async fn use_slice(doors: &MemDoors, area: &Rc<Area<MemDoors>>, slice: SliceId, 
 }
 
 pub fn open_seeds() -> Vec<Vec<u8>> {
-    let change = |place: u8, offset: u16, bytes: &[u8]| {
-        [&[place][..], &offset.to_be_bytes(), &[bytes.len() as u8], bytes].concat()
-    };
+    let change =
+        |place: u8, offset: u16, bytes: &[u8]| [&[place][..], &offset.to_be_bytes(), &[bytes.len() as u8], bytes].concat();
     vec![
         vec![0],
         [vec![0], change(0, 0, b"X")].concat(),

@@ -14,7 +14,8 @@ pub fn folder() -> PathBuf {
 
 /// FNV-1a, 64 bits: enough to give a file a name (<http://www.isthe.com/chongo/tech/comp/fnv/>).
 pub fn name_of(input: &[u8]) -> String {
-    let hash = input.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        input.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{hash:016x}")
 }
 

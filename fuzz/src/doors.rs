@@ -22,7 +22,7 @@ use net::Port;
 /// Polls of tasks in one run: an input that needs more makes it run for ever.
 const POLLS_MAX: u64 = 5_000_000;
 /// Timers that end in one run.
-const TIMERS_MAX: u64 = 10_000;
+const TIMERS_MAX: u64 = 100_000;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 type Queue = Arc<Mutex<VecDeque<usize>>>;

@@ -169,13 +169,8 @@ mod tests {
         }
     }
 
-    static PLANTED: Target = Target {
-        name: "planted",
-        run: planted,
-        seeds: Vec::new,
-        mend,
-        allowance: Allowance { fixed: 1 << 20, each: 1 },
-    };
+    static PLANTED: Target =
+        Target { name: "planted", run: planted, seeds: Vec::new, mend, allowance: Allowance { fixed: 1 << 20, each: 1 } };
 
     #[test]
     fn a_defect_behind_a_checksum_is_found_and_made_small() {

@@ -81,11 +81,14 @@ mod tests {
         plain[19_990..].fill(9);
         let copy = image.clone();
         image.zero(8192, 4096);
-        for (image, plain) in [(&copy, &plain), (&image, &{
-            let mut plain = plain.clone();
-            plain[8192..12288].fill(0);
-            plain
-        })] {
+        for (image, plain) in [
+            (&copy, &plain),
+            (&image, &{
+                let mut plain = plain.clone();
+                plain[8192..12288].fill(0);
+                plain
+            }),
+        ] {
             for (at, length) in [(0, 20_000), (4000, 200), (8191, 4098), (19_990, 10)] {
                 let mut found = vec![7; length];
                 image.read(at as u64, &mut found);

@@ -7,8 +7,7 @@ use sublet_area::lendable::signature::detect;
 use crate::image::Image;
 
 /// Where signatures are looked for.
-const PLACES: [u64; 12] =
-    [0, 512, 1024, 4086, 4096, 16374, 0x4000, 32768, 0x10000, 65526, 128 << 10, (128 << 10) + 5 * 1024];
+const PLACES: [u64; 12] = [0, 512, 1024, 4086, 4096, 16374, 0x4000, 32768, 0x10000, 65526, 128 << 10, (128 << 10) + 5 * 1024];
 
 /// The size (as a shift and its end, two bytes), then parts: place (one byte; beyond the places, from the end), offset in it (one),
 /// length (one), bytes.

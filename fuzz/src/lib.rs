@@ -107,25 +107,13 @@ pub const TARGETS: &[Target] = &[
         allowance: allow(64 * KIB, 16),
     },
     // Labels of up to 1 MiB in two copies, and the tables of a small area.
-    Target {
-        name: "area_open",
-        run: area::open,
-        seeds: area::open_seeds,
-        mend: nothing,
-        allowance: allow(16 * MIB, 64),
-    },
+    Target { name: "area_open", run: area::open, seeds: area::open_seeds, mend: nothing, allowance: allow(16 * MIB, 64) },
     // The ring of 128 KiB in which ZFS keeps its marks is read at once.
     plain("lendable_signatures", lendable::signatures, lendable::seeds, allow(512 * KIB, 16)),
     // JSON becomes a tree first: some 72 bytes for a value of two bytes, while its vector doubles.
     plain("table_rows", table::rows, table::row_seeds, allow(64 * KIB, 512)),
     plain("table_document", table::document, table::document_seeds, allow(256 * KIB, 1024)),
-    Target {
-        name: "seal_header",
-        run: seal::header,
-        seeds: seal::seeds,
-        mend: seal::mend,
-        allowance: allow(16 * KIB, 16),
-    },
+    Target { name: "seal_header", run: seal::header, seeds: seal::seeds, mend: seal::mend, allowance: allow(16 * KIB, 16) },
     plain("api_messages", api::messages, api::seeds, allow(64 * KIB, 512)),
     plain("texts", text::texts, text::seeds, allow(16 * KIB, 64)),
     // The description of the whole command line is built anew each time.

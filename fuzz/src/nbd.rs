@@ -3,9 +3,7 @@
 use sublet_client::device::Extent;
 use sublet_client::nbd::negotiation::{Agreed, Export, Negotiation, Step};
 use sublet_client::nbd::protocol::*;
-use sublet_client::nbd::request::{
-    Command, REQUEST_SIZE, Request, reply_block_status, reply_done, reply_failure, reply_read,
-};
+use sublet_client::nbd::request::{Command, REQUEST_SIZE, Request, reply_block_status, reply_done, reply_failure, reply_read};
 use sublet_types::limits::FRONT_REQUEST_SIZE_MAX;
 
 /// The name of the volume that is served.

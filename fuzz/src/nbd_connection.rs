@@ -68,11 +68,14 @@ pub fn connection(input: &[u8]) -> bool {
     // The large one takes requests of any size that a front end takes.
     let size = if how & 7 == 7 { 48 << 20 } else { 1 << 20 };
     let read_only = how & 8 != 0;
-    let (conn, sent) = MemConn::new(rest.to_vec(), match part {
-        0 => usize::MAX,
-        part => usize::from(*part) * 7,
-    });
-    MemDoors::run(async move |doors| {
+    let (conn, sent) = MemConn::new(
+        rest.to_vec(),
+        match part {
+            0 => usize::MAX,
+            part => usize::from(*part) * 7,
+        },
+    );
+    MemDoors::run(move |doors| async move {
         let zeroes = Chunk::copy_of(&[0; 64 << 10]);
         let device = Rc::new(Nothing { size, read_only, zeroes, doors: doors.clone() });
         doors.arrive(conn);

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use sublet_table::records::{
     AbsentLeg, AreaRow, BackgroundRow, BackgroundState, Command, EventRow, Former, FrozenUntil, LastChange, LeaseRow, LeaseState,
-    LegRow, Pending, PoolRow, ROW_VERSION, RebuildRow, ReplacedLeg, Row, RowError, SegmentRow, ServerRow, Step, Stranger, TaskRow,
-    TaskState, VolumeRow, WipeRow, WorkRow,
+    LegRow, Pending, PoolRow, ROW_VERSION, RebuildRow, ReplacedLeg, Row, RowError, SegmentRow, ServerRow, Step, Stranger,
+    TaskRow, TaskState, VolumeRow, WipeRow, WorkRow,
 };
 use sublet_table::store::{Loaded, RawRow, RowOp};
 use sublet_table::{Core, MemoryStore, Outside, Store, check, document as documents};
@@ -245,7 +245,8 @@ pub fn document_seeds() -> Vec<Vec<u8>> {
     };
     let aside = Entry { key: "damaged/volume/zz".to_owned(), bytes: "ff00".to_owned() };
     let aside = serde_json::to_string(&aside).unwrap_or_default();
-    let by_hand = format!(r#"{{"kind":"sublet table","version":1,"revision":77,"rows":[{aside},{{"key":"volume/1","row":{{}}}}]}}"#);
+    let by_hand =
+        format!(r#"{{"kind":"sublet table","version":1,"revision":77,"rows":[{aside},{{"key":"volume/1","row":{{}}}}]}}"#);
     let parts = rows.chunks(4).map(of);
     std::iter::once(of(&rows)).chain(parts).chain([by_hand.into_bytes()]).collect()
 }

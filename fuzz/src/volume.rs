@@ -93,15 +93,10 @@ impl Peer for Liar {
 fn honest(frame: &RequestFrame) -> Vec<u8> {
     let length = frame.length as usize;
     match frame.op {
-        Op::Hello => HelloReply {
-            version: PROTOCOL_VERSION,
-            features: 0,
-            server: LENDER,
-            nonce: 1,
-            depth_max: 16,
-            request_max: 1 << 20,
+        Op::Hello => {
+            HelloReply { version: PROTOCOL_VERSION, features: 0, server: LENDER, nonce: 1, depth_max: 16, request_max: 1 << 20 }
+                .encode()
         }
-        .encode(),
         Op::Open => OpenReply {
             identity: IDENTITY,
             generation: GENERATION,
@@ -255,7 +250,7 @@ pub fn replies(input: &[u8]) -> bool {
         let mut last = None;
         let mut found = async |offsets: Vec<u64>| {
             assert!(offsets.iter().all(|offset| *offset + 6 <= SIZE), "it is found behind the end");
-            assert!(offsets.is_sorted() && last < offsets.first().copied());
+            assert!(offsets.is_sorted() && offsets.first().is_none_or(|first| last < Some(*first)));
             last = offsets.last().copied().or(last);
         };
         well += u32::from(volume.search(wanted, &mut found, &mut |done, all| assert!(done <= all)).await.is_ok());
@@ -263,7 +258,7 @@ pub fn replies(input: &[u8]) -> bool {
         doors.sleep(Duration::from_secs(30)).await;
         assert!(!volume.status().reason.contains('\0'));
         let _ = volume.close(true).await;
-        well == 9
+        well == 8
     })
 }
 

@@ -2,9 +2,7 @@
 
 use std::fmt::Debug;
 
-use sublet_types::{
-    AreaId, Epoch, Generation, LeaseSecret, OpenId, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way,
-};
+use sublet_types::{AreaId, Epoch, Generation, LeaseSecret, OpenId, PoolId, ServerId, SessionNumber, SliceId, VolumeId, Way};
 use sublet_wire::checksum::{first_mismatch, table_size, write_table};
 use sublet_wire::message::{
     Announce, BlockState, Clear, Close, Cool, DiskIdentity, EXTENTS_PER_REPLY_MAX, Extent, ExtentsReply, Hello, HelloReply,

@@ -89,7 +89,8 @@ fn long(top: &Path, minutes: u64, target: Option<&str>) -> Result<(), String> {
     let folder = top.join("fuzz");
     for name in names {
         println!("== {name}, {minutes} min");
-        let [found, corpus, old, failures] = ["found", "corpus", "regressions", "failures"].map(|kind| folder.join(kind).join(name));
+        let [found, corpus, old, failures] =
+            ["found", "corpus", "regressions", "failures"].map(|kind| folder.join(kind).join(name));
         for made in [&found, &failures] {
             std::fs::create_dir_all(made).map_err(|e| format!("cannot make {}: {e}", made.display()))?;
         }

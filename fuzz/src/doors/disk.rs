@@ -23,7 +23,10 @@ impl Disk for MemDoors {
     async fn open(&self, _path: &Path, how: OpenHow) -> io::Result<MemFile> {
         let image = Rc::clone(&self.0.file.borrow());
         let size = image.borrow().size();
-        Ok(MemFile { facts: FileFacts { size, device: false, direct: how.direct, disk_sequence: 1, copy_on_write: false }, image })
+        Ok(MemFile {
+            facts: FileFacts { size, device: false, direct: how.direct, disk_sequence: 1, copy_on_write: false },
+            image,
+        })
     }
 }
 

@@ -28,9 +28,34 @@ const NUMBERS: [u64; 20] = [
 
 /// What has a meaning in texts.
 const WORDS: [&str; 28] = [
-    "0", "-1", "1e999", "18446744073709551615", "18446744073709551616", "4294967295", "9223372036854775808", "0.5", "null", "true",
-    "false", "{}", "[]", "[[", "{\"", "\"\"", "\\ud800", "\\u0000", "\u{fffd}", ",", ":", "\"", "\n", "version", "ffffffffffffffffffffffffffffffff",
-    "P", "::", "=",
+    "0",
+    "-1",
+    "1e999",
+    "18446744073709551615",
+    "18446744073709551616",
+    "4294967295",
+    "9223372036854775808",
+    "0.5",
+    "null",
+    "true",
+    "false",
+    "{}",
+    "[]",
+    "[[",
+    "{\"",
+    "\"\"",
+    "\\ud800",
+    "\\u0000",
+    "\u{fffd}",
+    ",",
+    ":",
+    "\"",
+    "\n",
+    "version",
+    "ffffffffffffffffffffffffffffffff",
+    "P",
+    "::",
+    "=",
 ];
 
 /// Changes an input in one way. `other` is another one, of which parts are taken.

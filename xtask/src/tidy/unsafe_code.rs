@@ -87,7 +87,9 @@ mod tests {
 
     #[test]
     fn the_word_is_found_in_code_and_not_in_comments_or_other_words() {
-        for line in [format!("let x = {WORD} {{"), format!("{WORD} impl A for B"), format!("#[allow({WORD}_code, reason = \"x\")]")] {
+        for line in
+            [format!("let x = {WORD} {{"), format!("{WORD} impl A for B"), format!("#[allow({WORD}_code, reason = \"x\")]")]
+        {
             assert_eq!(uses(&line), [1], "{line}");
         }
         for line in [format!("// {WORD} code"), format!("let {WORD}ly = 1;"), format!("deny({WORD}_code)")] {
