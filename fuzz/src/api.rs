@@ -39,7 +39,7 @@ macro_rules! readers {
 /// By number: the first byte of an input. The texts are what the corpora begin with; `ID` is an id, `EPOCH` an epoch.
 const READERS: &[Reader] = readers! {
     Register: r#"{"server":ID,"pool":ID,"name":"s","zone":"r1","addresses":["127.0.0.1:7471","[::1]:9"],"version":"1","run":7}"#;
-    Poll: r#"{"run":7,"results":[{"order":1,"outcome":{"is":"done"}}],"areas":[{"area":ID,"pool":ID,"name":"a1","capacity":16777216,"place":"file","sparse":true,"offline":null,"open":ID,"sequence":3,"slices":[],"history":[ID],"tombstones":[{"volume":ID,"slice":ID,"area":ID,"epoch":EPOCH}]}]}"#, r#"{"run":1}"#;
+    Poll: r#"{"run":7,"results":[{"number":1,"run":7,"outcome":{"outcome":"progress","done":1,"total":2}}],"areas":[{"area":ID,"pool":ID,"name":"a1","capacity":16777216,"place":"file","sparse":true,"offline":null,"open":ID,"sequence":3,"slices":[],"history":[ID],"tombstones":[{"volume":ID,"slice":ID,"area":ID,"epoch":EPOCH}]}]}"#, r#"{"run":1}"#;
     PollAnswer: r#"{"orders":[],"register":true,"name":"s","urls":["http://m:7470"],"member":true}"#;
     Registered: r#"{"pool":ID,"manager":ID,"name":"s","urls":[]}"#;
     CreateVolume: r#"{"task":ID,"name":"v","way":"doubled","on":[{"area":"a1","size":4096},{"area":"b1"}],"copies":2}"#;
@@ -56,26 +56,26 @@ const READERS: &[Reader] = readers! {
     ControlTask: r#"{"do":"limit","rate_max":5}"#, r#"{"do":"pause"}"#;
     Reclaim: r#"{"task":ID}"#;
     Rename: r#"{"name":"v2"}"#;
-    ClientReport: r#"{"epoch":EPOCH,"path":"up","reason":"","work":[],"findings":[],"hold":true,"segments_revision":4}"#;
+    ClientReport: r#"{"epoch":EPOCH,"path":"open","reason":"","work":[],"findings":[],"hold":true,"segments_revision":4}"#;
     ClientAnswer: r#"{"lenders":[{"server":ID,"addresses":["a:1"],"up":true}],"urls":["http://m"],"work":[]}"#;
     ChangeLeg: r#"{"epoch":EPOCH,"segment":0,"slice":ID,"generation":EPOCH,"change":"in_sync"}"#;
     LegAnswer: r#"{"generation":EPOCH,"in_sync":[true,false]}"#;
     SetSeal: r#"{"server":ID,"from":"AAAA","to":"BBBB"}"#;
     Rebuild: r#"{"pool":ID,"reconcile":true,"finish":false}"#;
-    AcceptVolume: r#"{"leg":"a1","stale":true}"#, r#"{"slice":ID}"#;
-    Forget: r#"{"yes":true}"#, r#"{"confirmed":true}"#;
+    AcceptVolume: r#"{"leg":"a1","stale":true}"#;
+    Forget: r#"{"confirm":true}"#;
     CheckArea: r#"{"name":"a1"}"#, r#"{"area":ID,"name":"a1"}"#;
     AreaName: r#"{"name":"a1"}"#;
     TaskAnswer: r#"{"task":{},"outcome":{"is":"running"}}"#;
     MountingInformation: r#"{"version":1,"pool":ID,"manager":ID,"volume":ID,"name":"v","way":"doubled","size":4096,"borrower":ID,"borrower_name":"s","status":1,"read_only":false,"epoch":EPOCH,"secret":ID,"segments":[{"length":4096,"generation":EPOCH,"legs":[{"slice":ID,"area":ID,"area_name":"a1","server":ID,"server_name":"s","addresses":["a:1"],"offset":0,"in_sync":true,"stale_since":EPOCH}]}]}"#;
-    NumberedOrder: r#"{"number":1,"order":{"do":"fence","slice":ID,"area":ID,"epoch":EPOCH}}"#;
-    OrderResult: r#"{"number":1,"outcome":{"is":"done"}}"#;
-    Refusal: r#"{"kind":"not_found","what":"no","hint":""}"#, r#"{"kind":"no_space","message":"no","hint":"do"}"#;
+    NumberedOrder: r#"{"number":1,"run":7,"order":{"do":"fence","slice":ID,"area":ID,"epoch":EPOCH}}"#;
+    OrderResult: r#"{"number":1,"run":7,"outcome":{"outcome":"done"}}"#;
+    Refusal: r#"{"kind":"no_space","message":"no","hint":"do"}"#;
     Identity: r#"{"version":1,"server":ID,"name":"s","pool":ID,"managers":["http://m"]}"#;
     ServerRequest: r#"{"ask":"status"}"#, r#"{"ask":"lend","paths":["/srv"],"size":1,"offset":null,"name":"a","sparse":true,"keep_free_percent":10,"force":false}"#;
     ServerAnswer: r#"{"answer":"progress","what":"x","done":1,"total":2}"#, r#"{"answer":"suggestions","suggestions":[{"path":"/","kind":"disk","surplus":1,"command":"","note":""}]}"#;
     ClientRequest: r#"{"ask":"search","pattern_hex":"00ff","limit":3,"count_only":false}"#, r#"{"ask":"rekey","old":"a","new":"b"}"#, r#"{"ask":"stop","force":true}"#;
-    ClientAnswerLine: r#"{"answer":"matches","offsets":[1,18446744073709551615]}"#, r#"{"answer":"status","path":"up","reason":"","missing":["b"],"device":null,"resync":[1,2]}"#;
+    ClientAnswerLine: r#"{"answer":"matches","offsets":[1,18446744073709551615]}"#, r#"{"answer":"status","path":"open","reason":"","missing":["b"],"device":null,"resync":[1,2]}"#;
     RebuildView: "{}";
     ForgetView: "{}";
     PoolView: "{}";

@@ -8,16 +8,18 @@ use crate::run::cargo;
 /// The workspaces that are checked: all crates that are ever built.
 const MANIFESTS: [&str; 2] = ["Cargo.toml", "fuzz/libfuzzer/Cargo.toml"];
 
+const CONFIG: &str = "deny.toml";
+
 fn deny(top: &Path, args: &[&str]) -> Result<(), String> {
     MANIFESTS.iter().try_for_each(|manifest| {
-        let all = [&["deny", "--manifest-path", manifest], args].concat();
+        let all = [&["deny", "--manifest-path", manifest, "--config", CONFIG, "--offline", "check"], args].concat();
         cargo(top, &all, &[])
     })
 }
 
 /// Installs cargo-deny if it is missing.
 fn install(top: &Path) -> Result<(), String> {
-    let there = Command::new("cargo").args(["deny", "--version"]).output();
+    let there = Command::new("cargo").current_dir(top).args(["deny", "--version"]).output();
     if there.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
@@ -32,13 +34,11 @@ fn install(top: &Path) -> Result<(), String> {
 /// What was found.
 pub fn check(top: &Path) -> Result<(), String> {
     install(top)?;
-    let config = ["--config", "deny.toml"];
-    let quiet = ["--hide-inclusion-graph", "licenses", "bans", "sources"];
-    deny(top, &[&["--offline", "check"][..], &config, &quiet].concat())?;
-    let fetched = Command::new("cargo").args(["deny", "fetch", "--config", "deny.toml", "db"]).current_dir(top).output();
+    deny(top, &["--hide-inclusion-graph", "licenses", "bans", "sources"])?;
+    let fetched = Command::new("cargo").args(["deny", "--config", CONFIG, "fetch", "db"]).current_dir(top).output();
     if !fetched.is_ok_and(|output| output.status.success()) {
         println!("== known defects of dependencies (RUSTSEC) were NOT looked up: their database cannot be had here");
         return Ok(());
     }
-    deny(top, &[&["--offline", "check"][..], &config, &["advisories"]].concat())
+    deny(top, &["advisories"])
 }
