@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 
-#[allow(dead_code, missing_docs, reason = "here it is only read into")]
+#[allow(dead_code, unused_imports, missing_docs, reason = "here it is only read into")]
 #[path = "../../crates/cli/src"]
 mod program {
     pub mod args;
