@@ -64,7 +64,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         part(16, 0, &[0xfc, 0x4e, 0x2b, 0xa9]),
         part(13, 0, b"EFI PART"),
         part(0, 0, &label),
-        [part(0, 255, &vec![0; 191]), part(0, 255, &[]), part(1, 0, &table)].concat(),
+        [part(0, 255, &[0; 191]), part(0, 255, &[]), part(1, 0, &table)].concat(),
     ];
     let own = parts.into_iter().map(|part| [&[20, 0][..], &part].concat());
     own.chain([vec![0, 0], vec![9, 3], vec![40, 255]]).collect()
