@@ -1,5 +1,7 @@
-//! `cargo xtask demo | test | soak | torture | figures | bench | tidy | sim`: what a newcomer types. No dependencies, so that it builds in seconds.
+//! `cargo xtask demo | test | soak | torture | figures | bench | tidy | sim | fuzz`: what a newcomer types. No dependencies, so that it builds in seconds.
 
+mod deny;
+mod fuzz;
 mod instructions;
 mod packages;
 mod run;
@@ -12,11 +14,17 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   demo [ARGS]       install what is missing (apt), build, and run `sublet demo`
-  test [--fast]     install what is missing (apt), then formatting, lints, tidy, unit tests, end-to-end tests;
-                    --fast leaves the end-to-end tests out
+  test [--fast]     install what is missing (apt), then formatting, lints, tidy, dependencies, unit tests, simulator,
+                    fuzzing, end-to-end tests; --fast leaves the last two out
   tidy [--bless]    dependency directions, file sizes, ASCII sources, links and fingerprints of the documents;
                     --bless renews the fingerprints after the documents were brought up to date
+  deny              licences, sources and known defects of all dependencies (deny.toml); installs cargo-deny if it is missing
   sim ARGS          the simulator: --seeds N [--seed FIRST], or --seed S --trace
+  fuzz [--seconds S] [--target T]
+                    hostile input for every parser: replay of all corpora, and so many seconds of fresh input for each
+                    target (default 20), two at a time (docs/fuzzing.md)
+  fuzz --long MINUTES [--target T]
+                    the same targets under libFuzzer, guided by coverage; needs the nightly toolchain
   soak [SECONDS]    the end-to-end tests that take long (default 600 seconds each)
   bench [--quick] [--only WORDS] [--on memory,disk] [--rounds N] [--save]
                     Sublet beside the raw disk and other block servers, in one run (bench/README.md); --save renews
@@ -42,6 +50,8 @@ fn main() -> ExitCode {
         ["test"] => run::test(&top(), true),
         ["test", "--fast"] => run::test(&top(), false),
         ["sim", rest @ ..] => run::sim(&top(), rest),
+        ["fuzz", rest @ ..] => fuzz::fuzz(&top(), rest),
+        ["deny"] => deny::check(&top()),
         ["soak"] => run::soak(&top(), "600"),
         ["soak", seconds] => run::soak(&top(), seconds),
         ["bench", "--instructions"] => run::count(&top(), false),

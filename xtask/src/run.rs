@@ -1,9 +1,11 @@
 //! Running cargo for the demo and the tests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use crate::deny;
+use crate::fuzz;
 use crate::instructions::instructions;
 use crate::packages;
 use crate::tidy;
@@ -11,7 +13,12 @@ use crate::tidy;
 /// Seeds that every test run tries.
 const SIM_SEEDS: &str = "1000";
 
-fn cargo(top: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir(top: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), |folder| top.join(folder))
+}
+
+pub(crate) fn cargo(top: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
     println!("== cargo {}", args.join(" "));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let begun = Instant::now();
@@ -47,11 +54,13 @@ pub fn test(top: &Path, end_to_end: bool) -> Result<(), String> {
     cargo(top, &["fmt", "--all", "--check"], &[])?;
     cargo(top, &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])?;
     tidy::tidy(top, false)?;
+    deny::check(top)?;
     cargo(top, &["test", "--workspace", "--exclude", "sublet-tests", "--lib", "--bins", "--tests"], &[])?;
     // Also with what is used where io_uring is forbidden.
     cargo(top, &["test", "--package", "sublet-doors", "--tests"], &[("SUBLET_IO_URING", "off")])?;
     sim(top, &["--seeds", SIM_SEEDS])?;
     if end_to_end {
+        fuzz::fuzz(top, &["--seconds", fuzz::SECONDS])?;
         cargo(top, &["build", "--package", "sublet"], &[])?;
         // One at a time: each test starts pools of its own, and the machine may have two cores only.
         cargo(top, &["test", "--package", "sublet-tests", "--", "--test-threads=1"], &[])?;

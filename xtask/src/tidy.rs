@@ -4,6 +4,7 @@ mod contract;
 mod dependencies;
 mod documents;
 mod sources;
+mod unsafe_code;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,7 @@ pub fn tidy(top: &Path, bless: bool) -> Result<(), String> {
     let mut findings = Vec::new();
     findings.extend(dependencies::check(top));
     findings.extend(sources::check(top, &files));
+    findings.extend(unsafe_code::check(top, &files));
     findings.extend(contract::check(top, &files));
     findings.extend(documents::check(top, &files, bless)?);
     if findings.is_empty() { Ok(()) } else { Err(format!("tidy found:\n{}", findings.join("\n"))) }

@@ -83,6 +83,12 @@ fn unreadable(what: &str) -> AreaError {
     AreaError::new(AreaErrorKind::Format, format!("the {what} is whole but makes no sense: it was not written by Sublet"))
 }
 
+/// The reason of a quarantine: printable ASCII, as Sublet writes it. Anything else was damaged in a way that the checksum fits, and
+/// is shown to people all the same; byte by byte, so that it is no longer when it is written again.
+fn reason(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' }).collect()
+}
+
 fn put_opening(put: &mut Put<'_>, opening: Opening) {
     put.u128(88, opening.open.to_u128()).u128(104, opening.previous.to_u128()).u64(120, opening.number);
 }
@@ -210,7 +216,7 @@ impl AreaLabel {
             }
         });
         let why = usize::from(get.u8(QUARANTINE_LENGTH_AT)).min(QUARANTINE_MAX);
-        let why = String::from_utf8_lossy(bytes.get(QUARANTINE_AT..QUARANTINE_AT + why).unwrap_or(&[])).into_owned();
+        let why = reason(bytes.get(QUARANTINE_AT..QUARANTINE_AT + why).unwrap_or(&[]));
         let slices = records.chunks_exact(RECORD_SIZE).take(count).map(|bytes| SliceRecord::decode(bytes, area));
         let slices = slices.collect::<Option<Vec<_>>>().ok_or_else(bad)?;
         let capacity = get.u64(128);
@@ -244,5 +250,17 @@ impl AreaLabel {
             tombstones: tombstones.collect(),
             slices,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_is_no_text_is_as_long_as_its_bytes_and_nothing_that_a_terminal_would_obey() {
+        assert_eq!(reason(b"it was rolled back"), "it was rolled back");
+        assert_eq!(reason(&[0x1b, b'[', 0xff, 0xc3, 0xbc, 0, b'\n']), "?[?????");
+        assert_eq!(reason(&[0xff; QUARANTINE_MAX]).len(), QUARANTINE_MAX);
     }
 }

@@ -18,6 +18,9 @@ mod error;
 mod failure;
 mod files;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod heat;
 mod join;
 mod kept;

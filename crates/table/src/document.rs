@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::records::sense::COUNT_MAX;
 use crate::records::{Key, Row, RowError};
 use crate::store::{Loaded, RawRow, RowOp, Store, StoreError};
 
@@ -81,6 +82,9 @@ pub fn read<S: Store>(text: &str, store: &mut S) -> Result<usize, StoreError> {
         return Err(failed(format!("the document has version {version}, this software reads up to {DOCUMENT_VERSION}")));
     }
     let document: Document = serde_json::from_str(text).map_err(not_one)?;
+    if document.revision > COUNT_MAX {
+        return Err(failed(format!("this is no document of a table: it cannot have changed {} times", document.revision)));
+    }
     let loaded = store.load()?;
     if !loaded.rows.is_empty() {
         return Err(failed("there is a table already; nothing was changed".to_owned()));
@@ -153,6 +157,7 @@ mod tests {
             ("{}", "no document"),
             (r#"{"kind":"mountain","version":1,"revision":1,"rows":[]}"#, "of a 'mountain'"),
             (r#"{"kind":"sublet table","version":2,"new":1}"#, "has version 2"),
+            (r#"{"kind":"sublet table","version":1,"revision":18446744073709551615,"rows":[]}"#, "cannot have changed"),
             (
                 r#"{"kind":"sublet table","version":1,"revision":1,"rows":[{"key":"event/1","row":{"version":9}}]}"#,
                 "has version 9",

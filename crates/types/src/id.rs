@@ -11,7 +11,7 @@ pub struct IdError(String);
 
 impl fmt::Display for IdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "'{}' is not an id: an id is 32 hexadecimal digits", self.0)
+        write!(f, "'{}' is not an id: an id is 32 hexadecimal digits", self.0.escape_default())
     }
 }
 
@@ -133,6 +133,12 @@ mod tests {
         assert_eq!(id.to_string().parse::<VolumeId>().unwrap(), id);
         assert_eq!(id.short(), "01234567");
         assert_eq!(serde_json::from_str::<VolumeId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
+    }
+
+    #[test]
+    fn what_was_typed_instead_reaches_no_terminal_as_it_is() {
+        let error = "\u{1b}[2J\u{18}".parse::<SliceId>().unwrap_err().to_string();
+        assert!(!error.contains(char::is_control) && error.contains("\\u{1b}[2J"), "{error:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod access;
 mod area;
 mod event;
 mod pool;
+pub(crate) mod sense;
 mod server;
 mod task;
 mod volume;
@@ -156,6 +157,9 @@ impl Row {
             "admission" => Row::Admission(read(&raw.json)?),
             other => return Err(RowError::Damaged(format!("it is of the unknown kind '{}'", other.escape_default()))),
         };
+        if !sense::makes_sense(&row) {
+            return Err(RowError::Damaged("its numbers are too large to be true".to_owned()));
+        }
         let inside = row.key().text();
         if inside == raw.key { Ok(row) } else { Err(RowError::Damaged(format!("it says of itself that it is {inside}"))) }
     }
@@ -190,4 +194,22 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, RowError> {
         Some(_) => value["version"] = ROW_VERSION.into(),
     }
     serde_json::from_value(value).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_whose_numbers_cannot_be_counted_up_or_added_is_damaged() {
+        let event = |number: u64| {
+            let row =
+                Row::Event(EventRow { version: ROW_VERSION, number, at_ms: 1, subject: String::new(), text: String::new() });
+            Row::decode(&row.encode().unwrap())
+        };
+        assert!(event(7).is_ok() && event(sense::COUNT_MAX).is_ok());
+        for number in [sense::COUNT_MAX + 1, u64::MAX] {
+            assert!(matches!(event(number), Err(RowError::Damaged(_))), "{number}");
+        }
+    }
 }

@@ -17,6 +17,9 @@ const RECEIVE_SIZE: usize = 256 << 10;
 /// From this length on the blocks of a READ are received into a buffer of their own.
 const LONG_MIN: usize = (64 << 10) + 1;
 
+/// So many bytes of a lender's text are shown.
+const TEXT_MAX: usize = 500;
+
 /// A READ whose blocks are not all there.
 struct Long {
     frame: ReplyFrame,
@@ -43,6 +46,12 @@ fn long_table(asked: &RequestFrame) -> Option<usize> {
 
 fn broken(malformed: Malformed) -> End {
     End::Lost(format!("the lender broke the protocol: {malformed}"))
+}
+
+/// A lender's text as it is shown to people: not too much of it, and nothing that a terminal would obey.
+fn said(payload: &[u8]) -> String {
+    let text = String::from_utf8_lossy(payload.get(..payload.len().min(TEXT_MAX)).unwrap_or(&[]));
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 impl<D: Doors> Session<D> {
@@ -200,7 +209,7 @@ impl<D: Doors> Session<D> {
     }
 
     fn deliver(&self, frame: &ReplyFrame, payload: Chunk, blocks: Option<Chunk>) -> Result<(), Malformed> {
-        let text = || String::from_utf8_lossy(payload.get(..payload.len().min(500)).unwrap_or(&[])).into_owned();
+        let text = || said(&payload);
         if frame.op == Op::Fenced || frame.status == Status::StaleEpoch {
             self.kill(End::Fenced(text()));
             return Ok(());
@@ -226,5 +235,17 @@ impl<D: Doors> Session<D> {
         // The caller may have gone away; the reply was still awaited so that the bounds hold.
         let _ = pending.reply.send(answer);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lenders_text_is_shown_without_what_a_terminal_would_obey() {
+        assert_eq!(said("the disk is full: \u{fc}".as_bytes()), "the disk is full: \u{fc}");
+        assert_eq!(said(b"\x1b[2Jgone\0\r\n"), "\u{fffd}[2Jgone\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(said(&[b'x'; 5000]).len(), TEXT_MAX);
     }
 }
