@@ -18,6 +18,9 @@ pub(super) fn makes_sense(row: &Row) -> bool {
         Row::Volume(row) => volume(row),
         Row::Wipe(row) => lies_somewhere(row.offset, row.length) && row.epoch.number <= COUNT_MAX,
         Row::Event(row) => row.number <= COUNT_MAX,
+        Row::Token(row) => row.expires_ms <= COUNT_MAX && row.made_ms <= COUNT_MAX,
+        Row::Person(row) => row.certified_from_ms <= COUNT_MAX,
+        Row::Admission(row) => row.certified_from_ms <= COUNT_MAX,
     }
 }
 
