@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sublet_api::Refusal;
+use sublet_api::access::{AddPerson, AuditLine, Certified, ChangePerson, CreateToken, Enter, NewToken};
 use sublet_api::control::{ClientAnswerLine, ClientRequest, Identity, ServerAnswer, ServerRequest};
 use sublet_api::mount::{MountingInformation, SetSeal};
 use sublet_api::order::{NumberedOrder, OrderResult};
@@ -85,6 +86,13 @@ const READERS: &[Reader] = readers! {
     VolumeView: "{}";
     TaskView: "{}";
     EventView: r#"{"number":1,"at_ms":2,"subject":"v","text":"x"}"#;
+    CreateToken: r#"{"what":{"use":"api","role":"viewer","name":"watch"},"ttl_s":60,"uses":1}"#, r#"{"what":{"use":"join"},"ttl_s":60}"#;
+    NewToken: r#"{"token":{"id":ID,"what":{"use":"login","person":"olga"},"made_by":"x","made_ms":1,"expires_ms":2,"uses_left":1},"text":"t"}"#;
+    Enter: r#"{"entry":"rejoin","secret":"AAAA","request":"PEM","server":ID}"#;
+    Certified: r#"{"pool":ID,"authority":"PEM","certificate":"PEM","managers":["https://m"]}"#;
+    AddPerson: r#"{"name":"olga","role":"operator"}"#;
+    ChangePerson: r#"{"do":"role","role":"administrator"}"#, r#"{"do":"remove"}"#;
+    AuditLine: r#"{"at_ms":1,"who":"olga (operator)","from":"::1","what":"borrow","subject":"v","result":"done"}"#;
 };
 
 /// A byte that says which message, and its JSON.

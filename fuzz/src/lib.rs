@@ -25,6 +25,7 @@ mod nbd_connection;
 mod seal;
 mod table;
 mod text;
+mod trust;
 mod volume;
 mod wire;
 
@@ -115,6 +116,8 @@ pub const TARGETS: &[Target] = &[
     plain("table_document", table::document, table::document_seeds, allow(256 * KIB, 1024)),
     Target { name: "seal_header", run: seal::header, seeds: seal::seeds, mend: seal::mend, allowance: allow(16 * KIB, 16) },
     plain("api_messages", api::messages, api::seeds, allow(64 * KIB, 512)),
+    plain("invitations", trust::invitations, trust::invitation_seeds, allow(16 * KIB, 64)),
+    plain("certificates", trust::certificates, trust::certificate_seeds, allow(64 * KIB, 256)),
     plain("texts", text::texts, text::seeds, allow(16 * KIB, 64)),
     // The description of the whole command line is built anew each time.
     plain("command_line", command_line::words, command_line::seeds, allow(4 * MIB, 1024)),

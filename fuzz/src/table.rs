@@ -1,15 +1,17 @@
 //! The manager's table: rows as they are stored, and the document that `manager import` reads. The store's own file is redb's.
 
 use serde::Serialize;
+use sublet_api::access::{Role, TokenUse};
 use sublet_table::records::{
-    AbsentLeg, AreaRow, BackgroundRow, BackgroundState, Command, EventRow, Former, FrozenUntil, LastChange, LeaseRow, LeaseState,
-    LegRow, Pending, PoolRow, ROW_VERSION, RebuildRow, ReplacedLeg, Row, RowError, SegmentRow, ServerRow, Step, Stranger,
-    TaskRow, TaskState, VolumeRow, WipeRow, WorkRow,
+    AbsentLeg, AdmissionRow, AreaRow, BackgroundRow, BackgroundState, Command, EventRow, Former, FrozenUntil, LastChange,
+    LeaseRow, LeaseState, LegRow, Pending, PersonRow, PoolRow, ROW_VERSION, RebuildRow, ReplacedLeg, Row, RowError, SegmentRow,
+    ServerRow, Step, Stranger, TaskRow, TaskState, TokenRow, VolumeRow, WipeRow, WorkRow,
 };
 use sublet_table::store::{Loaded, RawRow, RowOp};
 use sublet_table::{Core, MemoryStore, Outside, Store, check, document as documents};
 use sublet_types::{
-    AreaId, Epoch, Generation, LeaseSecret, ManagerId, Name, OpenId, PoolId, ServerId, SliceId, TaskId, VolumeId, Way,
+    AreaId, Epoch, Generation, LeaseSecret, ManagerId, Name, OpenId, PersonId, PoolId, ServerId, SliceId, TaskId, TokenId,
+    VolumeId, Way,
 };
 
 /// A key, the end of its line, and the row. What is read is stored as something that reads the same.
@@ -235,6 +237,26 @@ fn examples() -> Vec<Row> {
         task(2, Command::Unmount { force: true }, Step::Fencing { closed: EPOCH, holder: "server-a".to_owned() }),
         task(3, Command::Replace { legs: vec![replaced], on: Some(AREA) }, Step::Working),
         task(4, Command::Scrub { scheduled: true }, Step::Ended),
+        Row::Person(PersonRow {
+            version,
+            id: PersonId::from_u128(9),
+            name: name("olga"),
+            role: Role::Operator,
+            certified_from_ms: 1,
+            entered_ms: Some(2),
+        }),
+        Row::Token(TokenRow {
+            version,
+            id: TokenId::from_u128(10),
+            digest: "00".repeat(32),
+            what: TokenUse::Api { role: Role::Viewer, name: name("watch") },
+            made_by: "olga (administrator)".to_owned(),
+            made_ms: 1,
+            expires_ms: 2,
+            uses_left: 1,
+            used_for: vec!["11".repeat(32)],
+        }),
+        Row::Admission(AdmissionRow { version, server: SERVER, certified_from_ms: 1, revoked: true }),
         Row::Event(EventRow { version, number: 7, at_ms: 1, subject: "vol-1".to_owned(), text: "x".to_owned() }),
     ]
 }
