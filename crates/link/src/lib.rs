@@ -5,15 +5,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod guard;
 pub mod home;
 pub mod lines;
 pub mod manager;
+pub mod origin;
 pub mod private;
 pub mod route;
 pub mod socket;
 
+pub use guard::{hide_memory, private_dir, private_files, raise_file_limit};
 pub use home::{Home, MountHome};
 pub use lines::{AnswerLine, LineConn, ask};
 pub use manager::ManagerLink;
+pub use origin::machine_of;
 pub use private::{PidFile, read_json, read_record, write_private};
 pub use socket::{connect, forget_directory, listen, socket_path};

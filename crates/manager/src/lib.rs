@@ -8,6 +8,7 @@
 
 mod announce;
 mod clock;
+mod crowd;
 mod data_dir;
 mod drive;
 mod http;

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::crowd::{Crowd, PER_MACHINE_MAX};
+
 /// Connections at one time. A server holds one for its polls, a mounted volume one for its reports; beyond this number
 /// new ones wait to be accepted.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
@@ -28,18 +30,9 @@ const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// File descriptors beside the connections: the table, the lock, the listeners, the runtime's own.
 const FILES_BESIDE: u64 = 128;
 
-/// Lets the process have as many connections as [`CONNECTIONS_MAX`] says, as far as the administrator's hard limit goes; the
-/// customary soft limit of 1024 is for programs that use `select`. With less, accepting waits for a free descriptor.
+/// Lets the process have as many connections as [`CONNECTIONS_MAX`] says.
 pub(crate) fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let wanted = CONNECTIONS_MAX as u64 + FILES_BESIDE;
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < wanted) {
-        limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
-        if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "cannot raise the limit of open files");
-        }
-    }
+    sublet_link::raise_file_limit(CONNECTIONS_MAX as u64 + FILES_BESIDE);
 }
 
 /// What all listeners share.
@@ -47,6 +40,7 @@ pub(crate) fn raise_file_limit() {
 pub(crate) struct Serving {
     router: Router,
     slots: Arc<Semaphore>,
+    crowd: Crowd,
     stop: watch::Receiver<bool>,
     head_wait_max: Duration,
 }
@@ -54,7 +48,13 @@ pub(crate) struct Serving {
 impl Serving {
     /// Serves the router until `stop` becomes true.
     pub(crate) fn new(router: Router, stop: watch::Receiver<bool>) -> Self {
-        Self { router, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), stop, head_wait_max: HEAD_WAIT_MAX }
+        Self {
+            router,
+            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            crowd: Crowd::default(),
+            stop,
+            head_wait_max: HEAD_WAIT_MAX,
+        }
     }
 
     #[cfg(test)]
@@ -74,11 +74,14 @@ impl Serving {
                 biased;
                 () = stopped(&mut stop) => break,
                 accepted = self.accept(&listener) => {
-                    if let Some((stream, slot)) = accepted {
+                    if let Some((stream, slot)) = accepted
+                        && let Ok(peer) = stream.peer_addr()
+                        && let Some(place) = self.crowd.enter(peer.ip(), PER_MACHINE_MAX)
+                    {
                         let serving = self.clone();
                         connections.spawn(async move {
                             serving.connection(stream).await;
-                            drop(slot);
+                            drop((slot, place));
                         });
                     }
                 }
