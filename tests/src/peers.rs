@@ -153,8 +153,8 @@ pub struct Done {
     pub rounds: u64,
 }
 
-/// Lets `count` peers of every manner loose on every door, until `over` says so; each has had `rounds` turns at least.
-pub fn annoy(peers: &[(Door, Manner)], count: usize, rounds: u64, over: &dyn Fn() -> bool) -> Done {
+/// Lets these peers loose, until `over` says so; each has had `rounds` turns at least.
+pub fn annoy(peers: &[(Door, Manner)], rounds: u64, over: &dyn Fn() -> bool) -> Done {
     let one = |(door, manner): &(Door, Manner)| Peer {
         door: door.clone(),
         manner: manner.clone(),
@@ -162,7 +162,7 @@ pub fn annoy(peers: &[(Door, Manner)], count: usize, rounds: u64, over: &dyn Fn(
         waiting: Vec::new(),
         at: 0,
     };
-    let mut all: Vec<Peer> = peers.iter().flat_map(|peer| std::iter::repeat_with(move || one(peer)).take(count)).collect();
+    let mut all: Vec<Peer> = peers.iter().map(one).collect();
     let mut done = Done::default();
     while done.rounds < rounds || !over() {
         for peer in &mut all {
