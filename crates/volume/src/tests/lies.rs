@@ -6,12 +6,12 @@ use crate::Wanted;
 use crate::testing::doors::MemDoors;
 use crate::testing::world::{World, exercise};
 
-const SIZE: u64 = 2 << 20;
+const SIZE: u64 = 256 << 10;
 
 #[test]
 fn k1_a_lender_that_damages_replies_of_any_kind_costs_its_client_no_byte() {
     let mut damaged = 0;
-    for seed in 0..20 {
+    for seed in 0..12 {
         damaged += MemDoors::run(1000 + seed, move |doors| async move {
             let world = World::new(&doors, &[SIZE], 2);
             let volume = world.open().await;
@@ -43,5 +43,5 @@ fn k1_a_lender_that_damages_replies_of_any_kind_costs_its_client_no_byte() {
             world.lenders[0].seen.borrow().iter().filter(|seen| seen.op == Op::Open).count()
         });
     }
-    assert!(damaged > 60, "its connections were ended: {damaged} sessions");
+    assert!(damaged > 40, "its connections were ended: {damaged} sessions");
 }
