@@ -11,6 +11,7 @@ pub mod http;
 pub mod leaks;
 pub mod model;
 pub mod nbd;
+pub mod peers;
 pub mod pool;
 pub mod postgres;
 pub mod power;
@@ -20,7 +21,9 @@ pub mod run;
 pub mod shorthand;
 pub mod slow_disk;
 pub mod torture;
+pub mod traces;
 pub mod tree;
+pub mod user;
 pub mod wait;
 
 pub use pool::{Pool, Wish};

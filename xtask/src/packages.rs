@@ -32,6 +32,7 @@ pub const TEST: &[Need] = &[
     ("nsenter", "util-linux"),
     ("rsync", "rsync"),
     ("pg_ctlcluster", "postgresql"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// What the power cuts of the soak need beyond the tests; the guest's kernel is only downloaded.

@@ -12,6 +12,7 @@ use sublet_doors::local::Semaphore;
 use sublet_types::{AreaId, ServerId, SliceId};
 use sublet_wire::message::Announce;
 
+use crate::arrivals::Arrivals;
 use crate::coordinations::{Coordinate, Coordinations};
 use crate::gate::{Closing, Gate};
 use crate::limits::{COOL_INTERVAL, COORDINATION_STOP_MAX, DRAIN_TIME_MAX, DROPPED_MAX, SETTLE_TIME_MAX};
@@ -99,6 +100,8 @@ pub struct Agent<D: Doors> {
     pub(crate) server: ServerId,
     areas: RefCell<BTreeMap<AreaId, Place<D>>>,
     pub(crate) connections: Cell<usize>,
+    /// Those of them that have not asked for a session yet.
+    pub(crate) arrivals: Arrivals,
     /// Whether a connection was refused because there are too many, and none was accepted since.
     pub(crate) full: Cell<bool>,
     draining: Cell<bool>,
@@ -129,6 +132,7 @@ impl<D: Doors> Agent<D> {
             server,
             areas: RefCell::default(),
             connections: Cell::new(0),
+            arrivals: Arrivals::default(),
             full: Cell::new(false),
             draining: Cell::new(false),
             order_queues: RefCell::default(),

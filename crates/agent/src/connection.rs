@@ -1,7 +1,9 @@
 //! One connection of a borrower: after the handshake, the requests of one session with one slice.
 
+use std::pin::pin;
 use std::rc::Rc;
 
+use futures_util::future::{Either, select};
 use sublet_doors::local::{Permit, Semaphore};
 use sublet_doors::{Conn, ConnReader, ConnWriter, Doors};
 use sublet_types::drawn::{self, Drawn};
@@ -14,8 +16,8 @@ use sublet_wire::{FRAME_SIZE, Op, ReplyFrame, RequestFrame, Status};
 
 use crate::agent::{Agent, Served};
 use crate::gate::{Closing, Gate, Session};
-use crate::handshake::{handshake, no_frame};
-use crate::limits::{CONNECTIONS_MAX, RECEIVE_BUFFER_SIZE};
+use crate::handshake::{answer_open, handshake, no_frame};
+use crate::limits::{ARRIVALS_MAX, CONNECTIONS_MAX, RECEIVE_BUFFER_SIZE};
 use crate::outbox::{Outbox, Reply};
 use crate::receive::{End, Receiver};
 use crate::request::{Body, Failure, Work};
@@ -95,7 +97,21 @@ impl<D: Doors> Agent<D> {
         let _counted = Counted(&self.connections);
         let (reader, mut writer) = conn.split();
         let mut receiver = Receiver::new(reader);
-        match handshake(self, &mut receiver, &mut writer).await {
+        let asked = {
+            let arrived = self.arrivals.enter(&peer, ARRIVALS_MAX);
+            let turned_away = pin!(arrived.turned_away());
+            match select(pin!(handshake(self, &mut receiver, &mut writer)), turned_away).await {
+                Either::Left((asked, _)) => asked,
+                Either::Right(((), _)) => Err(End::Broken(std::io::ErrorKind::ConnectionAborted.into())),
+            }
+        };
+        // From here on it has asked for a session: who has no lease is refused at once, and who has one may have to wait (W4).
+        let opened = match asked {
+            Ok(Some((frame, open))) => answer_open(self, frame, open, &mut writer).await,
+            Ok(None) => Ok(None),
+            Err(end) => Err(end),
+        };
+        match opened {
             Ok(Some(shared)) => self.serve_session(&peer, shared, receiver, writer).await,
             Ok(None) => writer.shutdown(),
             Err(end) => {

@@ -70,12 +70,12 @@ enum First {
     Announce(Announce),
 }
 
-/// Takes HELLO and OPEN, each within the time limit. None if the client was refused; it has been told.
+/// Takes HELLO and OPEN, each within the time limit. None if that was all; the peer has been told.
 pub(crate) async fn handshake<D: Doors, R: ConnReader>(
     agent: &Agent<D>,
     receiver: &mut Receiver<R>,
     writer: &mut impl ConnWriter,
-) -> Result<Option<Rc<Shared<D>>>, End> {
+) -> Result<Option<(RequestFrame, Open)>, End> {
     let late = |_| End::Broken(io::ErrorKind::TimedOut.into());
     let first = async {
         let frame = receiver.frame().await?;
@@ -111,7 +111,16 @@ pub(crate) async fn handshake<D: Doors, R: ConnReader>(
     };
     answer(writer, &frame, Status::Ok, &reply.encode()).await?;
     let open = expect::<Open, R>(receiver, Op::Open, "OPEN comes after HELLO");
-    let (frame, open) = agent.doors.timeout(HANDSHAKE_TIME_MAX, open).await.map_err(late)??;
+    agent.doors.timeout(HANDSHAKE_TIME_MAX, open).await.map_err(late)?.map(Some)
+}
+
+/// Opens the session that was asked for. None if the client was refused; it has been told.
+pub(crate) async fn answer_open<D: Doors>(
+    agent: &Agent<D>,
+    frame: RequestFrame,
+    open: Open,
+    writer: &mut impl ConnWriter,
+) -> Result<Option<Rc<Shared<D>>>, End> {
     match open_session(agent, &open).await {
         Ok((shared, reply)) => {
             shared.outbox.push(Reply {

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod agent;
+mod arrivals;
 mod connection;
 mod coordinations;
 pub mod daemon;

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 /// Connections at the same time, of all borrowers together. One more is closed at once.
 pub const CONNECTIONS_MAX: usize = 1024;
+/// Connections among them that have not asked for a session yet. One more, and the oldest of them is closed: borrowers are not kept
+/// out by connections that say nothing.
+pub const ARRIVALS_MAX: usize = 128;
+/// File descriptors beside the connections: disks, sockets, the runtime's own.
+pub const FILES_BESIDE: usize = 512;
 /// HELLO and OPEN have to arrive within this time: whoever says nothing keeps no connection.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long an OPEN waits for the disk I/O of lower sessions (W4) before it is answered `Unavailable`: the client tries

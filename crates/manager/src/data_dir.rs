@@ -1,15 +1,15 @@
 //! The manager's data directory: made private, locked, and told to others by `pid` and `manager.json`.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use sublet_api::{ErrorKind, Refusal};
-use sublet_link::write_private;
+use sublet_link::{private_dir, private_files, write_private};
 
 /// How long a manager that was killed may still hold the lock: one started again at once waits for it.
 const DYING_TIME_MAX: Duration = Duration::from_secs(2);
@@ -28,13 +28,9 @@ impl DataDir {
     /// Makes the directory if it is missing (0700: the table holds lease secrets), and locks it.
     ///
     /// # Errors
-    /// `conflict` if another manager holds it; `io` if it cannot be made or opened.
+    /// `bad_request` if it is not this user's alone; `conflict` if another manager holds it; `io` if it cannot be made or opened.
     pub(crate) fn open(path: &Path) -> Result<Self, Refusal> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| failed("make the data directory", path, &error).hint("name another one with --data"))?;
+        private_dir(path)?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -60,14 +56,12 @@ impl DataDir {
     /// The table's file, made private before anything is in it.
     ///
     /// # Errors
-    /// `io` if it cannot be made.
+    /// `bad_request` if others could read the one that is there; `io` if it cannot be made.
     pub(crate) fn table(&self) -> Result<PathBuf, Refusal> {
         let path = self.path.join("table.redb");
-        let open = || -> io::Result<()> {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            file.set_permissions(std::fs::Permissions::from_mode(0o600))
-        };
-        open().map_err(|error| failed("make", &path, &error))?;
+        let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        open.map_err(|error| failed("make", &path, &error))?;
+        private_files(&[&path])?;
         Ok(path)
     }
 
@@ -99,6 +93,7 @@ impl DataDir {
     /// `io` if it cannot be read.
     pub(crate) fn read_secret(&self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {
         let path = self.path.join(name);
+        private_files(&[&path])?;
         match std::fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -164,6 +159,8 @@ fn failed(what: &str, path: &Path, error: &io::Error) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -176,9 +173,20 @@ mod tests {
         let path = outer.path().join("a/b");
         let data = DataDir::open(&path).unwrap();
         assert_eq!(mode(&path), 0o700);
-        std::fs::write(path.join("table.redb"), "").unwrap();
-        std::fs::set_permissions(path.join("table.redb"), std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(mode(&data.table().unwrap()), 0o600);
+        let table = data.table().unwrap();
+        assert_eq!(mode(&table), 0o600);
+        std::fs::set_permissions(&table, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let refusal = data.table().unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::BadRequest);
+        assert!(refusal.hint.contains("chmod 600"), "{refusal}");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused_before_anything_is_in_it() {
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(DataDir::open(outer.path()).unwrap_err().kind, ErrorKind::BadRequest);
+        assert_eq!(std::fs::read_dir(outer.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod audit;
 mod authority;
 mod caller;
 mod clock;
+mod crowd;
 mod data_dir;
 mod drive;
 mod http;

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sublet_api::{ErrorKind, Refusal};
+use sublet_link::hide_memory;
 use sublet_table::Outside;
 use sublet_trust::InvitationKind;
 use sublet_types::Address;
@@ -60,6 +61,7 @@ pub struct Security {
 /// `conflict` if another manager has the data directory or another program the port; `bad_request`, `unreachable` or `io` if
 /// an argument cannot be used; `internal` if the table cannot be read, or the core has failed.
 pub fn run(args: ManagerArgs) -> Result<(), Refusal> {
+    hide_memory()?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
     let done = runtime.block_on(async {

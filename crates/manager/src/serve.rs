@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::caller::{Peer, certified};
+use crate::crowd::{Crowd, PER_MACHINE_MAX};
 
 /// Connections at one time. A server holds one for its polls, a mounted volume one for its reports; beyond this number
 /// new ones wait to be accepted.
@@ -45,18 +46,9 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/j
 /// File descriptors beside the connections: the table, the lock, the listeners, the runtime's own.
 const FILES_BESIDE: u64 = 128;
 
-/// Lets the process have as many connections as [`CONNECTIONS_MAX`] says, as far as the administrator's hard limit goes; the
-/// customary soft limit of 1024 is for programs that use `select`. With less, accepting waits for a free descriptor.
+/// Lets the process have as many connections as [`CONNECTIONS_MAX`] says.
 pub(crate) fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let wanted = CONNECTIONS_MAX as u64 + FILES_BESIDE;
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < wanted) {
-        limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
-        if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "cannot raise the limit of open files");
-        }
-    }
+    sublet_link::raise_file_limit(CONNECTIONS_MAX as u64 + FILES_BESIDE);
 }
 
 /// What all listeners share.
@@ -65,6 +57,7 @@ pub(crate) struct Serving {
     router: Router,
     tls: Option<TlsAcceptor>,
     slots: Arc<Semaphore>,
+    crowd: Crowd,
     stop: watch::Receiver<bool>,
     head_wait_max: Duration,
 }
@@ -72,8 +65,14 @@ pub(crate) struct Serving {
 impl Serving {
     /// Serves the router until `stop` becomes true. Without TLS everybody is taken for the manager's own.
     pub(crate) fn new(router: Router, tls: Option<Arc<ServerConfig>>, stop: watch::Receiver<bool>) -> Self {
-        let tls = tls.map(TlsAcceptor::from);
-        Self { router, tls, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), stop, head_wait_max: HEAD_WAIT_MAX }
+        Self {
+            router,
+            tls: tls.map(TlsAcceptor::from),
+            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            crowd: Crowd::default(),
+            stop,
+            head_wait_max: HEAD_WAIT_MAX,
+        }
     }
 
     #[cfg(test)]
@@ -93,11 +92,13 @@ impl Serving {
                 biased;
                 () = stopped(&mut stop) => break,
                 accepted = self.accept(&listener) => {
-                    if let Some((stream, from, slot)) = accepted {
+                    if let Some((stream, from, slot)) = accepted
+                        && let Some(place) = self.crowd.enter(from.ip(), PER_MACHINE_MAX)
+                    {
                         let serving = self.clone();
                         connections.spawn(async move {
                             serving.connection(stream, from).await;
-                            drop(slot);
+                            drop((slot, place));
                         });
                     }
                 }

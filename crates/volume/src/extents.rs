@@ -43,12 +43,20 @@ pub(crate) async fn extents<D: Doors, M: ManagerDoor>(
             };
             for extent in extents {
                 let part = extent.length.min(length).min(piece_end - at);
-                at += part;
-                known += part;
-                match found.last_mut() {
-                    Some(last) if last.data == extent.data => last.length += part,
-                    _ if part > 0 => found.push(Extent { length: part, data: extent.data }),
-                    _ => {}
+                // What ends within a block says nothing of the rest of it: that may hold data, and behind it is asked again.
+                let whole = part / BLOCK_SIZE * BLOCK_SIZE;
+                let odd = if whole < part { BLOCK_SIZE } else { 0 };
+                for (part, data) in [(whole, extent.data), (odd, true)] {
+                    at += part;
+                    known += part;
+                    match found.last_mut() {
+                        Some(last) if last.data == data => last.length += part,
+                        _ if part > 0 => found.push(Extent { length: part, data }),
+                        _ => {}
+                    }
+                }
+                if odd > 0 {
+                    break;
                 }
             }
         }

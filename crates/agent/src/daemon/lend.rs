@@ -23,6 +23,10 @@ use super::state::{AreaEntry, Daemon, lock};
 /// How long the manager may take to hear of a new area before everything is undone.
 const TELL_TIME_MAX: Duration = Duration::from_secs(15);
 
+/// What is said when a sparse area is lent.
+const DISCARDS_STAY: &str = "the area is sparse: what borrowers discard while they use it goes back to the file system as it is, and its old \
+    bytes stay on the disk until something else is written there";
+
 fn bad<T>(text: impl Into<String>, hint: &str) -> Result<T, Refusal> {
     Err(Refusal::new(ErrorKind::BadRequest, text).hint(hint))
 }
@@ -60,7 +64,9 @@ pub(crate) fn lend(daemon: &Arc<Daemon>, wish: &Lend, tell: Tell<'_>) -> Result<
         make::make_file(file, piece.length, wish.sparse, tell)?;
     }
     let (report, late) = register(daemon, wish, &plan, pool, &name.name, tell)?;
-    Ok((report, plan.warnings.into_iter().chain(late).collect()))
+    // P2, W6: space that is given back is not the lender's to erase any more.
+    let sparse = (wish.sparse && plan.known.is_none()).then(|| DISCARDS_STAY.to_owned());
+    Ok((report, plan.warnings.into_iter().chain(sparse).chain(late).collect()))
 }
 
 /// Checks the request itself, and looks at the paths.

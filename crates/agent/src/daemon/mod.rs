@@ -27,7 +27,6 @@ mod testing;
 
 use std::fs;
 use std::net::UdpSocket;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -40,7 +39,7 @@ use sublet_coordinator::{Manager, Reports as _, coordinate};
 use sublet_doors::real::{self, RealDoors, RealListener};
 use sublet_doors::{Clock, Doors, Endpoint, Listener, Net, Rng};
 use sublet_link::manager::base_url;
-use sublet_link::{Access, Home, ManagerLink, PidFile};
+use sublet_link::{Access, Home, ManagerLink, PidFile, hide_memory, private_dir, private_files, raise_file_limit};
 use sublet_trust::Invitation;
 use sublet_types::limits::AGENT_PORT;
 use sublet_types::{Address, Name};
@@ -49,6 +48,7 @@ use sublet_volume::PathStatus;
 
 use crate::agent::Agent;
 use crate::coordinations::Coordinate;
+use crate::limits::{CONNECTIONS_MAX, FILES_BESIDE};
 use data::DataHandle;
 use state::{Daemon, Facts};
 
@@ -86,11 +86,10 @@ pub struct ServerArgs {
 pub fn run(args: ServerArgs) -> Result<(), Refusal> {
     let io = |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("{what}: {e}"));
     let home = Home::new(&args.data);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(home.root())
-        .map_err(|e| io(&home.root().display().to_string(), e))?;
+    hide_memory()?;
+    raise_file_limit((CONNECTIONS_MAX + FILES_BESIDE) as u64);
+    private_dir(home.root())?;
+    private_files(&[&home.identity_path(), &home.areas_path(), &home.credentials_path()])?;
     let _pid = PidFile::take(&home.pid_path(), "a server")?;
     let outcome = real::run(async |doors| serve(doors, home, args).await);
     outcome.map_err(|e| io("the data thread cannot run", e))?

@@ -8,6 +8,8 @@ use sublet_wire::frame::PROTOCOL_VERSION;
 use sublet_wire::message::{Close, Hello, Message};
 use sublet_wire::{FRAME_SIZE, Op, RequestFrame, Status};
 
+use crate::limits::{ARRIVALS_MAX, CONNECTIONS_MAX};
+
 use super::{BORROWER, Lender, open, pattern, run, write_payload};
 
 async fn nobody_is_left(lender: &Lender) {
@@ -142,6 +144,30 @@ fn who_says_nothing_is_closed_after_the_time_limit() {
         assert_eq!(lender.agent.connections.get(), 2);
         lender.doors.sleep(crate::limits::HANDSHAKE_TIME_MAX / 2).await;
         assert_eq!(lender.agent.connections.get(), 2);
+        nobody_is_left(&lender).await;
+    });
+}
+
+#[test]
+fn connections_that_say_nothing_keep_no_borrower_out_however_many_there_are() {
+    run(async |doors| {
+        let lender = Lender::lent(doors).await;
+        let (mut early, _) = lender.session(open(1, 1)).await.unwrap();
+        let mut silent = Vec::new();
+        for number in 0..CONNECTIONS_MAX + 100 {
+            // Some have said HELLO, and nothing since.
+            silent.push(if number % 16 == 0 { lender.greeted().await } else { lender.connect().await });
+        }
+        lender.doors.sleep(Duration::from_millis(10)).await;
+        assert!(lender.agent.connections.get() <= ARRIVALS_MAX + 1, "{} are kept", lender.agent.connections.get());
+        assert_eq!(early.ask(Op::Flush, 0, 0, &[]).await.0.status, Status::Ok, "an open session is not touched");
+        let (mut late, _) = lender.session(open(1, 2)).await.expect("and a new one is opened");
+        let payload = write_payload(&pattern(1, 4096));
+        let frame = late.frame(Op::Write, 0, 4096, payload.len());
+        late.send(&frame, &payload).await;
+        assert_eq!(late.reply_to(frame.cookie).await.0.status, Status::Ok);
+        assert_eq!(silent.remove(0).receive().await.map(|(reply, _)| reply.status), None, "the oldest had to go");
+        drop((silent, early, late));
         nobody_is_left(&lender).await;
     });
 }

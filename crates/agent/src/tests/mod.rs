@@ -6,6 +6,7 @@ mod doors;
 mod fencing;
 mod garbage;
 mod keeping;
+mod lying;
 mod opening;
 mod regions;
 mod searching;

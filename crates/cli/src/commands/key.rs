@@ -5,9 +5,9 @@ use std::io::{IsTerminal as _, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sublet_api::control::{ClientAnswerLine, ClientRequest, Hidden};
 use sublet_api::{ErrorKind, Refusal};
+use sublet_link::hide_memory;
 use sublet_seal::{Header, HeaderError, Unlock};
 use sublet_types::SealText;
 use zeroize::Zeroizing;
@@ -63,8 +63,7 @@ fn ask(prompt: &str) -> Result<Zeroizing<String>, Refusal> {
 /// What is named, or asked for on the terminal; `again` asks twice, for a new one. `options` are those that name it.
 fn read(key: &Key, prompt: &str, again: bool, options: &str) -> Result<Unlock, Refusal> {
     // What is read is in the memory of this process: no core file may have it.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|e| Refusal::new(ErrorKind::Io, format!("core files cannot be turned off: {e}")))?;
+    hide_memory()?;
     if let Some(path) = &key.key_file {
         return Unlock::key_file(&private(path)?).map_err(|error| bad(&error));
     }

@@ -26,7 +26,7 @@ fn own_program() -> Result<PathBuf, Refusal> {
 pub fn spawn(home: &Path, args: &[&str]) -> Result<(), Refusal> {
     let failed =
         |what: &str, e: std::io::Error| Refusal::new(ErrorKind::Io, format!("cannot {what} for {}: {e}", home.display()));
-    std::fs::create_dir_all(home).map_err(|e| failed("make the folder", e))?;
+    sublet_link::private_dir(home)?;
     let log = File::options().create(true).append(true).open(home.join("log")).map_err(|e| failed("open the log", e))?;
     let both = log.try_clone().map_err(|e| failed("open the log", e))?;
     let child = Command::new(own_program()?)

@@ -117,6 +117,8 @@ impl<D: Doors, B: BlockDevice> Server<D, B> {
 }
 
 async fn accept<D: Doors, B: BlockDevice>(shared: Rc<Shared<D, B>>, listener: D::Listener) {
+    // Too many are told of once, until there is room again.
+    let mut full = false;
     loop {
         let next = match select(pin!(listener.accept()), pin!(shared.until_stopping())).await {
             Either::Left((next, _)) => next,
@@ -131,9 +133,12 @@ async fn accept<D: Doors, B: BlockDevice>(shared: Rc<Shared<D, B>>, listener: D:
             }
         };
         if shared.lines.borrow().len() >= CONNECTIONS_MAX {
-            tracing::warn!("there are {CONNECTIONS_MAX} NBD connections already; another one is closed");
+            if !std::mem::replace(&mut full, true) {
+                tracing::warn!("there are {CONNECTIONS_MAX} NBD connections already; more are closed until some end");
+            }
             continue;
         }
+        full = false;
         let line = Rc::new(Line::new());
         shared.lines.borrow_mut().push(Rc::clone(&line));
         let own = Rc::clone(&shared);

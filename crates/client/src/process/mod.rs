@@ -21,7 +21,7 @@ use futures_channel::mpsc;
 use sublet_api::mount::MountingInformation;
 use sublet_api::{ErrorKind, Refusal};
 use sublet_doors::real;
-use sublet_link::{Home, MountHome, PidFile, read_record};
+use sublet_link::{Home, MountHome, PidFile, hide_memory, private_dir, private_files, read_record};
 use sublet_volume::MOUNT_VERSIONS;
 
 pub use ready::Ready;
@@ -65,6 +65,10 @@ fn serve(args: &ClientArgs, told: &Cell<bool>) -> Result<(), Refusal> {
         Refusal::new(kind, format!("the mount's directory {} cannot be used: {e}", args.dir.display()))
     })?;
     let home = MountHome::new(&dir);
+    // The lease's secret is in the file, and in this process's memory; the key of an encrypted volume is in its memory, too.
+    hide_memory()?;
+    private_dir(&dir)?;
+    private_files(&[&home.mount_json()])?;
     let info = mounting_information(&home)?.ok_or_else(|| {
         Refusal::new(ErrorKind::NotFound, format!("there is no mounting information in {}", dir.display()))
             .hint("use sublet mount")

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sublet_api::mount::{MountingInformation, SetSeal};
 use sublet_api::{ErrorKind, Refusal};
 use sublet_coordinator::Manager;
@@ -63,9 +62,6 @@ pub(super) fn unlock(args: &ClientArgs, info: &MountingInformation) -> Result<Op
         (false, true) => Err(Refusal::new(ErrorKind::BadRequest, format!("volume '{}' is not encrypted", info.name))
             .hint("mount it without a key")),
         (true, true) => {
-            // The key is in the memory of this process from now on: no core file may have it.
-            set_dumpable_behavior(DumpableBehavior::NotDumpable)
-                .map_err(|e| Refusal::new(ErrorKind::Io, format!("core files cannot be turned off: {e}")))?;
             let mut line = Zeroizing::new(String::new());
             let read = std::io::stdin().take(LINE_MAX).read_to_string(&mut line);
             read.map_err(|e| Refusal::new(ErrorKind::Io, format!("no key was handed over: {e}")))?;

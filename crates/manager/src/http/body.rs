@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use sublet_api::{ErrorKind, Refusal};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::answer::{Answer, bad_request};
 
@@ -17,8 +18,15 @@ use super::answer::{Answer, bad_request};
 pub(crate) const BODY_MAX: usize = 1 << 20;
 /// The longest body of a poll in bytes: it reports all areas of a server, with some 400 bytes for each slice.
 pub(crate) const POLL_MAX: usize = 32 << 20;
+/// A body of up to so many bytes needs no room from [`LARGE_BYTES_MAX`]: nothing that is needed to use a volume is longer.
+const SMALL_MAX: usize = 64 << 10;
+/// Bytes beyond that of all bodies together that are under way; whoever sends more waits for room.
+const LARGE_BYTES_MAX: usize = 64 << 20;
 /// A body must have arrived after so long.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Room for what is long: without it, many that send half of a long body would have as much memory as they like.
+static LARGE: Semaphore = Semaphore::const_new(LARGE_BYTES_MAX);
 
 /// A JSON body of that type, of at most `MAX` bytes.
 #[derive(Debug)]
@@ -32,8 +40,8 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Payload<
         if !is_json(&parts.headers) {
             return Err(not_json());
         }
-        let bytes = match tokio::time::timeout(BODY_WAIT_MAX, read(body, MAX)).await {
-            Ok(bytes) => bytes?,
+        let (bytes, _room) = match tokio::time::timeout(BODY_WAIT_MAX, read(body, MAX)).await {
+            Ok(read) => read?,
             Err(_) => return Err(too_slow()),
         };
         match serde_json::from_slice(&bytes) {
@@ -43,11 +51,13 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Payload<
     }
 }
 
-async fn read(mut body: Body, max: usize) -> Result<Vec<u8>, Answer> {
+/// The bytes of a body, with the room that they take.
+async fn read(mut body: Body, max: usize) -> Result<(Vec<u8>, Option<SemaphorePermit<'static>>), Answer> {
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
     }
     let mut bytes = Vec::new();
+    let mut room: Option<SemaphorePermit<'static>> = None;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let frame = frame.map_err(|error| bad_request(format!("the request's body did not arrive whole: {error}")))?;
         // A frame without data holds trailers, which nobody needs.
@@ -55,9 +65,19 @@ async fn read(mut body: Body, max: usize) -> Result<Vec<u8>, Answer> {
         if bytes.len() + data.len() > max {
             return Err(too_large(max));
         }
+        let has = SMALL_MAX + room.as_ref().map_or(0, SemaphorePermit::num_permits);
+        if let Some(more) = (bytes.len() + data.len()).checked_sub(has).filter(|more| *more > 0) {
+            let more = u32::try_from(more).map_err(|_| too_large(max))?;
+            // Not read from meanwhile, so that the peer has to wait as well.
+            let more = LARGE.acquire_many(more).await.map_err(|_| too_slow())?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+        }
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes)
+    Ok((bytes, room))
 }
 
 /// `application/json`, with or without parameters.

@@ -18,6 +18,7 @@ use sublet_wire::message::{
 };
 use sublet_wire::{FRAME_SIZE, Flags, Op, RequestFrame, Status};
 
+use super::damage::damage;
 use super::doors::{MemDoors, MemWriter};
 use super::regions::Regions;
 
@@ -106,6 +107,8 @@ pub(crate) struct Lender {
     /// So many reads more are damaged.
     pub(crate) flips: Cell<usize>,
     pub(crate) lie: Cell<Option<Lie>>,
+    /// One of so many replies is damaged; 0 for none.
+    pub(crate) damage: Cell<u64>,
     /// The protocol version that it says it speaks.
     pub(crate) version: Cell<u8>,
     /// So many writes or flushes more fail.
@@ -151,6 +154,7 @@ impl Lender {
             label_delay: Cell::new(Duration::ZERO),
             flips: Cell::new(0),
             lie: Cell::new(None),
+            damage: Cell::new(0),
             version: Cell::new(PROTOCOL_VERSION),
             io_errors: Cell::new(0),
             swallow: Cell::new(0),
@@ -332,7 +336,7 @@ impl Lender {
             // W4: all disk I/O of earlier sessions has ended before OPEN is answered.
             self.doors.sleep(Duration::from_millis(10)).await;
         }
-        let (status, data, result) = match self.carry_out(&frame, &payload) {
+        let (status, mut data, result) = match self.carry_out(&frame, &payload) {
             Ok((data, result)) => (Status::Ok, data, result),
             Err((status, text)) => (status, text.as_bytes().to_vec(), 0),
         };
@@ -342,6 +346,9 @@ impl Lender {
         }
         let mut reply = frame.reply(status, data.len() as u32);
         reply.result = result;
+        if status == Status::Ok && self.damage.get() > 0 && self.doors.below(self.damage.get()) == 0 {
+            damage(&self.doors, &mut reply, &mut data);
+        }
         let lie = self.lie.get().filter(|_| frame.op == Op::Read);
         let mut bytes = Vec::new();
         match lie {

@@ -5,6 +5,7 @@ mod clauses;
 mod failing;
 mod fence;
 mod kept;
+mod lies;
 mod lost;
 mod maps;
 mod order;
