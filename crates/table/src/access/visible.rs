@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sublet_api::request::Response;
-use sublet_types::{AreaId, Name, ServerId, VolumeId};
+use sublet_types::{AreaId, Name, ServerId, TaskId, VolumeId};
 
 use super::allowed::holder;
 use crate::records::VolumeRow;
@@ -23,6 +23,10 @@ pub struct Visible {
     areas: BTreeSet<AreaId>,
     servers: BTreeSet<ServerId>,
     subjects: BTreeSet<String>,
+    /// Tasks are seen by who has the volume, not by who lends it: whoever knows a mount's id gets what it answered.
+    tasks: BTreeSet<TaskId>,
+    known_tasks: BTreeSet<TaskId>,
+    owned: BTreeSet<String>,
     names: BTreeSet<Name>,
 }
 
@@ -37,8 +41,23 @@ impl Visible {
         let mut subjects: BTreeSet<String> = volumes.iter().map(|row| row.name.to_string()).collect();
         subjects.extend(table.areas_of(me).map(|row| row.name.to_string()));
         subjects.insert(table.server_name(me));
+        let is_mine =
+            |volume: Option<VolumeId>| volume.and_then(|id| table.volumes.get(&id)).is_some_and(|row| row.borrower == Some(me));
+        let tasks = table.tasks.values().filter(|task| is_mine(task.volume)).map(|task| task.id).collect();
+        let owned = volumes.iter().filter(|row| row.borrower == Some(me)).map(|row| row.name.to_string()).collect();
+        let known_tasks = table.tasks.keys().copied().collect();
         let names = volumes.iter().map(|row| row.name.clone()).collect();
-        Self { me, volumes: volumes.iter().map(|row| row.id).collect(), areas, servers, subjects, names }
+        Self {
+            me,
+            volumes: volumes.iter().map(|row| row.id).collect(),
+            areas,
+            servers,
+            subjects,
+            tasks,
+            known_tasks,
+            owned,
+            names,
+        }
     }
 }
 
@@ -61,7 +80,11 @@ pub fn restrict(response: &mut Response, visible: &Visible) {
             areas.iter_mut().filter(|area| area.server_id != visible.me).for_each(|area| hide_slices(&mut area.slices));
         }
         Response::Volumes(volumes) => volumes.retain(|volume| visible.volumes.contains(&volume.id)),
-        Response::Tasks(tasks) => tasks.retain(|task| visible.subjects.contains(&task.subject)),
+        Response::Tasks(tasks) => tasks.retain(|task| {
+            // Work that follows from the state of things has no row, and no secret.
+            let has_row = visible.known_tasks.contains(&task.id);
+            if has_row { visible.tasks.contains(&task.id) } else { visible.owned.contains(&task.subject) }
+        }),
         Response::Events(events) => events.retain(|event| visible.subjects.contains(&event.subject)),
         _ => {}
     }

@@ -106,7 +106,7 @@ impl<S: Store> Core<S> {
         Ok(Some(drawn))
     }
 
-    /// What servers that were cut off have mounted is fenced, also after a crash of the manager in between.
+    /// What servers that were cut off have mounted, or coordinate, is fenced, also after a crash of the manager in between.
     pub(super) fn fence_revoked(&mut self, outside: &mut Outside<'_>) -> Result<(), StoreError> {
         let revoked: Vec<ServerId> = self.table.admissions.values().filter(|row| row.revoked).map(|row| row.server).collect();
         if revoked.is_empty() {
@@ -126,6 +126,19 @@ impl<S: Store> Core<S> {
                 change.event(row.name.as_str(), "is unmounted by force: its borrower was cut off");
                 self.commit(change)?;
             }
+        }
+        let coordinated = self.table.volumes.values().filter(|row| row.lease.is_none() && row.task.is_none());
+        let due: Vec<_> = coordinated
+            .filter(|row| is_theirs(row.work.background.as_ref().map(|row| row.coordinator)))
+            .map(|row| row.id)
+            .collect();
+        for id in due {
+            let Some(row) = self.table.volumes.get(&id) else { continue };
+            let reachable = std::collections::BTreeSet::new();
+            let mut context = Context { now_ms: self.now_ms, random: outside.random, reachable: &reachable };
+            let text = "background work has ended: its coordinator was cut off".to_owned();
+            let change = plan::background::end(&plan::background::crashed(row), Some(text), &mut context);
+            self.commit(change)?;
         }
         Ok(())
     }

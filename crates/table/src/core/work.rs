@@ -50,7 +50,9 @@ pub(super) fn is_volume_news(before: &VolumeRow, after: &VolumeRow) -> bool {
 impl<S: Store> Core<S> {
     /// Takes background work as far as it goes; the answer is whether anything was committed.
     pub(super) fn advance_background(&mut self, outside: &mut Outside<'_>) -> Result<bool, StoreError> {
-        let up: BTreeSet<ServerId> = self.peers.all.keys().copied().filter(|id| self.peers.is_up(*id)).collect();
+        let is_revoked = |id: &ServerId| self.table.admissions.get(id).is_some_and(|row| row.revoked);
+        let up: BTreeSet<ServerId> =
+            self.peers.all.keys().copied().filter(|id| self.peers.is_up(*id) && !is_revoked(id)).collect();
         let mut busy: BTreeMap<ServerId, usize> = BTreeMap::new();
         for row in self.table.volumes.values().filter_map(|volume| volume.work.background.as_ref()) {
             *busy.entry(row.coordinator).or_default() += 1;

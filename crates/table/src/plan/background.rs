@@ -237,7 +237,7 @@ fn go_on(
 }
 
 /// The volume as a coordinator leaves it that did not close cleanly.
-fn crashed(volume: &VolumeRow) -> VolumeRow {
+pub fn crashed(volume: &VolumeRow) -> VolumeRow {
     let mut next = volume.clone();
     next.work.unclean |= next.segments.iter().any(|segment| segment.legs.len() > 1);
     next

@@ -247,6 +247,26 @@ fn a_server_acts_for_itself_and_sees_its_own() {
 }
 
 #[test]
+fn a_lender_does_not_learn_the_tasks_of_those_who_borrow_from_it() {
+    let mut pool = Pool::new(&[16, 0]);
+    let borrower = pool.id(1);
+    pool.done(borrow(1, borrower, Some("v"), Some(R), Some(Way::Divided)));
+    pool.mounted(mount(2, borrower, "v"));
+    let (lender, owner) = (as_server(&pool, 0), as_server(&pool, 1));
+    // It sees that the volume lies there; whoever knows the id of the mount's task gets the lease's secret.
+    match asked_as(&mut pool, &lender, Request::Volumes) {
+        Response::Volumes(volumes) => assert_eq!(volumes.len(), 1),
+        other => panic!("{other:?}"),
+    }
+    let seen = |response: Response| match response {
+        Response::Tasks(tasks) => tasks.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(seen(asked_as(&mut pool, &lender, Request::Tasks)), 0);
+    assert_eq!(seen(asked_as(&mut pool, &owner, Request::Tasks)), 2);
+}
+
+#[test]
 fn only_the_holder_of_a_lease_speaks_for_it_and_who_was_fenced_is_told_so() {
     let mut pool = Pool::new(&[16, 16, 0, 0]);
     let (c, as_c, as_d) = (pool.id(2), as_server(&pool, 2), as_server(&pool, 3));

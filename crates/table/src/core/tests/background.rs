@@ -116,6 +116,23 @@ fn f5_a_mount_takes_the_work_over_at_once() {
 }
 
 #[test]
+fn f5_a_coordinator_that_is_cut_off_is_fenced_at_once() {
+    let (mut pool, background) = coordinated();
+    let began_ms = pool.now_ms;
+    pool.ask(Request::RevokeServer { server: "server-a".to_owned() });
+    pool.settle();
+    let leg = &background.segments[0].legs[1];
+    assert!(!pool.is_open(leg.slice, background.epoch), "{:?}", pool.events());
+    assert!(pool.now_ms - began_ms <= 1000);
+    let now = pool.core.table().volume("v").unwrap();
+    assert!(now.epoch.number > background.epoch.number && now.work.background.is_none(), "{now:?}");
+    assert!(now.work.unclean, "it has not said that it closed cleanly");
+    // Nobody asks it again, also while it does not count as lost yet.
+    pool.pass(60_000);
+    assert!(pool.core.table().volume("v").unwrap().work.background.is_none());
+}
+
+#[test]
 fn f5_return_and_transfer_do_not_wait_for_background_work_either() {
     let (mut pool, background) = coordinated();
     pool.done(transfer(9, "v", "server-a", false));
