@@ -30,9 +30,14 @@ impl Secure {
     }
 
     fn start_manager(&self, folder: &str, flags: &str) {
+        self.start_manager_at(folder, "127.0.0.1:0", flags);
+    }
+
+    fn start_manager_at(&self, folder: &str, address: &str, flags: &str) {
         let home = self.pool.dir().join(folder);
         let path = home.to_string_lossy().into_owned();
-        let mut line = words("manager --listen 127.0.0.1:0 --secure --data");
+        let mut line = vec!["manager", "--listen", address];
+        line.extend(words("--secure --data"));
         line.push(&path);
         line.extend(words(flags));
         self.start(&home, &line);
@@ -305,6 +310,39 @@ fn servers_of_a_pool_whose_authority_was_lost_join_again_and_keep_their_volumes(
     assert!(client.runs(), "the mounted volume lives on");
     wait_for("the path to be told", SOON, || secure.by("admin", &["table"]).ok().out.contains("open"));
     secure.at(2, "unmount data").ok();
+}
+
+#[test]
+fn an_export_has_the_authority_sealed_and_a_manager_that_is_made_of_it_knows_everybody() {
+    let secure = Secure::with_servers();
+    secure.at(2, "borrow data --size 16M").ok();
+    let address = secure.address();
+    secure.pool.manager().kill();
+    let (old, new) = (secure.pool.manager_home(), secure.pool.dir().join("manager-2"));
+    let (old, new) = (old.to_string_lossy().into_owned(), new.to_string_lossy().into_owned());
+    let document = secure.pool.dir().join("table.json");
+    let document = document.to_string_lossy().into_owned();
+    let passphrase = |text: &str| {
+        let path = secure.pool.dir().join(text);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let (right, wrong) = (passphrase("sesame"), passphrase("Sesame"));
+    let run = secure.by("admin", &["manager", "export", "--data", &old]).ok();
+    assert!(run.err.contains("is not in the document") && !run.out.contains("authority\""), "{run}");
+    secure.by("admin", &["manager", "export", "--data", &old, "--out", &document, "--passphrase-file", &right]).ok();
+    let text = std::fs::read_to_string(&document).unwrap();
+    assert!(text.contains("\"authority\"") && !text.contains("PRIVATE KEY"));
+    secure.by("admin", &["manager", "import", &document, "--data", &new, "--passphrase-file", &wrong]).refused(exit::BAD_REQUEST);
+    assert!(!std::path::Path::new(&new).exists(), "nothing was made");
+    secure.by("admin", &["manager", "import", &document, "--data", &new, "--passphrase-file", &right]).ok();
+    secure.start_manager_at("manager-2", &address, "");
+    for server in 0..3 {
+        secure.wait_up(server);
+    }
+    assert!(secure.by("admin", &["table"]).ok().out.contains("data"));
+    secure.at(2, "return data").ok();
 }
 
 impl Secure {

@@ -56,7 +56,7 @@ fn load(data: &DataDir, pool: PoolId, clock: Clock) -> Result<(Authority, bool),
 }
 
 /// The file in the data directory that holds the authority's key.
-const AUTHORITY_FILE: &str = "authority.json";
+pub(crate) const AUTHORITY_FILE: &str = "authority.json";
 
 impl PoolAuthority {
     /// Opens the pool's authority, or makes it at the first start.

@@ -27,5 +27,5 @@ mod testing;
 mod throttle;
 
 pub use http::openapi::document as openapi_document;
-pub use offline::{Checked, check, export, import};
+pub use offline::{Checked, Seal, check, export, has_authority, import, sealed_authority};
 pub use run::{ManagerArgs, Security, run};

@@ -11,8 +11,10 @@
 
 mod cipher;
 mod header;
+mod text;
 mod unlock;
 
 pub use cipher::{Cipher, MasterKey};
 pub use header::{Header, HeaderError};
+pub use text::{open_text, seal_text};
 pub use unlock::{Kind, Unlock};

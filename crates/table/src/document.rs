@@ -20,6 +20,9 @@ struct Document {
     version: u32,
     /// The revision of the table that was written.
     revision: u64,
+    /// The pool's authority, sealed by whoever exported it: text that means nothing here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
     rows: Vec<Entry>,
 }
 
@@ -55,9 +58,32 @@ pub fn write(loaded: &Loaded) -> Result<String, StoreError> {
         Err(_) => Entry { key: raw.key.clone(), row: None, bytes: Some(hex(&raw.json)) },
     };
     let rows = loaded.rows.iter().map(entry).collect();
-    let document = Document { kind: KIND.to_owned(), version: DOCUMENT_VERSION, revision: loaded.revision, rows };
+    let document =
+        Document { kind: KIND.to_owned(), version: DOCUMENT_VERSION, revision: loaded.revision, authority: None, rows };
     let text = serde_json::to_string_pretty(&document).map_err(|error| StoreError::Failed(error.to_string()))?;
     Ok(text + "\n")
+}
+
+fn parsed(text: &str) -> Result<Document, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Failed(format!("this is no document of a table: {error}")))
+}
+
+/// The same document with the pool's sealed authority in it.
+///
+/// # Errors
+/// If it is no document.
+pub fn with_authority(text: &str, sealed: String) -> Result<String, StoreError> {
+    let document = Document { authority: Some(sealed), ..parsed(text)? };
+    let text = serde_json::to_string_pretty(&document).map_err(|error| StoreError::Failed(error.to_string()))?;
+    Ok(text + "\n")
+}
+
+/// The sealed authority of a document, if it has one.
+///
+/// # Errors
+/// If it is no document.
+pub fn authority(text: &str) -> Result<Option<String>, StoreError> {
+    Ok(parsed(text)?.authority)
 }
 
 /// Fills an empty store from a document; the answer is how many rows it has. A row that makes no sense is taken as it is: the
@@ -81,7 +107,7 @@ pub fn read<S: Store>(text: &str, store: &mut S) -> Result<usize, StoreError> {
         let version = head.version;
         return Err(failed(format!("the document has version {version}, this software reads up to {DOCUMENT_VERSION}")));
     }
-    let document: Document = serde_json::from_str(text).map_err(not_one)?;
+    let document = parsed(text)?;
     if document.revision > COUNT_MAX {
         return Err(failed(format!("this is no document of a table: it cannot have changed {} times", document.revision)));
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use sublet_types::PoolId;
 
+use super::Key;
+
 /// `sublet manager rebuild|export|import|check`.
 #[derive(Subcommand, Debug)]
 pub enum TableCommand {
@@ -18,6 +20,9 @@ pub enum TableCommand {
         /// Where to write it (made anew, 0600); standard output otherwise.
         #[arg(long)]
         out: Option<PathBuf>,
+        /// What seals the pool's authority in the document; without it the authority is left out.
+        #[command(flatten)]
+        key: Key,
     },
     /// Make a table from such a document in an empty data directory.
     Import {
@@ -26,6 +31,9 @@ pub enum TableCommand {
         /// The data directory.
         #[arg(long)]
         data: PathBuf,
+        /// What opens the pool's authority in the document; without it the authority is left out.
+        #[command(flatten)]
+        key: Key,
     },
     /// Check the table in a data directory. The manager must be stopped. Exit code 1 if anything is wrong.
     Check {

@@ -96,6 +96,11 @@ pub(super) fn new_seal(key: &Key) -> Result<SealText, Refusal> {
     header.to_string().parse().map_err(|_| Refusal::new(ErrorKind::Internal, "the key header is no text"))
 }
 
+/// What seals or opens the pool's authority in an export; none if nothing is named.
+pub(super) fn named(key: &Key) -> Result<Option<Unlock>, Refusal> {
+    if key.is_named() { read(key, "Passphrase: ", false, NAMED).map(Some) } else { Ok(None) }
+}
+
 /// What opens a volume that is about to be mounted; none if it is not encrypted.
 pub(super) fn for_volume(c: &Context, volume: &str, key: &Key) -> Result<Option<Unlock>, Refusal> {
     let view = c.manager().volume(volume)?;

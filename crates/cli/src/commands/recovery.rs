@@ -7,17 +7,20 @@ use std::path::Path;
 
 use sublet_api::rebuild::{ForgetView, LossView, Rebuild, RebuildView};
 use sublet_api::{ErrorKind, Refusal};
+use sublet_manager::Seal;
+use sublet_seal::{open_text, seal_text};
 use sublet_types::ByteSize;
 
-use crate::args::{self, TableCommand};
+use super::key;
+use crate::args::{self, Key, TableCommand};
 use crate::context::Context;
 use crate::output::{self, Columns, print, print_json};
 
 pub(super) fn table(c: &Context, command: TableCommand) -> Result<(), Refusal> {
     match command {
         TableCommand::Rebuild(options) => rebuild(c, options),
-        TableCommand::Export { data, out } => export(&data, out.as_deref()),
-        TableCommand::Import { file, data } => import(c, &file, &data),
+        TableCommand::Export { data, out, key } => export(&data, out.as_deref(), &key),
+        TableCommand::Import { file, data, key } => import(c, &file, &data, &key),
         TableCommand::Check { data } => check(c, &data),
     }
 }
@@ -140,8 +143,20 @@ fn io(what: &str, path: &Path, error: &std::io::Error) -> Refusal {
     Refusal::new(ErrorKind::Io, format!("cannot {what} {}: {error}", path.display()))
 }
 
-fn export(data: &Path, out: Option<&Path>) -> Result<(), Refusal> {
-    let document = sublet_manager::export(data)?;
+fn export(data: &Path, out: Option<&Path>, key: &Key) -> Result<(), Refusal> {
+    let unlock = key::named(key)?;
+    let seal = |text: &str| match &unlock {
+        Some(unlock) => seal_text(text, unlock).map_err(|e| Refusal::new(ErrorKind::Internal, e.to_string())),
+        None => Err(Refusal::new(ErrorKind::BadRequest, "there is nothing to seal it with")),
+    };
+    let seal: Option<&Seal<'_>> = if unlock.is_some() { Some(&seal) } else { None };
+    let document = sublet_manager::export(data, seal)?;
+    if unlock.is_none() && sublet_manager::has_authority(data) {
+        eprintln!(
+            "sublet: the pool's authority is not in the document: without it every server has to join again after a loss. \
+             To have it in, sealed: --passphrase-file FILE or --key-file FILE"
+        );
+    }
     let Some(path) = out else {
         print(&document);
         return Ok(());
@@ -155,9 +170,29 @@ fn export(data: &Path, out: Option<&Path>) -> Result<(), Refusal> {
     write().map_err(|error| io("write", path, &error))
 }
 
-fn import(c: &Context, file: &Path, data: &Path) -> Result<(), Refusal> {
+fn import(c: &Context, file: &Path, data: &Path, key: &Key) -> Result<(), Refusal> {
     let document = std::fs::read_to_string(file).map_err(|error| io("read", file, &error))?;
-    let rows = sublet_manager::import(&document, data)?;
+    let sealed = sublet_manager::sealed_authority(&document)?;
+    let authority = match (sealed, key::named(key)?) {
+        (Some(sealed), Some(unlock)) => {
+            let wrong = |e: sublet_seal::HeaderError| {
+                Refusal::new(ErrorKind::BadRequest, format!("the authority in the document: {e}")).hint("nothing was imported")
+            };
+            Some(open_text(&sealed, &unlock).map_err(wrong)?)
+        }
+        (None, Some(_)) => {
+            let text = "there is no authority in the document that a key could open";
+            return Err(Refusal::new(ErrorKind::BadRequest, text).hint("import it without a key; servers have to join again"));
+        }
+        (Some(_), None) => {
+            eprintln!(
+                "sublet: the authority in the document is left out: to have it, name its key with --passphrase-file or --key-file"
+            );
+            None
+        }
+        (None, None) => None,
+    };
+    let rows = sublet_manager::import(&document, authority.as_ref().map(|text| text.as_str()), data)?;
     if c.json {
         print_json(&serde_json::json!({ "rows": rows }));
     } else {

@@ -149,7 +149,7 @@ mod tests {
         };
         let path = MountHome::new(dir.path()).mount_json();
         let bytes = serde_json::to_vec(&info).unwrap();
-        std::fs::write(&path, &bytes).unwrap();
+        sublet_link::write_private(&path, &bytes).unwrap();
         let dir_path = dir.path().to_owned();
         let args =
             ClientArgs { dir: dir_path, fuse: false, idle_close: None, fail_after: None, key_stdin: false, ready_fd: None };
