@@ -61,8 +61,7 @@ impl FromRequestParts<Arc<App>> for Core {
         };
         let caller = with_token(peer.caller.clone(), &parts.headers);
         // Whoever has proved who they are does not wait for others at the same address.
-        let is_proved = !matches!(caller, Caller::Stranger | Caller::Token { .. });
-        if !is_proved && app.throttle.is_held(peer.from.ip(), Instant::now()) {
+        if !is_proved(&caller) && app.throttle.is_held(peer.from.ip(), Instant::now()) {
             let text = format!("too many tries from {} that proved nothing", peer.from.ip());
             return Err(Answer::from(Refusal::new(ErrorKind::TooMany, text).hint("try again in some seconds")));
         }
@@ -70,11 +69,17 @@ impl FromRequestParts<Arc<App>> for Core {
     }
 }
 
+/// Whether the connection proves who it is: also of somebody who is not let in any more.
+fn is_proved(caller: &Caller) -> bool {
+    !matches!(caller, Caller::Stranger | Caller::Token { .. })
+}
+
 impl Core {
     /// Asks the core; the future of this is what the connection's end drops.
     async fn ask(self, request: Request) -> Response {
+        let is_proved = is_proved(&self.peer.caller);
         let response = self.app.inbox.ask(self.peer.caller, Some(self.peer.from), request).await;
-        if matches!(&response, Response::Refused(refusal) if refusal.kind == ErrorKind::Unauthenticated) {
+        if !is_proved && matches!(&response, Response::Refused(refusal) if refusal.kind == ErrorKind::Unauthenticated) {
             self.app.throttle.failed(self.peer.from.ip(), Instant::now());
         }
         response
