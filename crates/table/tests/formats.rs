@@ -49,11 +49,11 @@ fn a_table_with_a_row_of_a_newer_version_is_refused_whole() {
     let before = {
         let mut store = RedbStore::open(&path).unwrap();
         let loaded = store.load().unwrap();
-        let row = RawRow { key: "server/00000000000000000000000000000001".to_owned(), json: b"{\"version\":3}".to_vec() };
+        let row = RawRow { key: "server/00000000000000000000000000000001".to_owned(), json: b"{\"version\":4}".to_vec() };
         store.commit(loaded.revision, &[RowOp::Put(row)]).unwrap();
         store.load().unwrap()
     };
     let Err(StoreError::Failed(why)) = load(&path) else { panic!("it was taken") };
-    assert!(why.contains("has version 3"), "{why}");
+    assert!(why.contains("has version 4"), "{why}");
     assert_eq!(RedbStore::open(&path).unwrap().load().unwrap(), before, "nothing was changed");
 }

@@ -92,6 +92,12 @@ fn needed(request: &Request) -> Option<Role> {
 }
 
 fn check_server(table: &Table, me: ServerId, request: &Request) -> Result<(), Refusal> {
+    // What else it says is not heard; that it is here again is, and it is told that it has left.
+    let is_said = matches!(request, Request::Register(_) | Request::Poll { .. });
+    if table.servers.get(&me).is_some_and(|row| row.left) && !is_said {
+        let text = format!("{} has left this pool for good", table.server_name(me));
+        return Err(Refusal::new(ErrorKind::Unauthenticated, text).hint("start it with an empty data folder and --join"));
+    }
     let is_mine = |text: &str| table.server(text).is_ok_and(|row| row.id == me);
     let allowed = match request {
         // What it sees of these is its own.

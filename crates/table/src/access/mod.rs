@@ -47,12 +47,6 @@ pub fn rights(table: &Table, caller: &Caller, now_ms: u64) -> Result<Rights, Ref
         Caller::Server { server, proof } => {
             let name = table.server_name(*server);
             check_time(*proof, now_ms, &name, REJOIN)?;
-            if table.servers.get(server).is_some_and(|row| row.left) {
-                return Err(unknown(
-                    format!("{name} has left this pool for good"),
-                    "start it with an empty data folder and --join",
-                ));
-            }
             match table.admissions.get(server) {
                 Some(row) if row.revoked => Err(unknown(format!("{name} was cut off from this pool"), REJOIN)),
                 Some(row) if proof.issued_ms < row.certified_from_ms => {

@@ -83,6 +83,17 @@ fn person(pool: &mut Pool, text: &str, role: Role) -> Caller {
 }
 
 #[test]
+fn a_server_that_has_left_is_told_so_and_gets_nothing() {
+    let mut pool = Pool::new(&[0, 4]);
+    pool.ask(Request::LeaveServer { server: "server-a".to_owned() });
+    let (a, as_a) = (pool.id(0), as_server(&pool, 0));
+    for request in [Request::Pool, Request::Table { after: None, wait_ms: 0 }, borrow(1, a, None, Some(R), None), renew()] {
+        let (kind, text) = refused_as(&mut pool, &as_a, request);
+        assert!(kind == ErrorKind::Unauthenticated && text.contains("has left this pool for good"), "{text}");
+    }
+}
+
+#[test]
 fn a_stranger_gets_nothing() {
     let mut pool = Pool::new(&[4, 4]);
     let id = pool.id(0);
