@@ -14,7 +14,9 @@ pub fn invitations(input: &[u8]) -> bool {
     match text.parse::<Invitation>() {
         Ok(invitation) => {
             assert_eq!(invitation.to_string().parse::<Invitation>().as_ref(), Ok(&invitation));
-            assert!(!format!("{invitation:?}").contains(&invitation.secret.text()));
+            // Unless somebody has put it where the address belongs.
+            let (shown, secret) = (format!("{invitation:?}"), invitation.secret.text());
+            assert!(!shown.contains(&secret) || text.matches(&secret).count() > 1);
             true
         }
         Err(error) => {
