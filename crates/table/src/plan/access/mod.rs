@@ -20,3 +20,14 @@ fn admission(table: &Table, server: ServerId) -> AdmissionRow {
     let known = table.admissions.get(&server).cloned();
     known.unwrap_or(AdmissionRow { version: ROW_VERSION, server, certified_from_ms: 0, revoked: false })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_secret_is_its_sha_256() {
+        // sha256sum of the text.
+        assert_eq!(digest(b"0123456789abcdef"), "9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f");
+    }
+}
